@@ -1,0 +1,45 @@
+/*
+ * file.h - whole files, folders, and writes that survive a crash.
+ *
+ * Every function reports a fault with the path, the operation and errno's text.
+ * All of them block on the disk.
+ */
+#ifndef KD_BASE_FILE_H
+#define KD_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* A read-only mapping of a whole file; an empty file has data NULL and size 0. */
+typedef struct kd_mapping {
+    const uint8_t *data;
+    size_t size_bytes;
+} kd_mapping;
+
+/* KD_ERR_NOT_FOUND if there is no such file, KD_ERR_IO otherwise. */
+KD_MUST_USE kd_status kd_file_map(const char *path, kd_mapping *mapping_out);
+void kd_file_unmap(kd_mapping *mapping);
+
+/* *data_out is malloc'ed, NUL-terminated behind its size, the caller's to free. */
+KD_MUST_USE kd_status kd_file_read(const char *path, size_t max_bytes, char **data_out, size_t *size_out);
+
+/* Writes path.tmp, fsyncs it, renames it to path, fsyncs the folder; mode 0644 unless given. */
+KD_MUST_USE kd_status kd_file_replace(const char *path, const void *data, size_t size_bytes);
+KD_MUST_USE kd_status kd_file_replace_mode(const char *path, const void *data, size_t size_bytes, unsigned mode);
+
+/* Like mkdir -p; fine if it exists. */
+KD_MUST_USE kd_status kd_folder_make(const char *path);
+/* fsync of a folder, so that renames and creations in it are durable. */
+KD_MUST_USE kd_status kd_folder_sync(const char *path);
+/* Removes a folder and all below it; fine if it does not exist. Does not follow links. */
+KD_MUST_USE kd_status kd_folder_remove(const char *path);
+
+bool kd_file_exists(const char *path);
+
+/* Joins with one slash into a malloc'ed string; NULL without memory. */
+char *kd_path_join(const char *folder, const char *name);
+
+#endif
