@@ -1,0 +1,81 @@
+/*
+ * job.h - what a job file means: from text to a Kd__Job whose every field is there and in range.
+ *
+ *     kd_job_parse -> kd_job_resolve_paths -> kd_job_complete -> kd_job_check -> kd_job_check_files
+ *
+ * A client does the first two, since the file and its folder are the client's; the daemon does the
+ * others, and again on what a client sent. Mistakes are KD_ERR_INVALID with a text that starts with
+ * the file's place or the field's path:
+ *
+ *     training.batch_size: found 10, expected a multiple of student_ranks * micro_batch_size (4)
+ *
+ * No tensor code. Only kd_job_check_files() touches the disk.
+ */
+#ifndef KD_JOB_JOB_H
+#define KD_JOB_JOB_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "base/text.h"
+#include "proto/job.pb-c.h"
+
+/*
+ * Reads a job file's text and applies `sets` ("training.steps=200") in order. `name` is the file's in
+ * messages. The caller frees *job_out with kd__job__free_unpacked(job, NULL).
+ */
+KD_MUST_USE kd_status kd_job_parse(const char *text,
+                                   size_t size_bytes,
+                                   const char *name,
+                                   const char *const *sets,
+                                   size_t n_sets,
+                                   Kd__Job **job_out);
+
+/* Makes data.files, checkpoints and output absolute: relative ones are below base_folder. */
+KD_MUST_USE kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder);
+
+/*
+ * Fills in every value in brackets or with a default in job.proto, so that readers need no NULL
+ * checks; twice is the same as once. What stays absent: `name`, which is the daemon's to give;
+ * student.model with init: checkpoint, and student.checkpoint otherwise; required fields that are
+ * missing, until kd_job_check() has refused them. Without teachers kd.weight becomes 0.
+ */
+KD_MUST_USE kd_status kd_job_complete(Kd__Job *job);
+
+/*
+ * Checks all ranges and the rules between fields of a completed job. KD_ERR_INVALID: the fault text
+ * is the first mistake, and `mistakes` (NULL: not wanted) gets a line for each.
+ */
+KD_MUST_USE kd_status kd_job_check(const Kd__Job *job, kd_text *mistakes);
+
+/*
+ * Checks that data files and checkpoint folders are there and readable, and that output can be
+ * made: its nearest existing ancestor is a writable folder. For a checked job; blocks on the disk.
+ */
+KD_MUST_USE kd_status kd_job_check_files(const Kd__Job *job);
+
+/* Of a completed job: student and teacher ranks together, and the slots (threads) they take. */
+uint32_t kd_job_ranks(const Kd__Job *job);
+uint64_t kd_job_slots(const Kd__Job *job);
+
+/*
+ * The value of a schedule at a step. A constant is itself. With points (s_0, v_0) ... (s_n, v_n):
+ * v_0 before s_0, v_n from s_n on, and between s_i <= step < s_i+1, with t = (step - s_i) / (s_i+1 - s_i),
+ *
+ *     STEP     v_i
+ *     LINEAR   v_i + t (v_i+1 - v_i)
+ *     COSINE   v_i + (1 - cos(pi t)) / 2 * (v_i+1 - v_i)
+ */
+double kd_job_schedule_value(const Kd__Schedule *schedule, uint64_t step);
+
+/*
+ * XXH3 over what must be the same for a checkpoint to be resumed: seed, data, student, teachers,
+ * objective and training of a completed job. `training.steps` is in, since decay and schedules depend
+ * on it. Out are name, output, after, evaluation, checkpoint and resources: they change when
+ * something is written or who computes it, and the result at most by rounding. The contents of files are not
+ * read. 0 only without memory.
+ */
+uint64_t kd_job_hash(const Kd__Job *job);
+
+#endif

@@ -1,0 +1,29 @@
+/*
+ * json.h - a message as JSON text, by reflection.
+ *
+ * Field names are those of the proto, enums are lower-case words, 64-bit integers are plain numbers,
+ * bytes are base64, doubles have the fewest digits that read back the same, NaN and infinities are
+ * null. Bytes of a string that are not UTF-8 become U+FFFD.
+ */
+#ifndef KD_WIRE_JSON_H
+#define KD_WIRE_JSON_H
+
+#include <protobuf-c/protobuf-c.h>
+#include <stddef.h>
+
+#include "base/text.h"
+
+typedef enum kd_json_flags {
+    KD_JSON_SET_ONLY = 0,
+    KD_JSON_DEFAULTS = 1, /* absent fields too: their default, empty lists, null for the rest */
+    KD_JSON_INDENT = 2,   /* two spaces a level, for people; otherwise one line */
+} kd_json_flags;
+
+/* text->failed tells of lacking memory. `flags` is a sum of kd_json_flags. */
+void kd_json_print(kd_text *text, const ProtobufCMessage *message, unsigned flags);
+
+/* The parts, for output that is no message: a quoted and escaped string, and a number. */
+void kd_json_print_string(kd_text *text, const char *string, size_t size_bytes);
+void kd_json_print_double(kd_text *text, double number);
+
+#endif

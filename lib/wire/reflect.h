@@ -1,0 +1,64 @@
+/*
+ * reflect.h - protobuf-c messages of any type, by their descriptors (proto2).
+ *
+ * A message here is one that kd_message_create(), kd_message_copy() or protobuf-c's unpack made:
+ * all it points to is on the heap, or is a default of its descriptor. kd_message_destroy() and the
+ * generated free_unpacked functions free it.
+ *
+ * Enum words are the proto names in lower case. A type whose first field is named `value` (Schedule)
+ * may be written as that bare value, and its absence means something of its own.
+ */
+#ifndef KD_WIRE_REFLECT_H
+#define KD_WIRE_REFLECT_H
+
+#include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/status.h"
+#include "base/text.h"
+
+/* NULL without memory. */
+ProtobufCMessage *kd_message_create(const ProtobufCMessageDescriptor *type);
+ProtobufCMessage *kd_message_copy(const ProtobufCMessage *message);
+void kd_message_destroy(ProtobufCMessage *message); /* NULL is fine */
+
+/* Same type, and the same fields set to the same values. */
+bool kd_message_equal(const ProtobufCMessage *a, const ProtobufCMessage *b);
+
+/*
+ * Allocates every absent sub-message, recursively, and sets every absent field that has a default in
+ * its proto, so that readers need no NULL checks. Left alone: repeated fields that are empty, members
+ * of a oneof, and types with a bare `value`. KD_ERR_NOMEM leaves the message partly filled and valid.
+ */
+KD_MUST_USE kd_status kd_message_fill(ProtobufCMessage *message);
+
+/* NULL if there is no such field. */
+const ProtobufCFieldDescriptor *kd_message_field(const ProtobufCMessageDescriptor *type,
+                                                 const char *name);
+/* The field name nearest to a misspelt one, or NULL. */
+const char *kd_message_nearest_field(const ProtobufCMessageDescriptor *type, const char *name);
+/* The first field if it is named `value`, otherwise NULL. */
+const ProtobufCFieldDescriptor *kd_message_value_field(const ProtobufCMessageDescriptor *type);
+
+/* Elements in a repeated field; 0 or 1 for a singular one that is absent or set. */
+size_t kd_message_count(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field);
+/* Where element i stands; i < kd_message_count(), or 0 for a singular field even if it is absent. */
+void *
+kd_message_at(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field, size_t i);
+/* Frees what is there; the field is absent (or empty, if repeated) and reads as its default. */
+void kd_message_clear(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field);
+/*
+ * Makes room: a repeated field gets one more zeroed element, a singular one (cleared before, and
+ * the other members of its oneof with it) is marked as set. Returns where the element stands, for the
+ * caller to store a number, a malloc'ed string or a message there at once; NULL without memory.
+ */
+void *kd_message_add(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field);
+
+/* Bytes of one element of a field's type. */
+size_t kd_message_element_bytes(const ProtobufCFieldDescriptor *field);
+
+/* Adds the lower-case word of an enum value, or its number if it has none. */
+void kd_enum_add_word(kd_text *text, const ProtobufCEnumDescriptor *type, int value);
+
+#endif
