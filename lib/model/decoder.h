@@ -1,0 +1,64 @@
+/*
+ * decoder.h - the transformer's forward and backward pass over one micro-batch.
+ *
+ *   h = embed(tokens)
+ *   for each layer:  h += attention(norm(h));  h += moe(norm(h))      (block.h, moe.h)
+ *   hidden = norm(h)
+ *
+ * The lm_head is not part of it: whoever needs logits multiplies rows of hidden with
+ * kd_decoder_lm_head() in chunks, so that (N, V) never exists.
+ *
+ * In training all activations are kept for the backward pass, in one slab carved at creation; in
+ * inference layers share their buffers. Nothing allocates after creation.
+ *
+ * Threads: the thread of the back end. The parameters must outlive the decoder.
+ */
+#ifndef KD_MODEL_DECODER_H
+#define KD_MODEL_DECODER_H
+
+#include "model/parameters.h"
+
+typedef struct kd_decoder kd_decoder;
+
+typedef struct kd_decoder_settings {
+    int64_t max_batch;    /* B: sequences of a micro-batch at most                        */
+    int64_t n_tokens;     /* T: tokens of each sequence                                   */
+    bool train;           /* keep what backward needs                                     */
+    float balance_weight; /* of the load-balance loss, train only                         */
+    float z_weight;       /* of the router z-loss, train only                             */
+    /* Called between blocks, or NULL: lets message passing make progress. */
+    void (*on_block)(void *user);
+    void *user;
+} kd_decoder_settings;
+
+KD_MUST_USE kd_status kd_decoder_create(kd_parameters *params,
+                                        const kd_decoder_settings *settings,
+                                        kd_decoder **decoder_out);
+void kd_decoder_destroy(kd_decoder *decoder);
+
+/* Tokens (B * T) i32, host memory, each below V; 1 <= n_batch <= max_batch. */
+void kd_decoder_forward(kd_decoder *decoder, const int32_t *tokens, int64_t n_batch);
+
+/* (B * T, C) compute, after the final norm; valid until the next forward. */
+kd_tensor kd_decoder_hidden(const kd_decoder *decoder);
+
+/* (V, C) compute, and its gradient (V, C) f32: the lm_head, or the embedding where tied. */
+kd_tensor kd_decoder_lm_head(const kd_decoder *decoder);
+kd_tensor kd_decoder_lm_head_grad(const kd_decoder *decoder);
+
+/*
+ * Adds the gradient of all parameters for d_hidden (B * T, C) f32, and that of the router losses,
+ * to params->grad. Once per forward; the activations are used up.
+ */
+void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden);
+
+/*
+ * (2) f64: sums over rows and MoE layers of the balance and the z-loss, divided by the number of MoE
+ * layers; added to by backward, cleared by whoever reports them.
+ */
+kd_tensor kd_decoder_router_sums(const kd_decoder *decoder);
+
+/* Bytes of activations held. */
+size_t kd_decoder_bytes(const kd_decoder *decoder);
+
+#endif

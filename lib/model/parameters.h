@@ -1,0 +1,100 @@
+/*
+ * parameters.h - all weights of one model: a table of names and places over flat slabs.
+ *
+ * Matrices come first, vectors (norm weights, biases) after them; each is a range of the
+ * flat numbering [0, n_elements). The slabs share that numbering:
+ *
+ *   master  (n) f32      weights that are trained; only in training
+ *   grad    (n) f32      sums of gradients; only in training
+ *   compute (n_matrix)   what products read: compute dtype; in f32 training it is master itself
+ *   vectors (n - n_matrix) f32   what norms and biases read; in training the tail of master
+ *
+ * So the optimizer, the all-reduce and the checkpoint see plain arrays, and no code
+ * depends on the order of the table.
+ */
+#ifndef KD_MODEL_PARAMETERS_H
+#define KD_MODEL_PARAMETERS_H
+
+#include "model/config.h"
+#include "tensor/ops.h"
+
+typedef enum kd_parameter_role {
+    KD_PARAM_EMBEDDING,      /* (V, C)                                                     */
+    KD_PARAM_ATTENTION_NORM, /* (C)                                                        */
+    KD_PARAM_QKV,            /* ((H + 2 G) D, C): rows of queries, then keys, then values  */
+    KD_PARAM_QKV_BIAS,       /* ((H + 2 G) D)                                              */
+    KD_PARAM_Q_NORM,         /* (D) or (H D)                                               */
+    KD_PARAM_K_NORM,         /* (D) or (G D)                                               */
+    KD_PARAM_ATTENTION_OUT,  /* (C, H D)                                                   */
+    KD_PARAM_MLP_NORM,       /* (C)                                                        */
+    KD_PARAM_ROUTER,         /* (E, C)                                                     */
+    KD_PARAM_GATE_UP,        /* (E, 2 F, C): per expert rows of gate, then up; E is 1 when dense */
+    KD_PARAM_DOWN,           /* (E, C, F)                                                  */
+    KD_PARAM_SHARED_GATE_UP, /* (2 F', C)                                                  */
+    KD_PARAM_SHARED_DOWN,    /* (C, F')                                                    */
+    KD_PARAM_SHARED_GATE,    /* (1, C)                                                     */
+    KD_PARAM_FINAL_NORM,     /* (C)                                                        */
+    KD_PARAM_LM_HEAD,        /* (V, C); absent when tied                                   */
+    KD_PARAM_ROLE_COUNT,
+} kd_parameter_role;
+
+typedef struct kd_parameter {
+    kd_parameter_role role;
+    int64_t layer;                    /* 0 for those outside the layers */
+    int n_dims;                       /* 1: a vector                    */
+    int64_t dims[KD_TENSOR_DIMS_MAX]; /* as in kd_tensor                */
+    int64_t offset;                   /* first element in the flat numbering */
+    int64_t n_elements;
+} kd_parameter;
+
+typedef enum kd_parameter_use { KD_PARAMS_INFER, KD_PARAMS_TRAIN } kd_parameter_use;
+
+typedef struct kd_parameters {
+    kd_backend *be;
+    kd_model_config config;
+    kd_parameter_use use;
+    kd_parameter *table;
+    int n_table;
+    int64_t n_elements;
+    int64_t n_matrix;
+    kd_tensor master;  /* (n_elements) f32, or none                       */
+    kd_tensor grad;    /* (n_elements) f32, or none                       */
+    kd_tensor compute; /* (n_matrix) compute dtype                        */
+    kd_tensor vectors; /* (n_elements - n_matrix) f32                     */
+    void *slab;
+} kd_parameters;
+
+/* Lays out the table and allocates the slabs, all zero. The config is checked first. */
+KD_MUST_USE kd_status kd_parameters_create(kd_backend *be,
+                                           const kd_model_config *config,
+                                           kd_parameter_use use,
+                                           kd_parameters **params_out);
+void kd_parameters_destroy(kd_parameters *params);
+
+/*
+ * Training start values, a function of (seed, role, layer, element) alone: matrices normal with
+ * deviation 0.02, those that write to the residual stream (attention out, down) divided by
+ * sqrt(2 L); norms 1; biases 0. Then kd_parameters_refresh().
+ */
+KD_MUST_USE kd_status kd_parameters_init(kd_parameters *params, uint64_t seed);
+
+/* Rewrites compute from master. Only in training; the optimizer does it by itself. */
+void kd_parameters_refresh(kd_parameters *params);
+
+/* The entry of a role and layer, or NULL if this shape has none. */
+const kd_parameter *
+kd_parameters_find(const kd_parameters *params, kd_parameter_role role, int64_t layer);
+
+/* What products and norms read: compute for matrices, vectors for vectors, in the entry's shape. */
+kd_tensor kd_parameters_value(const kd_parameters *params, const kd_parameter *entry);
+/* The f32 gradient, in the entry's shape. */
+kd_tensor kd_parameters_grad(const kd_parameters *params, const kd_parameter *entry);
+
+/*
+ * Writes n values from host memory into the flat numbering at `first` (master and compute, or the
+ * inference slabs); reads them back (from master, or the inference slabs). Waits for the queue.
+ */
+void kd_parameters_write(kd_parameters *params, int64_t first, const float *values, int64_t n);
+void kd_parameters_read(const kd_parameters *params, int64_t first, float *values, int64_t n);
+
+#endif

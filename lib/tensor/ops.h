@@ -1,0 +1,272 @@
+/*
+ * ops.h - the table of operations: all that model, loss and training code may ask of a device.
+ *
+ * Order and errors. Operations are put on the back end's queue and run in that order; they
+ * return nothing. The first that fails is logged and kept, later ones do nothing, and
+ * kd_backend_wait() returns it. Shapes are our own business: a wrong one is a KD_CHECK.
+ *
+ * Values. Nobody above this table reads a tensor's values but through `download` after a
+ * wait: expert token counts, routing and losses stay in tensors.
+ *
+ * Precision. "compute" below is the back end's compute dtype, KD_F32 or KD_BF16. The residual
+ * stream, master weights, gradients of weights and all sums are f32; products take compute
+ * operands and accumulate in f32.
+ *
+ * Memory. Outputs do not overlap inputs unless the operation says "in place". Operations
+ * allocate nothing after they ran once with their largest shapes.
+ *
+ * Threads: one thread drives a back end.
+ */
+#ifndef KD_TENSOR_OPS_H
+#define KD_TENSOR_OPS_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+#include "tensor/tensor.h"
+
+/* Expert segments begin at multiples of this many rows, so that products see few shapes. */
+#define KD_EXPERT_TILE 32
+
+/* Rows that hold N * K routed tokens in segments: the worst case of rounding up. */
+#define KD_EXPERT_ROWS(n, k, experts)                                                              \
+    ((((n) * (k) + (experts) * (KD_EXPERT_TILE - 1)) + KD_EXPERT_TILE - 1) / KD_EXPERT_TILE *      \
+     KD_EXPERT_TILE)
+
+/* Where each token goes. Written by `route`, read by every MoE operation. R = KD_EXPERT_ROWS(N, K, E). */
+typedef struct kd_route {
+    kd_tensor probs;    /* (N, E) f32, softmax of the router's logits                     */
+    kd_tensor experts;  /* (N, K) i32, by falling probability; ties go to the lower id    */
+    kd_tensor weights;  /* (N, K) f32, probabilities of those, renormalised if asked for  */
+    kd_tensor position; /* (N, K) i32, row of that token in its expert's segment          */
+    kd_tensor token;    /* (R) i32, token of each row, -1 for padding                     */
+    kd_tensor offset;   /* (E + 1) i32, first row of each segment; [E] is the rows in use */
+    bool renormalise;   /* weights divided by their sum                                   */
+} kd_route;
+
+typedef struct kd_attention {
+    kd_tensor q;   /* (N, H * D) compute, after rotary embedding                       */
+    kd_tensor k;   /* (N, G * D) compute, after rotary embedding                       */
+    kd_tensor v;   /* (N, G * D) compute                                               */
+    kd_tensor out; /* (N, H * D) compute                                               */
+    kd_tensor lse; /* (B * H, T) f32, log-sum-exp of each row of scaled scores, or none */
+    int64_t n_batch, n_tokens, n_heads, n_kv_heads, head_dim;
+} kd_attention;
+
+/* One chunk of rows of the loss over the vocabulary; see vocab_loss. */
+typedef struct kd_vocab_rows {
+    kd_tensor student;  /* (R, V) f32 logits                                              */
+    kd_tensor teacher;  /* (R, V') f32 logits, V' may differ by padding; or none          */
+    kd_tensor labels;   /* (R) i32, -100 is ignored by every sum                          */
+    kd_tensor d_logits; /* (R, V) compute, gradient of the weighted sum; or none          */
+    kd_tensor sums;     /* (KD_VOCAB_SUMS) f64, added to                                  */
+    int64_t n_vocab;    /* columns that both know; later ones get no probability          */
+    float temperature;  /* T > 0                                                          */
+    float kd_scale;     /* raw kd is this times KL: T * T, or 1                           */
+    float kd_weight;    /* alpha; 0: KL is not computed                                   */
+    float hard_weight;  /* beta; 0: only reported                                         */
+} kd_vocab_rows;
+
+enum {
+    KD_VOCAB_SUM_KD,      /* sum over valid rows of kd_scale * KL(teacher || student)   */
+    KD_VOCAB_SUM_HARD,    /* sum over valid rows of the cross-entropy                   */
+    KD_VOCAB_SUM_CORRECT, /* valid rows whose largest logit is the label                */
+    KD_VOCAB_SUM_ROWS,    /* valid rows                                                 */
+    KD_VOCAB_SUMS,
+};
+
+typedef struct kd_adamw {
+    kd_tensor param;      /* (n) f32 master weights, updated                                     */
+    kd_tensor grad;       /* (n) f32                                                             */
+    kd_tensor m, v;       /* (n) f32 moments, updated                                            */
+    kd_tensor copy;       /* (n) bf16, rewritten from param; or none                             */
+    kd_tensor norm_sq;    /* (1) f64, sum of squares of the whole unscaled gradient              */
+    double grad_scale;    /* the gradient is grad * grad_scale, before clipping                  */
+    double clip_norm;     /* 0: no clipping; else the gradient's norm is cut to this             */
+    double learning_rate; /* of this step                                                        */
+    double beta1, beta2, epsilon, weight_decay;
+    uint64_t step; /* 1 for the first update: bias correction                                    */
+} kd_adamw;
+
+typedef struct kd_backend kd_backend;
+
+typedef struct kd_ops {
+    const char *name; /* "cpu", "cuda" */
+
+    /* Zeroed, aligned to KD_ARENA_ALIGN; NULL with a fault reported. Not on the queue. */
+    void *(*alloc)(kd_backend *be, size_t size_bytes);
+    void (*free)(kd_backend *be, void *memory);
+    kd_status (*wait)(kd_backend *be);
+    void (*destroy)(kd_backend *be);
+
+    /* Copies between host memory (packed) and a tensor. download waits for it. */
+    void (*upload)(kd_backend *be, kd_tensor dst, const void *host);
+    void (*download)(kd_backend *be, void *host, kd_tensor src);
+
+    void (*zero)(kd_backend *be, kd_tensor t);
+    void (*copy)(kd_backend *be,
+                 kd_tensor dst,
+                 kd_tensor src); /* casts f32 <-> bf16 where dtypes differ */
+    void (*add)(kd_backend *be, kd_tensor dst, kd_tensor src); /* dst (f32) += src (f32 or bf16) */
+
+    /* Products. x (N, K) compute; w (O, K) compute; y (N, O) f32 or compute. */
+    void (*linear)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w); /* y = x w^T          */
+    void (*linear_dx)(kd_backend *be,
+                      kd_tensor dx,
+                      kd_tensor dy,
+                      kd_tensor w); /* dx = dy w          */
+    void (*linear_dw)(kd_backend *be,
+                      kd_tensor dw,
+                      kd_tensor dy,
+                      kd_tensor x); /* dw (f32) += dy^T x */
+    void (*bias)(kd_backend *be,
+                 kd_tensor y,
+                 kd_tensor b); /* y (N, O) compute += b (O) f32, in place */
+    void (*bias_db)(kd_backend *be,
+                    kd_tensor db,
+                    kd_tensor dy); /* db (O) f32 += column sums of dy (N, O)  */
+
+    /* The same per expert: rows of segment e with w[e]. x (R, K), w (E, O, K), y (R, O); rows past
+     * offset[E] are neither read nor written. */
+    void (*experts)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w, const kd_route *route);
+    void (*experts_dx)(kd_backend *be,
+                       kd_tensor dx,
+                       kd_tensor dy,
+                       kd_tensor w,
+                       const kd_route *route);
+    void (*experts_dw)(kd_backend *be,
+                       kd_tensor dw,
+                       kd_tensor dy,
+                       kd_tensor x,
+                       const kd_route *route);
+
+    /* y (N, C) f32 = table[ids]; table (V, C) compute or f32; ids (N) i32 below V. */
+    void (*embed)(kd_backend *be, kd_tensor y, kd_tensor table, kd_tensor ids);
+    void (*embed_dw)(kd_backend *be,
+                     kd_tensor dtable,
+                     kd_tensor dy,
+                     kd_tensor ids); /* dtable f32 += */
+
+    /* RMSNorm (Zhang and Sennrich 2019): y = w * x / sqrt(mean(x^2) + eps), over the last dimension.
+     * sum = x + delta is formed first if delta is given, and normalised in its place.
+     *   y compute; x, sum f32 (N, C), sum may be x itself; delta f32 (N, C) or none; w (C) f32;
+     *   rstd (N) f32 or none. */
+    void (*norm)(kd_backend *be,
+                 kd_tensor y,
+                 kd_tensor sum,
+                 kd_tensor x,
+                 kd_tensor delta,
+                 kd_tensor w,
+                 kd_tensor rstd,
+                 float eps);
+    /* dx (N, C) f32 +=, dw (C) f32 +=; x is what was normalised; dy compute or f32. */
+    void (*norm_dx)(kd_backend *be,
+                    kd_tensor dx,
+                    kd_tensor dw,
+                    kd_tensor dy,
+                    kd_tensor x,
+                    kd_tensor w,
+                    kd_tensor rstd);
+    /* RMSNorm of each head's part of a row: y, x (N, heads * D) compute, w (D) f32 for every head, or
+     * (heads * D) f32 over the whole row with heads = 1; rstd (N, heads) f32. dx is written, dw +=. */
+    void (*head_norm)(kd_backend *be,
+                      kd_tensor y,
+                      kd_tensor x,
+                      kd_tensor w,
+                      kd_tensor rstd,
+                      int64_t n_heads,
+                      float eps);
+    void (*head_norm_dx)(kd_backend *be,
+                         kd_tensor dx,
+                         kd_tensor dw,
+                         kd_tensor dy,
+                         kd_tensor x,
+                         kd_tensor w,
+                         kd_tensor rstd,
+                         int64_t n_heads);
+
+    /* Rotary embedding (Su et al. 2021), halves paired as in Hugging Face: in place on x (N, heads * D)
+     * compute; row n has position n mod T. table (T, D) f32: cosines of D/2 angles, then sines.
+     * inverse turns back: the gradient of the forward turn. */
+    void (*rotate)(kd_backend *be, kd_tensor x, int64_t n_heads, kd_tensor table, bool inverse);
+
+    /* Causal scaled dot-product attention within each sequence, grouped heads: head h reads k and v of
+     * h / (H / G). No T x T matrix outlives a block of rows. */
+    void (*attention)(kd_backend *be, const kd_attention *a);
+    /* Needs q, k, v, out and lse as the forward left them. Writes dq, dk, dv (compute). */
+    void (*attention_backward)(kd_backend *be,
+                               const kd_attention *a,
+                               kd_tensor dq,
+                               kd_tensor dk,
+                               kd_tensor dv,
+                               kd_tensor dout);
+
+    /* SwiGLU (Shazeer 2020): h (N, F) = silu(gu[:, :F]) * gu[:, F:]; all compute. dgu may not be gu. */
+    void (*swiglu)(kd_backend *be, kd_tensor h, kd_tensor gu);
+    void (*swiglu_backward)(kd_backend *be, kd_tensor dgu, kd_tensor dh, kd_tensor gu);
+
+    /* Fills *route from logits (N, E) f32; the tensors in it are the caller's. */
+    void (*route)(kd_backend *be, const kd_route *route, kd_tensor logits);
+    /* d_logits (N, E) f32 from d_weights (N, K) f32, plus the gradient of
+     *   balance_weight * N * balance + z_weight * N * z     with, over the N rows of this micro-batch,
+     *   balance = E * sum_e f_e P_e, f_e the share of the N * K assignments, P_e the mean probability
+     *             (Switch Transformer, eq. 4; 1 when balanced),
+     *   z       = mean(logsumexp(logits)^2)  (ST-MoE, eq. 5).
+     * The factor N makes both sums over rows, as all losses are before the one division.
+     * sums (2) f64 += {N * balance, N * z}. */
+    void (*route_backward)(kd_backend *be,
+                           kd_tensor d_logits,
+                           kd_tensor d_weights,
+                           kd_tensor logits,
+                           const kd_route *route,
+                           float balance_weight,
+                           float z_weight,
+                           kd_tensor sums);
+
+    /* x (R, C) = rows y[token[r]] of y (N, C), zeros for padding; both compute. */
+    void (*dispatch)(kd_backend *be, kd_tensor x, kd_tensor y, const kd_route *route);
+    /* dy (N, C) compute = sum over K of dx[position]. */
+    void (*dispatch_backward)(kd_backend *be, kd_tensor dy, kd_tensor dx, const kd_route *route);
+    /* y (N, C) f32 = sum over K of weights * x[position]; x (R, C) compute. */
+    void (*combine)(kd_backend *be, kd_tensor y, kd_tensor x, const kd_route *route);
+    /* dx (R, C) compute (zeros for padding), d_weights (N, K) f32, from dy (N, C) f32 and the forward's x. */
+    void (*combine_backward)(kd_backend *be,
+                             kd_tensor dx,
+                             kd_tensor d_weights,
+                             kd_tensor dy,
+                             kd_tensor x,
+                             const kd_route *route);
+    /* y (N, C) f32 += sigmoid(gate (N, 1) f32) * x (N, C) compute: the shared expert. */
+    void (*gated_add)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor gate);
+    void (*gated_add_backward)(kd_backend *be,
+                               kd_tensor dx,
+                               kd_tensor d_gate,
+                               kd_tensor dy,
+                               kd_tensor x,
+                               kd_tensor gate);
+
+    /* kd = kd_scale * KL(softmax(teacher / T) || softmax(student / T)) and hard = cross-entropy, both
+     * per row; adds the sums, writes d_logits of kd_weight * kd + hard_weight * hard, not divided by
+     * anything. Softmaxes are shifted by the row's maximum. */
+    void (*vocab_loss)(kd_backend *be, const kd_vocab_rows *rows);
+
+    void (*sum_squares)(kd_backend *be, kd_tensor sum, kd_tensor x); /* sum (1) f64 += */
+    /* AdamW (Loshchilov and Hutter 2019), decoupled decay, bias-corrected. */
+    void (*adamw)(kd_backend *be, const kd_adamw *args);
+} kd_ops;
+
+struct kd_backend {
+    const kd_ops *ops;
+    kd_dtype compute; /* KD_F32 or KD_BF16 */
+    int n_threads;
+    kd_status fault; /* the first failure, KD_OK before it; text is in the log */
+};
+
+/* CPU: oneDNN for products, OpenMP over rows. n_threads >= 1. */
+KD_MUST_USE kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out);
+
+/* Both accept NULL or work once everything queued is done. */
+void kd_backend_destroy(kd_backend *be);
+KD_MUST_USE kd_status kd_backend_wait(kd_backend *be);
+
+#endif
