@@ -1,0 +1,48 @@
+/*
+ * world.h - who the ranks of a job are.
+ *
+ * World ranks 0..S-1 are students, S..S+R-1 teacher replicas of one rank each; rank 0 is the
+ * student leader. R = 0: each student runs the teacher itself. Micro-batch m belongs to student
+ * m mod S and, if R > 0, to teacher m mod R.
+ */
+#ifndef KD_COMM_WORLD_H
+#define KD_COMM_WORLD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "train/reduce.h"
+
+typedef enum kd_role { KD_ROLE_STUDENT, KD_ROLE_TEACHER } kd_role;
+
+typedef struct kd_world kd_world; /* holds the communicators */
+
+/*
+ * Splits MPI_COMM_WORLD (initialised with MPI_THREAD_FUNNELED or more). KD_ERR_INVALID on every rank
+ * if the world's size is not n_students + n_teachers, naming both. MPI errors return as statuses.
+ */
+KD_MUST_USE kd_status kd_world_create(int n_students, int n_teachers, kd_world **world_out);
+void kd_world_destroy(kd_world *world);
+
+kd_role kd_world_role(const kd_world *world);
+int kd_world_rank(const kd_world *world);      /* in the world */
+int kd_world_role_rank(const kd_world *world); /* among those of the same role */
+int kd_world_students(const kd_world *world);
+int kd_world_teachers(const kd_world *world);
+bool kd_world_is_leader(const kd_world *world);
+
+/* The sums over student ranks that training needs; only on students. */
+kd_reduce kd_world_reduce(kd_world *world);
+
+/* All ranks. From the leader to everyone; small. */
+KD_MUST_USE kd_status kd_world_broadcast(kd_world *world, void *bytes, int size);
+KD_MUST_USE kd_status kd_world_barrier(kd_world *world);
+
+/*
+ * All ranks: KD_OK if every rank came with KD_OK, otherwise the same error everywhere: that of the
+ * lowest rank that failed, with its fault text, so that every rank ends with the true reason.
+ */
+KD_MUST_USE kd_status kd_world_agree(kd_world *world, kd_status mine);
+
+#endif

@@ -1,0 +1,25 @@
+/*
+ * reduce.h - sums over the student ranks, as the training step sees them.
+ *
+ * The MPI implementation is comm/collective.h; with one student rank the functions below do
+ * nothing. Every student rank makes the same calls in the same order; each call blocks until its
+ * values are the sum over all ranks, bitwise the same on each.
+ */
+#ifndef KD_TRAIN_REDUCE_H
+#define KD_TRAIN_REDUCE_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct kd_reduce {
+    void *user;
+    int rank; /* of this student, 0..n_ranks-1 */
+    int n_ranks;
+    kd_status (*sum_f32)(void *user, float *values, int64_t n);
+    kd_status (*sum_f64)(void *user, double *values, int64_t n);
+} kd_reduce;
+
+kd_reduce kd_reduce_single(void);
+
+#endif
