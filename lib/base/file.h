@@ -24,11 +24,17 @@ KD_MUST_USE kd_status kd_file_map(const char *path, kd_mapping *mapping_out);
 void kd_file_unmap(kd_mapping *mapping);
 
 /* *data_out is malloc'ed, NUL-terminated behind its size, the caller's to free. */
-KD_MUST_USE kd_status kd_file_read(const char *path, size_t max_bytes, char **data_out, size_t *size_out);
+KD_MUST_USE kd_status kd_file_read(const char *path,
+                                   size_t max_bytes,
+                                   char **data_out,
+                                   size_t *size_out);
 
 /* Writes path.tmp, fsyncs it, renames it to path, fsyncs the folder; mode 0644 unless given. */
 KD_MUST_USE kd_status kd_file_replace(const char *path, const void *data, size_t size_bytes);
-KD_MUST_USE kd_status kd_file_replace_mode(const char *path, const void *data, size_t size_bytes, unsigned mode);
+KD_MUST_USE kd_status kd_file_replace_mode(const char *path,
+                                           const void *data,
+                                           size_t size_bytes,
+                                           unsigned mode);
 
 /* Like mkdir -p; fine if it exists. */
 KD_MUST_USE kd_status kd_folder_make(const char *path);
