@@ -58,7 +58,7 @@ static kd_status map_fd(int fd, const char *path, kd_mapping *mapping_out)
 
 kd_status kd_file_map(const char *path, kd_mapping *mapping_out)
 {
-    int fd;
+    int fd = -1;
     kd_status st = open_to_read(path, &fd);
     if (st) {
         return st;
@@ -105,7 +105,7 @@ static kd_status read_to_end(int fd, const char *path, size_t max_bytes, kd_text
 kd_status kd_file_read(const char *path, size_t max_bytes, char **data_out, size_t *size_out)
 {
     kd_text text = {0};
-    int fd;
+    int fd = -1;
     kd_status st = open_to_read(path, &fd);
     if (st) {
         return st;
