@@ -1,0 +1,102 @@
+/*
+ * objective.h - the weighted sum of the losses over one micro-batch, and its gradient.
+ *
+ * The student's logits (N, V) never exist: for each chunk of rows of the hidden states
+ *
+ *   logits   = hidden lm_head^T               (R, V) f32
+ *   sums    += losses(logits, teacher, labels), d_logits
+ *   d_hidden = d_logits lm_head               (R, C) f32
+ *   d_lm_head += d_logits^T hidden            (V, C) f32
+ *
+ * Losses and gradients are sums over valid tokens (label not -100); whoever ends the step divides
+ * both once, by the global count.
+ *
+ * Memory: d_hidden and one chunk, allocated at creation. Threads: that of the back end.
+ */
+#ifndef KD_DISTILL_OBJECTIVE_H
+#define KD_DISTILL_OBJECTIVE_H
+
+#include "distill/loss.h"
+#include "model/decoder.h"
+
+#define KD_LABEL_IGNORED (-100)
+
+typedef struct kd_objective_settings {
+    kd_schedule weights[KD_LOSS_COUNT]; /* >= 0; those of balance and z constant */
+    kd_schedule temperature;            /* > 0 */
+    bool scale_by_t2;                   /* raw kd is multiplied by T * T */
+    kd_transport transport;
+    int64_t chunk_rows; /* 0: chosen so that a chunk of logits takes about 4 MB */
+} kd_objective_settings;
+
+/* DESIGN's defaults with a teacher: kd 0.7, hard 0.3, balance 0.01, z 0.001, T 4, T^2 on. */
+kd_objective_settings kd_objective_defaults(void);
+
+/* KD_ERR_INVALID names the loss or the field. */
+KD_MUST_USE kd_status kd_objective_check(const kd_objective_settings *settings);
+
+/*
+ * The signals of one micro-batch of at most max_rows tokens: the same on teacher and student.
+ * teacher NULL, or all weights of losses that need signals 0: an empty plan.
+ */
+KD_MUST_USE kd_status kd_objective_plan(const kd_objective_settings *settings,
+                                        const kd_model_config *student,
+                                        const kd_model_config *teacher,
+                                        kd_dtype compute,
+                                        int64_t max_rows,
+                                        kd_signal_plan *plan_out);
+
+typedef struct kd_objective kd_objective;
+
+/*
+ * For students of `params`. teacher_lm_head: (V', C') compute, borrowed, where the plan has
+ * KD_SIGNAL_HIDDEN; none otherwise. KD_ERR_INVALID if vocabularies do not fit or a setting is bad.
+ */
+KD_MUST_USE kd_status kd_objective_create(kd_backend *be,
+                                          const kd_objective_settings *settings,
+                                          const kd_model_config *student,
+                                          const kd_model_config *teacher,
+                                          kd_tensor teacher_lm_head,
+                                          int64_t max_rows,
+                                          kd_objective **objective_out);
+void kd_objective_destroy(kd_objective *objective);
+
+const kd_signal_plan *kd_objective_signals(const kd_objective *objective);
+int64_t kd_objective_vocab(const kd_objective *objective); /* columns that get probability */
+
+/* Starts a step: weights and temperature are those of `step`, the sums are cleared. */
+void kd_objective_begin(kd_objective *objective, uint64_t step);
+
+/*
+ * One micro-batch after kd_decoder_forward(): adds to the sums and to the lm_head's gradient and returns
+ * d_hidden (n_rows, C) f32 for kd_decoder_backward(), valid until the next call.
+ *   labels (n_rows) i32, in the back end's memory; message: of the plan, or NULL: losses that need
+ *   signals are not computed.
+ */
+kd_tensor kd_objective_run(kd_objective *objective,
+                           const kd_decoder *decoder,
+                           kd_tensor labels,
+                           void *message);
+
+/* The first KD_VOCAB_SUMS of the step's sums, f64. */
+kd_tensor kd_objective_sums(const kd_objective *objective);
+
+/* One loss of one step. */
+typedef struct kd_loss_value {
+    const char *name; /* static */
+    double weight;    /* at this step */
+    double raw;       /* mean over the valid tokens of the global batch; 0 if not computed */
+    double weighted;  /* raw * weight */
+    bool computed;
+} kd_loss_value;
+
+/*
+ * Means of the step begun last, from the global sums (KD_SUM_COUNT): every loss whose weight is not 0 for
+ * ever, and `hard`, which costs nothing. Writes at most KD_LOSS_COUNT values; returns how many.
+ */
+int kd_objective_report(const kd_objective *objective,
+                        const double *sums,
+                        kd_loss_value *values_out,
+                        double *total_out);
+
+#endif

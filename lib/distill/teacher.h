@@ -1,0 +1,47 @@
+/*
+ * teacher.h - a model that only gives signals.
+ *
+ * Holds the teacher's weights for inference and a decoder that shares its buffers between layers.
+ * Threads: that of the back end. Nothing allocates after creation.
+ */
+#ifndef KD_DISTILL_TEACHER_H
+#define KD_DISTILL_TEACHER_H
+
+#include "distill/signal.h"
+#include "model/decoder.h"
+
+typedef struct kd_teacher kd_teacher;
+
+typedef struct kd_teacher_settings {
+    int64_t max_batch;            /* sequences of a micro-batch at most */
+    int64_t n_tokens;             /* of each sequence */
+    void (*on_block)(void *user); /* between blocks of the model, or NULL */
+    void *user;
+} kd_teacher_settings;
+
+/* Loads a model folder (config.json, model.safetensors); its faults are those of kd_model_folder_load(). */
+KD_MUST_USE kd_status kd_teacher_load(kd_backend *be,
+                                      const char *folder,
+                                      const kd_teacher_settings *settings,
+                                      kd_teacher **teacher_out);
+
+/* From weights that are there already; owns them from then on, also when it fails. */
+KD_MUST_USE kd_status kd_teacher_create(kd_parameters *params,
+                                        const kd_teacher_settings *settings,
+                                        kd_teacher **teacher_out);
+void kd_teacher_destroy(kd_teacher *teacher);
+
+const kd_model_config *kd_teacher_config(const kd_teacher *teacher);
+kd_tensor kd_teacher_lm_head(const kd_teacher *teacher); /* (V', C') compute */
+
+/*
+ * The forward pass over tokens (n_batch * T), then the plan's signals into the message, which is
+ * complete on return. KD_ERR_INVALID for a token that is not below V'.
+ */
+KD_MUST_USE kd_status kd_teacher_fill(kd_teacher *teacher,
+                                      const int32_t *tokens,
+                                      int64_t n_batch,
+                                      const kd_signal_plan *plan,
+                                      void *message);
+
+#endif

@@ -1,0 +1,66 @@
+/*
+ * checkpoint.h - training state on disk that survives any crash, and is resumed exactly.
+ *
+ *   FOLDER/step-<n>/          n: updates made, twelve digits
+ *     model.safetensors       the weights under their Hugging Face names, in the compute dtype
+ *     config.json
+ *     train.safetensors       master weights and both moments, f32
+ *     state.json              kd_checkpoint_state
+ *     manifest.json           size and XXH3 of each file, written last
+ *
+ * A checkpoint is written into FOLDER/.step-<n>.tmp, every file and the folder fsynced, then renamed: a name
+ * step-<n> never stands for half a checkpoint. Only one process writes below FOLDER. All functions block on
+ * the disk.
+ */
+#ifndef KD_TRAIN_CHECKPOINT_H
+#define KD_TRAIN_CHECKPOINT_H
+
+#include "train/optimizer.h"
+
+typedef struct kd_checkpoint_state {
+    uint64_t step;          /* updates made; the next step's number, counted from 0 */
+    uint64_t data_position; /* sequences consumed since the job began */
+    uint64_t seed;
+    uint64_t job_hash; /* of all that must be the same to resume */
+} kd_checkpoint_state;
+
+/*
+ * Writes FOLDER/step-<n>; makes FOLDER if needed. A checkpoint of that step that is there and valid is left
+ * as it is: resume is exact, so it would hold the same bytes. On a fault nothing new is visible.
+ * path_out (NULL: not wanted): malloc'ed path of the checkpoint.
+ */
+KD_MUST_USE kd_status kd_checkpoint_save(const char *folder,
+                                         const kd_parameters *params,
+                                         const kd_optimizer *optimizer,
+                                         const kd_checkpoint_state *state,
+                                         char **path_out);
+
+/*
+ * The newest checkpoint whose manifest verifies; others are skipped with a warning that says why.
+ * *path_out is malloc'ed, or NULL if there is none, which is KD_OK; state_out is then untouched.
+ */
+KD_MUST_USE kd_status kd_checkpoint_find_latest(const char *folder,
+                                                char **path_out,
+                                                kd_checkpoint_state *state_out);
+
+/*
+ * Fills master weights, their copies and the moments from a checkpoint that was found.
+ * KD_ERR_INVALID: its job hash is not `job_hash` (both are named), or it holds another model.
+ * After an error the values of params and optimizer are undefined.
+ */
+KD_MUST_USE kd_status kd_checkpoint_load(const char *path,
+                                         kd_parameters *params,
+                                         kd_optimizer *optimizer,
+                                         uint64_t job_hash,
+                                         kd_checkpoint_state *state_out);
+
+/* Removes all but the newest `keep` (at least 1) checkpoints, and leftovers of writes that did not end. */
+KD_MUST_USE kd_status kd_checkpoint_prune(const char *folder, int keep);
+
+/*
+ * Writes a model folder (model.safetensors, config.json, manifest.json) that appears whole or not at all;
+ * one that is there is replaced.
+ */
+KD_MUST_USE kd_status kd_model_export(const char *folder, const kd_parameters *params);
+
+#endif

@@ -1,0 +1,46 @@
+/*
+ * evaluate.h - how well a model predicts text it was not trained on.
+ *
+ * loss = mean cross-entropy over valid tokens in nats, perplexity = exp(loss), accuracy = share of valid
+ * tokens whose largest logit is the label. Each is over all sequences of all ranks, so it does not depend on
+ * how many ranks share the work but for rounding.
+ */
+#ifndef KD_TRAIN_EVALUATE_H
+#define KD_TRAIN_EVALUATE_H
+
+#include "model/decoder.h"
+#include "train/reduce.h"
+
+/* Sequences by number: a held-out shard, or arrays. */
+typedef struct kd_sequences {
+    void *user;
+    int64_t n_sequences;
+    /* Writes the T tokens and labels of sequence `index`. */
+    kd_status (*read)(void *user, int64_t index, int32_t *tokens_out, int32_t *labels_out);
+} kd_sequences;
+
+typedef struct kd_evaluation {
+    double loss; /* nats a token */
+    double perplexity;
+    double accuracy;
+    uint64_t n_tokens;
+} kd_evaluation;
+
+typedef struct kd_evaluate_settings {
+    int64_t max_batch; /* of the decoder */
+    int64_t n_tokens;  /* of the decoder */
+    int64_t n_vocab;   /* columns that get probability; 0: the whole vocabulary */
+} kd_evaluate_settings;
+
+/*
+ * Every student rank makes the same call: rank r takes batches r, r + n_ranks, ... Blocks; allocates its
+ * buffers for the call. KD_ERR_INVALID: no sequences, no valid token, or a token or label out of range.
+ */
+KD_MUST_USE kd_status kd_evaluate(kd_parameters *params,
+                                  kd_decoder *decoder,
+                                  const kd_evaluate_settings *settings,
+                                  const kd_sequences *sequences,
+                                  const kd_reduce *reduce,
+                                  kd_evaluation *evaluation_out);
+
+#endif

@@ -1,0 +1,97 @@
+/*
+ * step.h - the trainer: one student rank's model, and what makes one optimizer update of it.
+ *
+ *   for each local micro-batch:  receive -> forward -> objective -> backward -> release
+ *   sum gradients and losses over the student ranks, divide once by the global count of valid tokens
+ *   clip, AdamW
+ *
+ * Cutting the batch into other micro-batches or over other ranks changes nothing but rounding
+ * (`balance` alone is taken per micro-batch).
+ *
+ * Threads: that of the back end. Nothing allocates inside a step.
+ */
+#ifndef KD_TRAIN_STEP_H
+#define KD_TRAIN_STEP_H
+
+#include "distill/channel.h"
+#include "distill/objective.h"
+#include "train/evaluate.h"
+#include "train/learning_rate.h"
+#include "train/optimizer.h"
+#include "train/reduce.h"
+
+typedef struct kd_trainer_settings {
+    kd_objective_settings objective;
+    kd_optimizer_settings optimizer;
+    kd_learning_rate learning_rate;
+    int64_t max_batch; /* sequences of a micro-batch at most */
+    int64_t n_tokens;  /* of each sequence */
+} kd_trainer_settings;
+
+/* The teacher as the student's side sees it; {0} where there is none. */
+typedef struct kd_trainer_teacher {
+    const kd_model_config *config; /* NULL: none. Only read during the call. */
+    kd_tensor lm_head;             /* (V', C') compute, borrowed; needed if hidden states travel */
+} kd_trainer_teacher;
+
+typedef struct kd_micro_batch {
+    uint64_t m;            /* its global number: the channel's message */
+    const int32_t *tokens; /* (n_batch * T), host */
+    const int32_t *labels; /* (n_batch * T), host; KD_LABEL_IGNORED counts nowhere */
+    int64_t n_batch;       /* sequences, at most max_batch */
+} kd_micro_batch;
+
+typedef struct kd_step_result {
+    kd_loss_value losses[KD_LOSS_COUNT];
+    int n_losses;
+    double loss;          /* the weighted sum */
+    double gradient_norm; /* of the mean gradient, before clipping */
+    double learning_rate;
+    double accuracy;   /* share of valid tokens whose largest logit is the label */
+    uint64_t n_tokens; /* valid ones of the global batch */
+    double stall_s;    /* that this rank waited for signals */
+} kd_step_result;
+
+typedef struct kd_trainer kd_trainer;
+
+/* Owns params (for training, filled) from then on, also when it fails. */
+KD_MUST_USE kd_status kd_trainer_create(kd_parameters *params,
+                                        const kd_trainer_settings *settings,
+                                        const kd_trainer_teacher *teacher,
+                                        kd_trainer **trainer_out);
+void kd_trainer_destroy(kd_trainer *trainer);
+
+/* Replaces objective and teacher between two steps; weights and moments stay. On a fault nothing changed. */
+KD_MUST_USE kd_status kd_trainer_set_objective(kd_trainer *trainer,
+                                               const kd_objective_settings *objective,
+                                               const kd_trainer_teacher *teacher);
+
+/* The signals that messages of the channel hold. */
+const kd_signal_plan *kd_trainer_signals(const kd_trainer *trainer);
+kd_parameters *kd_trainer_parameters(const kd_trainer *trainer);
+kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer);
+
+/*
+ * Step `step`, counted from 0, over this rank's micro-batches in ascending m. channel NULL: losses that need
+ * signals are not computed. Every student rank makes the same call; blocks on the channel and on `reduce`.
+ *
+ * KD_ERR_INVALID names a token or label out of range; KD_ERR_STATE a loss or gradient norm that is not
+ * finite, with the step (all ranks see the same); other errors are the channel's, the reduction's
+ * or the back end's. After an error the weights are those before the step, and the trainer may only be
+ * used again once a message that was received has been given up: destroy it.
+ */
+KD_MUST_USE kd_status kd_trainer_step(kd_trainer *trainer,
+                                      uint64_t step,
+                                      const kd_micro_batch *batches,
+                                      int64_t n_batches,
+                                      kd_channel *channel,
+                                      const kd_reduce *reduce,
+                                      kd_step_result *result_out);
+
+/* kd_evaluate() with the trainer's weights and buffers. */
+KD_MUST_USE kd_status kd_trainer_evaluate(kd_trainer *trainer,
+                                          const kd_sequences *sequences,
+                                          const kd_reduce *reduce,
+                                          kd_evaluation *evaluation_out);
+
+#endif
