@@ -31,6 +31,7 @@ KD_MUST_USE kd_status kd_order_stream_create(kd_world *world,
                                              uint64_t first_step,
                                              int lead,
                                              kd_order_stream **stream_out);
+/* Collective: every rank has taken the orders of the same steps. */
 void kd_order_stream_destroy(kd_order_stream *stream);
 
 /*

@@ -5,10 +5,11 @@
  * teacher that may fill it; a slot is posted for its next micro-batch as soon as it is released.
  * A teacher holds `depth` send buffers with persistent synchronous-mode sends per student: such a
  * send completes only when the matching receive was posted, so a free slot is the credit, no matter how
- * small the message, and a teacher is never more than 2 * depth micro-batches ahead.
+ * small the message. With one teacher and one student the teacher is never more than 2 * depth
+ * micro-batches ahead; in general depth * (students + teachers).
  *
- * Tags carry m mod a period that exceeds all messages under way, so a message can never
- * be taken for another.
+ * Between a teacher and a student both sends and receives start in ascending order of m, with one
+ * tag; MPI's rule that messages do not overtake each other pairs them.
  */
 #ifndef KD_COMM_STREAM_H
 #define KD_COMM_STREAM_H
@@ -17,8 +18,9 @@
 #include "distill/channel.h"
 
 /*
- * Collective over the world, with teachers present; first_m is the first micro-batch of this attempt,
- * a multiple of the number of students. Students get the receiving end, teachers the sending one.
+ * Collective over the world, with teachers present, for the micro-batches first_m <= m < end_m.
+ * Students get the receiving end, teachers the sending one. Students may destroy theirs at any
+ * step's end, with micro-batches that were never sent; teachers flush first.
  */
 KD_MUST_USE kd_status kd_stream_create(kd_world *world,
                                        size_t message_bytes,

@@ -4,6 +4,8 @@
  * World ranks 0..S-1 are students, S..S+R-1 teacher replicas of one rank each; rank 0 is the
  * student leader. R = 0: each student runs the teacher itself. Micro-batch m belongs to student
  * m mod S and, if R > 0, to teacher m mod R.
+ *
+ * Threads: the one that initialised MPI. MPI's own errors are KD_ERR_IO with its text.
  */
 #ifndef KD_COMM_WORLD_H
 #define KD_COMM_WORLD_H
@@ -19,10 +21,11 @@ typedef enum kd_role { KD_ROLE_STUDENT, KD_ROLE_TEACHER } kd_role;
 typedef struct kd_world kd_world; /* holds the communicators */
 
 /*
- * Splits MPI_COMM_WORLD (initialised with MPI_THREAD_FUNNELED or more). KD_ERR_INVALID on every rank
- * if the world's size is not n_students + n_teachers, naming both. MPI errors return as statuses.
+ * Collective over MPI_COMM_WORLD (initialised with MPI_THREAD_FUNNELED or more). KD_ERR_INVALID on
+ * every rank if the world's size is not n_students + n_teachers, naming both.
  */
 KD_MUST_USE kd_status kd_world_create(int n_students, int n_teachers, kd_world **world_out);
+/* Collective; NULL is fine. */
 void kd_world_destroy(kd_world *world);
 
 kd_role kd_world_role(const kd_world *world);
@@ -37,11 +40,11 @@ kd_reduce kd_world_reduce(kd_world *world);
 
 /* All ranks. From the leader to everyone; small. */
 KD_MUST_USE kd_status kd_world_broadcast(kd_world *world, void *bytes, int size);
-KD_MUST_USE kd_status kd_world_barrier(kd_world *world);
 
 /*
  * All ranks: KD_OK if every rank came with KD_OK, otherwise the same error everywhere: that of the
- * lowest rank that failed, with its fault text, so that every rank ends with the true reason.
+ * lowest rank that failed, with its fault text, so that every rank ends with the true reason. Waits
+ * without burning a core, so one rank may work for minutes before it comes.
  */
 KD_MUST_USE kd_status kd_world_agree(kd_world *world, kd_status mine);
 

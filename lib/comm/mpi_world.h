@@ -1,0 +1,33 @@
+/*
+ * mpi_world.h - what the files of lib/comm share and nobody else sees.
+ *
+ * Every communicator returns errors instead of ending the process, so each call's code goes through
+ * kd_mpi_check().
+ */
+#ifndef KD_COMM_MPI_WORLD_H
+#define KD_COMM_MPI_WORLD_H
+
+#include <mpi.h>
+
+#include "comm/world.h"
+
+struct kd_world {
+    MPI_Comm everyone; /* a duplicate of MPI_COMM_WORLD                    */
+    MPI_Comm students; /* MPI_COMM_NULL on teachers                        */
+    int rank;          /* in everyone                                      */
+    int n_students, n_teachers;
+};
+
+/* KD_OK for MPI_SUCCESS; otherwise reports the call's name with MPI's text and returns KD_ERR_IO. */
+KD_MUST_USE kd_status kd_mpi_check(int code, const char *call);
+
+/*
+ * What a wait does between two tests of its requests. For the first patience_ns it only yields, since
+ * messages move inside MPI calls; then it naps, since the other side is busy with something long.
+ */
+void kd_mpi_pause(uint64_t waited_ns, uint64_t patience_ns);
+
+/* Completes one request that way; MPI_REQUEST_NULL is fine. */
+KD_MUST_USE kd_status kd_mpi_wait(MPI_Request *request, uint64_t patience_ns);
+
+#endif

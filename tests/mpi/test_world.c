@@ -1,0 +1,172 @@
+/* Roles, sums, step orders and agreement on failures, on any number of ranks. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "comm/step_order.h"
+#include "comm/world.h"
+#include "mpi_test.h"
+
+/* With `size` ranks: half of them teachers, rounded down. */
+static kd_world *world_of(int size)
+{
+    kd_world *world = NULL;
+    const kd_status st = kd_world_create(size - size / 2, size / 2, &world);
+    EXPECT(st == KD_OK, "status %s", kd_status_name(st));
+    return world;
+}
+
+static void wrong_size_is_refused_on_every_rank(int size)
+{
+    kd_world *world = (kd_world *)&size;
+    kd_fault_quiet(1);
+    EXPECT(kd_world_create(size, 1, &world) == KD_ERR_INVALID, "one rank too few");
+    kd_fault_quiet(0);
+    EXPECT((void *)world == (void *)&size, "the output was touched");
+    EXPECT(strstr(kd_fault_text(), "ranks, but the job wants") != NULL, "text: %s",
+           kd_fault_text());
+}
+
+static void students_come_first_and_rank_0_leads(int size, int rank)
+{
+    kd_world *world = world_of(size);
+    const int n_students = size - size / 2;
+    const kd_role role = rank < n_students ? KD_ROLE_STUDENT : KD_ROLE_TEACHER;
+
+    EXPECT(kd_world_rank(world) == rank, "rank %d", kd_world_rank(world));
+    EXPECT(kd_world_role(world) == role, "rank %d", rank);
+    EXPECT(kd_world_role_rank(world) == (rank < n_students ? rank : rank - n_students), "rank %d",
+           rank);
+    EXPECT(kd_world_is_leader(world) == (rank == 0), "rank %d", rank);
+    kd_world_destroy(world);
+}
+
+static void leaders_bytes_reach_everyone(int size, int rank)
+{
+    kd_world *world = world_of(size);
+    uint64_t value = rank == 0 ? 0x123456789abcdefu : 0;
+    EXPECT(kd_world_broadcast(world, &value, sizeof value) == KD_OK, "broadcast");
+    EXPECT(value == 0x123456789abcdefu, "found %llx", (unsigned long long)value);
+    kd_world_destroy(world);
+}
+
+/* Enough elements for several chunks, the last one short. */
+static void sums_are_over_all_students(int size, int rank)
+{
+    const int64_t n = ((int64_t)4 << 20) + 17;
+    kd_world *world = world_of(size);
+    if (kd_world_role(world) == KD_ROLE_STUDENT) {
+        const kd_reduce reduce = kd_world_reduce(world);
+        const int n_students = kd_world_students(world);
+        float *values = malloc((size_t)n * sizeof *values);
+        EXPECT(values != NULL, "no memory");
+        for (int64_t i = 0; i < n; i++) {
+            values[i] = (float)(i % 1000 + rank);
+        }
+        EXPECT(reduce.n_ranks == n_students && reduce.rank == rank, "rank %d", reduce.rank);
+        EXPECT(reduce.sum_f32(reduce.user, values, n) == KD_OK, "sum");
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t expected = i % 1000 * n_students + n_students * (n_students - 1) / 2;
+            EXPECT(values[i] == (float)expected, "element %lld: %g", (long long)i,
+                   (double)values[i]);
+        }
+        double one = 1.0;
+        EXPECT(reduce.sum_f64(reduce.user, &one, 1) == KD_OK && one == n_students, "%g", one);
+        free(values);
+    }
+    kd_world_destroy(world);
+}
+
+static void sums_repeat_bit_for_bit(int size, int rank)
+{
+    enum { N = 100000 };
+
+    kd_world *world = world_of(size);
+    if (kd_world_role(world) == KD_ROLE_STUDENT) {
+        const kd_reduce reduce = kd_world_reduce(world);
+        float *values = malloc(2 * N * sizeof *values);
+        EXPECT(values != NULL, "no memory");
+        for (int i = 0; i < N; i++) {
+            values[i] = values[N + i] = 1.0f / (float)(i * 7 + rank * 13 + 1);
+        }
+        EXPECT(reduce.sum_f32(reduce.user, values, N) == KD_OK, "first");
+        EXPECT(reduce.sum_f32(reduce.user, values + N, N) == KD_OK, "second");
+        EXPECT(memcmp(values, values + N, N * sizeof *values) == 0, "sums differ");
+        free(values);
+    }
+    kd_world_destroy(world);
+}
+
+static void agree_passes_when_all_are_fine(int size)
+{
+    kd_world *world = world_of(size);
+    EXPECT(kd_world_agree(world, KD_OK) == KD_OK, "agree");
+    kd_world_destroy(world);
+}
+
+static void lowest_failing_rank_gives_the_reason(int size, int rank)
+{
+    kd_world *world = world_of(size);
+    const int first_bad = size / 2; /* it and those above fail, each in its own way */
+    kd_status mine = KD_OK;
+
+    kd_fault_quiet(1);
+    if (rank == first_bad) {
+        mine = kd_fail(KD_ERR_NOT_FOUND, "no such shard");
+    } else if (rank > first_bad) {
+        mine = kd_fail(KD_ERR_IO, "disk on fire");
+    }
+    const kd_status all = kd_world_agree(world, mine);
+    kd_fault_quiet(0);
+    EXPECT(all == KD_ERR_NOT_FOUND, "found %s", kd_status_name(all));
+    EXPECT(strstr(kd_fault_text(), "no such shard") != NULL, "text: %s", kd_fault_text());
+    kd_world_destroy(world);
+}
+
+/* The wish at the boundary before step n is the order for step n + lead, everywhere. */
+static void orders_come_lead_steps_after_the_wish(int size, int rank, int lead)
+{
+    enum { FIRST = 7, LAST = 40 };
+
+    kd_world *world = world_of(size);
+    kd_order_stream *orders = NULL;
+    EXPECT(kd_order_stream_create(world, FIRST, lead, &orders) == KD_OK, "create");
+    for (uint64_t step = FIRST; step < LAST; step++) {
+        kd_order_kind wish = KD_ORDER_CONTINUE;
+        if (rank == 0) {
+            wish = step % 3 == 0 ? KD_ORDER_SAVE : KD_ORDER_CONTINUE;
+        } else {
+            wish = KD_ORDER_STOP; /* of no account */
+        }
+        kd_step_order order = {0, KD_ORDER_STOP};
+        EXPECT(kd_order_stream_next(orders, step, wish, &order) == KD_OK, "next");
+        const uint64_t asked_at = step - (uint64_t)lead;
+        const kd_order_kind expected =
+            step >= FIRST + (uint64_t)lead && asked_at % 3 == 0 ? KD_ORDER_SAVE : KD_ORDER_CONTINUE;
+        EXPECT(order.step == step && order.kind == expected, "step %llu lead %d: kind %d",
+               (unsigned long long)step, lead, (int)order.kind);
+    }
+    kd_order_stream_destroy(orders);
+    kd_world_destroy(world);
+}
+
+int main(int argc, char **argv)
+{
+    int provided = 0, size = 0, rank = 0;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+
+    wrong_size_is_refused_on_every_rank(size);
+    students_come_first_and_rank_0_leads(size, rank);
+    leaders_bytes_reach_everyone(size, rank);
+    sums_are_over_all_students(size, rank);
+    sums_repeat_bit_for_bit(size, rank);
+    agree_passes_when_all_are_fine(size);
+    lowest_failing_rank_gives_the_reason(size, rank);
+    for (int lead = 1; lead <= 4; lead++) {
+        orders_come_lead_steps_after_the_wish(size, rank, lead);
+    }
+    MPI_Finalize();
+    return 0;
+}
