@@ -1,0 +1,245 @@
+/* query.c - the commands that ask once and print: list, show, events, metrics, logs, cancel. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/ctl/client.h"
+#include "daemon/ctl/commands.h"
+#include "daemon/ctl/print.h"
+
+static void print_list(const Kd__Reply *reply, void *user)
+{
+    const ctl_options *options = user;
+    char rate[CTL_WORD_MAX];
+    char left[CTL_WORD_MAX];
+    if (reply->body_case != KD__REPLY__BODY_LIST) {
+        return;
+    }
+    if (options->json) {
+        ctl_print_json(&reply->list->base);
+        return;
+    }
+    printf("%6s  %-10s %-24s %15s %9s %9s  %s\n", "JOB", "STATE", "NAME", "STEP", "TOKENS/S",
+           "LEFT", "REASON");
+    for (size_t i = 0; i < reply->list->n_jobs; i++) {
+        const Kd__JobStatus *s = reply->list->jobs[i];
+        const bool running = s->state == KD__JOB_STATE__RUNNING;
+        printf("%6" PRIu64 "  %-10s %-24s %7" PRIu64 "/%-7" PRIu64 " %9s %9s  %s\n", s->id,
+               ctl_state_word(s->state), s->name ? s->name : "", s->step, s->steps,
+               ctl_rate(running ? s->tokens_per_second : 0, rate),
+               ctl_duration(running && s->has_eta_seconds ? s->eta_seconds : -1, left),
+               s->reason ? s->reason : "");
+    }
+}
+
+ctl_exit ctl_list(const ctl_options *options)
+{
+    Kd__ListRequest list = KD__LIST_REQUEST__INIT;
+    Kd__Request request = KD__REQUEST__INIT;
+    request.body_case = KD__REQUEST__BODY_LIST;
+    request.list = &list;
+    return ctl_ask(options, &request, print_list, (void *)options);
+}
+
+static void print_line(const char *label, const char *value)
+{
+    if (value && *value) {
+        printf("%-14s %s\n", label, value);
+    }
+}
+
+static void print_status(const Kd__JobStatus *s)
+{
+    char word[CTL_WORD_MAX];
+    printf("%-14s %" PRIu64 "\n", "job", s->id);
+    print_line("name", s->name);
+    print_line("state", ctl_state_word(s->state));
+    print_line("reason", s->reason);
+    printf("%-14s %" PRIu32 "\n", "attempts", s->attempts);
+    printf("%-14s %" PRIu64 " of %" PRIu64 "\n", "step", s->step, s->steps);
+    for (size_t i = 0; i < s->n_losses; i++) {
+        const Kd__Loss *loss = s->losses[i];
+        printf("loss %-9s %.4f (weighted %.4f)\n", loss->name, loss->raw, loss->weighted);
+    }
+    if (s->has_loss) {
+        printf("%-14s %.4f\n", "loss", s->loss);
+    }
+    if (s->has_tokens_per_second) {
+        print_line("tokens/s", ctl_rate(s->tokens_per_second, word));
+    }
+    if (s->has_eta_seconds) {
+        print_line("left", ctl_duration(s->eta_seconds, word));
+    }
+    if (s->has_test_loss) {
+        printf("%-14s %.4f\n%-14s %.2f %%\n", "test loss", s->test_loss, "test accuracy",
+               100 * s->test_accuracy);
+    }
+    print_line("output", s->output);
+    print_line("submitted", ctl_time(s->submitted_at, word));
+    print_line("started", ctl_time(s->started_at, word));
+    print_line("finished", ctl_time(s->finished_at, word));
+}
+
+static void print_show(const Kd__Reply *reply, void *user)
+{
+    const ctl_options *options = user;
+    if (reply->body_case != KD__REPLY__BODY_STATUS) {
+        return;
+    }
+    if (options->json) {
+        ctl_print_json(&reply->status->base);
+    } else {
+        print_status(reply->status);
+    }
+}
+
+static void print_events(const Kd__Reply *reply, void *user)
+{
+    const ctl_options *options = user;
+    char when[CTL_WORD_MAX];
+    if (reply->body_case != KD__REPLY__BODY_EVENTS) {
+        return;
+    }
+    if (options->json) {
+        ctl_print_json(&reply->events->base);
+        return;
+    }
+    for (size_t i = 0; i < reply->events->n_events; i++) {
+        const Kd__Event *e = reply->events->events[i];
+        printf("%s  %-10s %-11s %s\n", ctl_time(e->time, when), ctl_state_word(e->state),
+               e->kind ? e->kind : "", e->text ? e->text : "");
+    }
+}
+
+/* What print_metrics() needs between the replies of one stream. */
+typedef struct metrics_print {
+    const ctl_options *options;
+    bool headed;
+} metrics_print;
+
+static void print_metrics_header(const Kd__StepMetrics *first, bool csv)
+{
+    printf(csv ? "step,time,loss" : "%8s %10s", "step", "loss");
+    for (size_t i = 0; i < first->n_losses; i++) {
+        printf(csv ? ",%s" : " %10s", first->losses[i]->name);
+    }
+    puts(csv ? ",learning_rate,gradient_norm,tokens_per_second,stall_share"
+             : "         lr  grad norm   tokens/s  stalled");
+}
+
+static void print_metrics_row(const Kd__StepMetrics *m, bool csv)
+{
+    if (csv) {
+        printf("%" PRIu64 ",%.3f,%.9g", m->step, m->time, m->loss);
+    } else {
+        printf("%8" PRIu64 " %10.4f", m->step, m->loss);
+    }
+    for (size_t i = 0; i < m->n_losses; i++) {
+        printf(csv ? ",%.9g" : " %10.4f", m->losses[i]->raw);
+    }
+    printf(csv ? ",%.9g,%.9g,%.1f,%.4f\n" : " %10.3g %10.4f %10.0f %8.3f\n", m->learning_rate,
+           m->gradient_norm, m->tokens_per_second, m->stall_share);
+}
+
+static void print_metrics(const Kd__Reply *reply, void *user)
+{
+    metrics_print *print = user;
+    if (reply->body_case != KD__REPLY__BODY_METRICS) {
+        return;
+    }
+    if (print->options->json) {
+        ctl_print_json(&reply->metrics->base);
+        return;
+    }
+    for (size_t i = 0; i < reply->metrics->n_steps; i++) {
+        if (!print->headed) {
+            print_metrics_header(reply->metrics->steps[i], print->options->csv);
+            print->headed = true;
+        }
+        print_metrics_row(reply->metrics->steps[i], print->options->csv);
+    }
+}
+
+static void print_log(const Kd__Reply *reply, void *user)
+{
+    const ctl_options *options = user;
+    if (reply->body_case != KD__REPLY__BODY_LOG) {
+        return;
+    }
+    if (options->json) {
+        ctl_print_json(&reply->log->base);
+        return;
+    }
+    (void)fwrite(reply->log->data.data, 1, reply->log->data.len, stdout);
+    (void)fflush(stdout);
+}
+
+/* Asks something that takes just the job's number. */
+static ctl_exit
+ask_about_job(const ctl_options *options, Kd__Request__BodyCase what, ctl_on_reply on_reply)
+{
+    Kd__JobRequest job = KD__JOB_REQUEST__INIT;
+    Kd__Request request = KD__REQUEST__INIT;
+    const ctl_exit result = ctl_job_id(options->argument, &job.job_id);
+    if (result != CTL_OK) {
+        return result;
+    }
+    job.has_job_id = true;
+    request.body_case = what;
+    request.show = &job; /* all of them are a Kd__JobRequest in the same union */
+    return ctl_ask(options, &request, on_reply, (void *)options);
+}
+
+ctl_exit ctl_show(const ctl_options *options)
+{
+    return ask_about_job(options, KD__REQUEST__BODY_SHOW, print_show);
+}
+
+ctl_exit ctl_events(const ctl_options *options)
+{
+    return ask_about_job(options, KD__REQUEST__BODY_EVENTS, print_events);
+}
+
+static void print_cancelled(const Kd__Reply *reply, void *user)
+{
+    const ctl_options *options = user;
+    if (options->json && reply->body_case == KD__REPLY__BODY_STATUS) {
+        ctl_print_json(&reply->status->base);
+    }
+}
+
+ctl_exit ctl_cancel(const ctl_options *options)
+{
+    return ask_about_job(options, KD__REQUEST__BODY_CANCEL, print_cancelled);
+}
+
+ctl_exit ctl_metrics(const ctl_options *options)
+{
+    Kd__MetricsRequest metrics = KD__METRICS_REQUEST__INIT;
+    Kd__Request request = KD__REQUEST__INIT;
+    metrics_print print = {.options = options};
+    const ctl_exit result = ctl_job_id(options->argument, &metrics.job_id);
+    if (result != CTL_OK) {
+        return result;
+    }
+    metrics.has_job_id = true;
+    request.body_case = KD__REQUEST__BODY_METRICS;
+    request.metrics = &metrics;
+    return ctl_ask(options, &request, print_metrics, &print);
+}
+
+ctl_exit ctl_logs(const ctl_options *options)
+{
+    Kd__LogsRequest logs = KD__LOGS_REQUEST__INIT;
+    Kd__Request request = KD__REQUEST__INIT;
+    const ctl_exit result = ctl_job_id(options->argument, &logs.job_id);
+    if (result != CTL_OK) {
+        return result;
+    }
+    logs.has_job_id = true;
+    logs.has_follow = true;
+    logs.follow = options->follow;
+    request.body_case = KD__REQUEST__BODY_LOGS;
+    request.logs = &logs;
+    return ctl_ask(options, &request, print_log, (void *)options);
+}

@@ -1,0 +1,208 @@
+/* submit.c - submit and validate: a job file becomes a job. */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "daemon/ctl/client.h"
+#include "daemon/ctl/commands.h"
+#include "daemon/ctl/print.h"
+#include "job/job.h"
+#include "wire/json.h"
+#include "wire/reflect.h"
+#include "wire/yaml.h"
+
+/* Reads the file, applies --set, and makes paths absolute from the current folder. */
+static kd_status read_job(const ctl_options *options, Kd__Job **job_out)
+{
+    char *text = NULL;
+    size_t size = 0;
+    char *here = NULL;
+    Kd__Job *job = NULL;
+
+    kd_status st = kd_file_read(options->argument, KD_YAML_BYTES_MAX, &text, &size);
+    if (st) {
+        return st;
+    }
+    st = kd_job_parse(text, size, options->argument, options->sets, options->n_sets, &job);
+    free(text);
+    if (st) {
+        return st;
+    }
+    here = getcwd(NULL, 0);
+    st = here ? kd_job_resolve_paths(job, here)
+              : kd_fail(KD_ERR_IO, "the current folder cannot be read");
+    free(here);
+    if (st) {
+        kd__job__free_unpacked(job, NULL);
+        return st;
+    }
+    *job_out = job;
+    return KD_OK;
+}
+
+static kd_status add_after(Kd__Job *job, const ctl_options *options)
+{
+    const ProtobufCFieldDescriptor *field = kd_message_field(job->base.descriptor, "after");
+    for (size_t i = 0; i < options->n_after; i++) {
+        char *copy = strdup(options->after[i]);
+        char **place = copy ? kd_message_add(&job->base, field) : NULL;
+        if (place == NULL) {
+            free(copy);
+            return kd_fail(KD_ERR_NOMEM, "out of memory");
+        }
+        *place = copy;
+    }
+    return KD_OK;
+}
+
+/* All mistakes of a job, a line each; empty if there are none. Completes the job. */
+static kd_status find_mistakes(Kd__Job *job, kd_text *mistakes)
+{
+    kd_status st = kd_job_complete(job);
+    if (st == KD_OK) {
+        st = kd_job_check(job, mistakes);
+    }
+    if (st == KD_OK) {
+        st = kd_job_check_files(job);
+    }
+    if (st && mistakes->size == 0) {
+        kd_text_printf(mistakes, "%s\n", kd_fault_text());
+    }
+    return st;
+}
+
+static void print_validation_json(const char *mistakes)
+{
+    kd_text out = {0};
+    kd_text_printf(&out, "{\"valid\":%s,\"mistakes\":[", *mistakes ? "false" : "true");
+    for (const char *line = mistakes; *line;) {
+        const size_t length = strcspn(line, "\n");
+        kd_text_add(&out, line == mistakes ? "" : ",");
+        kd_json_print_string(&out, line, length);
+        line += length + (line[length] == '\n');
+    }
+    kd_text_add(&out, "]}");
+    puts(out.failed ? "null" : out.data);
+    kd_text_release(&out);
+}
+
+ctl_exit ctl_validate(const ctl_options *options)
+{
+    Kd__Job *job = NULL;
+    kd_text mistakes = {0};
+    kd_status st = read_job(options, &job);
+    if (st) {
+        kd_text_printf(&mistakes, "%s\n", kd_fault_text());
+    } else {
+        st = find_mistakes(job, &mistakes);
+    }
+    if (options->json) {
+        print_validation_json(mistakes.size ? mistakes.data : "");
+    } else if (st) {
+        (void)fputs(mistakes.size ? mistakes.data : "out of memory\n", stderr);
+    } else {
+        printf("%s: valid; takes %" PRIu32 " ranks on %" PRIu64 " slots\n", options->argument,
+               kd_job_ranks(job), kd_job_slots(job));
+    }
+    kd_text_release(&mistakes);
+    if (job) {
+        kd__job__free_unpacked(job, NULL);
+    }
+    return st ? CTL_INVALID : CTL_OK;
+}
+
+/* A token of our own makes the one repetition below safe. */
+static bool random_token(char token[33])
+{
+    unsigned char bytes[16];
+    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes) {
+        return false;
+    }
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        (void)snprintf(token + 2 * i, 3, "%02x", bytes[i]);
+    }
+    return true;
+}
+
+static void keep_status(const Kd__Reply *reply, void *user)
+{
+    Kd__JobStatus **status = user;
+    if (reply->body_case == KD__REPLY__BODY_STATUS && *status == NULL) {
+        *status = (Kd__JobStatus *)kd_message_copy(&reply->status->base);
+    }
+}
+
+static ctl_exit send_job(const ctl_options *options, Kd__Job *job, Kd__JobStatus **status_out)
+{
+    char token[33];
+    Kd__SubmitRequest submit = KD__SUBMIT_REQUEST__INIT;
+    Kd__Request request = KD__REQUEST__INIT;
+    if (options->token == NULL && !random_token(token)) {
+        (void)fputs("distillctl: no random numbers to be had\n", stderr);
+        return CTL_INTERNAL;
+    }
+    submit.job = job;
+    submit.token = options->token ? (char *)options->token : token;
+    request.body_case = KD__REQUEST__BODY_SUBMIT;
+    request.submit = &submit;
+
+    ctl_client *client;
+    ctl_exit result = ctl_client_open(options->server, &client);
+    if (result != CTL_OK) {
+        return result;
+    }
+    result = ctl_call(client, &request, keep_status, status_out);
+    ctl_client_close(client);
+    if (result == CTL_UNREACHABLE) { /* was it stored? the token lets us ask again */
+        result = ctl_ask(options, &request, keep_status, status_out);
+    }
+    if (result == CTL_OK && *status_out == NULL) {
+        (void)fputs("distillctl: the daemon's answer holds no job\n", stderr);
+        result = CTL_INTERNAL;
+    }
+    return result;
+}
+
+static void print_submitted(const ctl_options *options, const Kd__JobStatus *status)
+{
+    if (options->json) {
+        printf("{\"id\":%" PRIu64 ",\"state\":\"%s\"}\n", status->id,
+               ctl_state_word(status->state));
+    } else {
+        printf("%" PRIu64 "\n", status->id);
+    }
+    (void)fflush(stdout);
+}
+
+ctl_exit ctl_submit(const ctl_options *options)
+{
+    Kd__Job *job = NULL;
+    Kd__JobStatus *status = NULL;
+    kd_status st = read_job(options, &job);
+    if (st == KD_OK) {
+        st = add_after(job, options);
+    }
+    if (st) {
+        (void)fprintf(stderr, "distillctl: %s\n", kd_fault_text());
+        if (job) {
+            kd__job__free_unpacked(job, NULL);
+        }
+        return CTL_INVALID;
+    }
+    ctl_exit result = send_job(options, job, &status);
+    kd__job__free_unpacked(job, NULL);
+    if (result == CTL_OK) {
+        print_submitted(options, status);
+        if (options->watch) {
+            result = ctl_watch_job(options, status->id);
+        }
+    }
+    kd_message_destroy((ProtobufCMessage *)status);
+    return result;
+}
