@@ -14,6 +14,9 @@
  * Memory: an idle connection has no buffers. Bytes are read into one buffer a thread, which
  * libuv's order of calls (allocate, read, callback) allows.
  *
+ * Signals: the first connection makes the process ignore SIGPIPE if nobody set it otherwise, since
+ * libuv writes without MSG_NOSIGNAL.
+ *
  * Threads: only on the loop's thread. Nothing here blocks.
  */
 #ifndef KD_WIRE_CONNECTION_H
@@ -36,7 +39,7 @@ typedef struct kd_connection_callbacks {
     void (*on_open)(kd_connection *c, void *user);
     /* One frame; the payload is valid until the callback returns. */
     void (*on_frame)(kd_connection *c, void *user, const uint8_t *payload, size_t size_bytes);
-    /* (optional) Everything sent has been taken by the kernel: kd_connection_queued_bytes() is 0. */
+    /* (optional) The kernel took all that was sent: kd_connection_queued_bytes() is 0 again. */
     void (*on_drained)(kd_connection *c, void *user);
     /*
      * The end. KD_OK: closed here, or by the peer between two frames. KD_ERR_PROTO: bad length, or
@@ -55,6 +58,14 @@ KD_MUST_USE kd_status kd_connection_connect(uv_loop_t *loop,
                                             void *user,
                                             kd_connection **c_out);
 
+/*
+ * For listener.c: takes the next connection of a listening stream. It has no callbacks until
+ * kd_connection_start().
+ */
+KD_MUST_USE kd_status kd_connection_accept(uv_stream_t *server,
+                                           kd_address_kind kind,
+                                           kd_connection **c_out);
+
 /* For connections from a listener: sets the callbacks and starts to read. Once, within on_accept. */
 KD_MUST_USE kd_status kd_connection_start(kd_connection *c,
                                           const kd_connection_callbacks *callbacks,
@@ -62,15 +73,18 @@ KD_MUST_USE kd_status kd_connection_start(kd_connection *c,
 
 /*
  * Packs the message into one frame and one write; the message is the caller's again at once.
- * KD_ERR_INVALID if it is empty or above KD_FRAME_BYTES_MAX, KD_ERR_STATE if the connection is
- * closing. What was accepted is sent in order, or on_closed tells why not.
+ * KD_ERR_INVALID if it is empty or above KD_FRAME_BYTES_MAX. KD_ERR_STATE, which is not logged, if
+ * the connection is closing. What was accepted is sent in order, or on_closed tells why not.
  */
 KD_MUST_USE kd_status kd_connection_send(kd_connection *c, const ProtobufCMessage *message);
 
 /* Bytes accepted by kd_connection_send() that the kernel has not taken yet. */
 size_t kd_connection_queued_bytes(const kd_connection *c);
 
-/* Stops and resumes reading, for a peer that asks faster than it takes the answers. */
+/*
+ * Stops and resumes reading, for a peer that asks faster than it takes the answers. Frames that were
+ * read before the pause still come.
+ */
 void kd_connection_pause(kd_connection *c);
 void kd_connection_resume(kd_connection *c);
 
@@ -80,6 +94,8 @@ void kd_connection_close(kd_connection *c);
 /* Reads no more, closes when the queue is empty. Still to be bounded in time by the caller. */
 void kd_connection_close_after_flush(kd_connection *c);
 
+/* False until kd_connection_start(), or always true if it came from kd_connection_connect(). */
+bool kd_connection_is_started(const kd_connection *c);
 bool kd_connection_is_closing(const kd_connection *c);
 
 /* Who is at the other end of a Unix socket, as the kernel says; KD_ERR_STATE on TCP. */

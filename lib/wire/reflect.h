@@ -49,14 +49,18 @@ kd_message_at(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *f
 /* Frees what is there; the field is absent (or empty, if repeated) and reads as its default. */
 void kd_message_clear(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field);
 /*
- * Makes room: a repeated field gets one more zeroed element, a singular one (cleared before, and
- * the other members of its oneof with it) is marked as set. Returns where the element stands, for the
- * caller to store a number, a malloc'ed string or a message there at once; NULL without memory.
+ * Adds one element, which `element` points to (a number, a malloc'ed string, a message): a repeated
+ * field grows by it, a singular one is set to it, and what it or its oneof held is freed. The message
+ * owns it then. Returns where it stands; NULL without memory, and then it is still the caller's.
  */
-void *kd_message_add(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field);
+void *kd_message_add_element(ProtobufCMessage *message,
+                             const ProtobufCFieldDescriptor *field,
+                             const void *element);
 
-/* Bytes of one element of a field's type. */
-size_t kd_message_element_bytes(const ProtobufCFieldDescriptor *field);
+/* Puts the last element of a repeated field in the place of element i, which is freed. */
+void kd_message_replace_by_last(ProtobufCMessage *message,
+                                const ProtobufCFieldDescriptor *field,
+                                size_t i);
 
 /* Adds the lower-case word of an enum value, or its number if it has none. */
 void kd_enum_add_word(kd_text *text, const ProtobufCEnumDescriptor *type, int value);

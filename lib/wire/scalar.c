@@ -1,1 +1,262 @@
+#include "wire/scalar.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
 #include "wire/reflect.h"
+
+#define QUOTE_BYTES_MAX 60
+
+void kd_scalar_quote(kd_text *text, const char *bytes, size_t length)
+{
+    const size_t shown = length < QUOTE_BYTES_MAX ? length : QUOTE_BYTES_MAX;
+    kd_text_add(text, "\"");
+    for (size_t i = 0; i < shown; i++) {
+        const unsigned char byte = (unsigned char)bytes[i];
+        if (byte < 0x20 || byte == 0x7f) {
+            kd_text_printf(text, "\\x%02x", byte);
+        } else {
+            kd_text_add_bytes(text, &bytes[i], 1);
+        }
+    }
+    kd_text_add(text, shown < length ? "...\"" : "\"");
+}
+
+bool kd_scalar_is_null(const kd_scalar *s)
+{
+    return !s->quoted &&
+           (s->length == 0 || strcmp(s->text, "~") == 0 || strcasecmp(s->text, "null") == 0);
+}
+
+static kd_status expected(kd_text *mistake, const kd_scalar *s, const char *what)
+{
+    kd_text_printf(mistake, "expected %s, found ", what);
+    kd_scalar_quote(mistake, s->text, s->length);
+    if (s->quoted) {
+        kd_text_add(mistake, " in quotes");
+    }
+    return KD_ERR_INVALID;
+}
+
+static bool is_whole_number(const kd_scalar *s)
+{
+    const char *digits = s->text[0] == '-' || s->text[0] == '+' ? s->text + 1 : s->text;
+    const size_t n = strspn(digits, "0123456789");
+    return !s->quoted && n > 0 && digits[n] == '\0' && digits + n == s->text + s->length;
+}
+
+static kd_status read_unsigned(const kd_scalar *s, uint64_t max, uint64_t *out, kd_text *mistake)
+{
+    if (!is_whole_number(s)) {
+        return expected(mistake, s, "a whole number");
+    }
+    errno = 0;
+    const unsigned long long number = strtoull(s->text, NULL, 10);
+    const bool negative = s->text[0] == '-' && number != 0;
+    if (errno != 0 || negative || number > max) {
+        kd_text_printf(mistake, "expected a whole number from 0 to %llu, found %.*s",
+                       (unsigned long long)max, QUOTE_BYTES_MAX, s->text);
+        return KD_ERR_INVALID;
+    }
+    *out = number;
+    return KD_OK;
+}
+
+static kd_status
+read_signed(const kd_scalar *s, int64_t min, int64_t max, int64_t *out, kd_text *mistake)
+{
+    if (!is_whole_number(s)) {
+        return expected(mistake, s, "a whole number");
+    }
+    errno = 0;
+    const long long number = strtoll(s->text, NULL, 10);
+    if (errno != 0 || number < min || number > max) {
+        kd_text_printf(mistake, "expected a whole number from %lld to %lld, found %.*s",
+                       (long long)min, (long long)max, QUOTE_BYTES_MAX, s->text);
+        return KD_ERR_INVALID;
+    }
+    *out = number;
+    return KD_OK;
+}
+
+/* YAML's words for what is no decimal number, so that every double can be written and read. */
+static bool read_special_double(const char *text, double *out)
+{
+    static const struct {
+        const char *word;
+        double value;
+    } words[] = {{".inf", INFINITY}, {"+.inf", INFINITY}, {"-.inf", -INFINITY}, {".nan", NAN}};
+
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (strcasecmp(text, words[i].word) == 0) {
+            *out = words[i].value;
+            return true;
+        }
+    }
+    return false;
+}
+
+static kd_status read_double(const kd_scalar *s, double *out, kd_text *mistake)
+{
+    if (!s->quoted && read_special_double(s->text, out)) {
+        return KD_OK;
+    }
+    char *end = NULL;
+    /* strtod reads hexadecimal, infinities and leading blanks, too. */
+    const bool decimal = strspn(s->text, "0123456789.eE+-") == s->length && s->length > 0;
+    const double number = decimal ? strtod(s->text, &end) : 0.0;
+    if (s->quoted || !decimal || *end != '\0') {
+        return expected(mistake, s, "a number");
+    }
+    if (!isfinite(number)) {
+        return expected(mistake, s, "a number that fits a double");
+    }
+    *out = number;
+    return KD_OK;
+}
+
+static kd_status read_bool(const kd_scalar *s, protobuf_c_boolean *out, kd_text *mistake)
+{
+    const bool is_true = strcmp(s->text, "true") == 0;
+    if (s->quoted || (!is_true && strcmp(s->text, "false") != 0)) {
+        return expected(mistake, s, "true or false");
+    }
+    *out = is_true;
+    return KD_OK;
+}
+
+static kd_status
+expected_word(const ProtobufCEnumDescriptor *type, const kd_scalar *s, kd_text *mistake)
+{
+    kd_text_add(mistake, type->n_values > 1 ? "expected one of" : "expected");
+    for (unsigned i = 0; i < type->n_values; i++) {
+        kd_text_add(mistake, i == 0 ? " " : ", ");
+        kd_enum_add_word(mistake, type, type->values[i].value);
+    }
+    kd_text_add(mistake, "; found ");
+    kd_scalar_quote(mistake, s->text, s->length);
+    return KD_ERR_INVALID;
+}
+
+static kd_status
+read_enum(const ProtobufCEnumDescriptor *type, const kd_scalar *s, int32_t *out, kd_text *mistake)
+{
+    for (unsigned i = 0; i < type->n_values; i++) {
+        kd_text word = {0};
+        kd_enum_add_word(&word, type, type->values[i].value);
+        const bool same = !word.failed && strcmp(word.data, s->text) == 0;
+        kd_text_release(&word);
+        if (same && strlen(s->text) == s->length) {
+            *out = type->values[i].value;
+            return KD_OK;
+        }
+    }
+    return expected_word(type, s, mistake);
+}
+
+static kd_status read_string(const kd_scalar *s, char **out, kd_text *mistake)
+{
+    if (memchr(s->text, '\0', s->length) != NULL) {
+        return expected(mistake, s, "text without NUL");
+    }
+    *out = strdup(s->text);
+    if (*out == NULL) {
+        kd_text_add(mistake, "no memory");
+        return KD_ERR_NOMEM;
+    }
+    return KD_OK;
+}
+
+static kd_status read_i32(const kd_scalar *s, kd_element *element, kd_text *mistake)
+{
+    int64_t number = 0;
+    kd_status st = read_signed(s, INT32_MIN, INT32_MAX, &number, mistake);
+    element->i32 = (int32_t)number;
+    return st;
+}
+
+static kd_status read_u32(const kd_scalar *s, kd_element *element, kd_text *mistake)
+{
+    uint64_t number = 0;
+    kd_status st = read_unsigned(s, UINT32_MAX, &number, mistake);
+    element->u32 = (uint32_t)number;
+    return st;
+}
+
+static kd_status read_f32(const kd_scalar *s, kd_element *element, kd_text *mistake)
+{
+    double number = 0.0;
+    kd_status st = read_double(s, &number, mistake);
+    element->f32 = (float)number;
+    return st;
+}
+
+kd_status kd_scalar_read(const ProtobufCFieldDescriptor *field,
+                         const kd_scalar *s,
+                         kd_element *element_out,
+                         kd_text *mistake)
+{
+    *element_out = (kd_element){0};
+    switch (field->type) {
+    case PROTOBUF_C_TYPE_INT32:
+    case PROTOBUF_C_TYPE_SINT32:
+    case PROTOBUF_C_TYPE_SFIXED32:
+        return read_i32(s, element_out, mistake);
+    case PROTOBUF_C_TYPE_UINT32:
+    case PROTOBUF_C_TYPE_FIXED32:
+        return read_u32(s, element_out, mistake);
+    case PROTOBUF_C_TYPE_INT64:
+    case PROTOBUF_C_TYPE_SINT64:
+    case PROTOBUF_C_TYPE_SFIXED64:
+        return read_signed(s, INT64_MIN, INT64_MAX, &element_out->i64, mistake);
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_FIXED64:
+        return read_unsigned(s, UINT64_MAX, &element_out->u64, mistake);
+    case PROTOBUF_C_TYPE_FLOAT:
+        return read_f32(s, element_out, mistake);
+    case PROTOBUF_C_TYPE_DOUBLE:
+        return read_double(s, &element_out->f64, mistake);
+    case PROTOBUF_C_TYPE_BOOL:
+        return read_bool(s, &element_out->boolean, mistake);
+    case PROTOBUF_C_TYPE_ENUM:
+        return read_enum(field->descriptor, s, &element_out->i32, mistake);
+    case PROTOBUF_C_TYPE_STRING:
+        return read_string(s, &element_out->string, mistake);
+    case PROTOBUF_C_TYPE_BYTES:
+        kd_text_add(mistake, "bytes cannot be written in YAML");
+        return KD_ERR_INVALID;
+    case PROTOBUF_C_TYPE_MESSAGE:
+        break;
+    }
+    KD_CHECK(!"a scalar field");
+    return KD_ERR_ARG;
+}
+
+/* 15 digits always survive text -> double -> text, 17 always double -> text -> double. */
+void kd_scalar_add_double(kd_text *text, double number)
+{
+    char digits[32];
+    for (int n = 15; n <= 17; n++) {
+        (void)snprintf(digits, sizeof digits, "%.*g", n, number);
+        if (strtod(digits, NULL) == number) {
+            break;
+        }
+    }
+    kd_text_add(text, digits);
+}
+
+void kd_scalar_add_float(kd_text *text, float number)
+{
+    char digits[32];
+    for (int n = 6; n <= 9; n++) {
+        (void)snprintf(digits, sizeof digits, "%.*g", n, (double)number);
+        if (strtof(digits, NULL) == number) {
+            break;
+        }
+    }
+    kd_text_add(text, digits);
+}

@@ -11,8 +11,9 @@
  *     FILE:LINE:COLUMN: training.steps: expected a whole number, found "many"
  *     --set: training.stpes: no such field; did you mean "steps"?
  *
- * Refused: duplicate keys, anchors, aliases and tags, more than one document, text above
- * KD_YAML_BYTES_MAX, nesting deeper than KD_YAML_DEPTH_MAX. An empty text is an empty message.
+ * A field whose value is null, ~ or nothing is left out. Refused: a field given twice, anchors, aliases
+ * and tags, more than one document, text above KD_YAML_BYTES_MAX. Nesting is bounded by that of the
+ * message types. An empty text is an empty message.
  */
 #ifndef KD_WIRE_YAML_H
 #define KD_WIRE_YAML_H
@@ -24,7 +25,6 @@
 #include "base/text.h"
 
 #define KD_YAML_BYTES_MAX (1u << 20)
-#define KD_YAML_DEPTH_MAX 16
 
 /* `name` stands for FILE in the texts. The caller frees *message_out. */
 KD_MUST_USE kd_status kd_yaml_parse(const char *text,
