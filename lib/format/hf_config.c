@@ -1,0 +1,310 @@
+#include "format/hf_config.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+
+enum { CONFIG_BYTES_MAX = 16 << 20 };
+
+/* Getters do nothing once `st` is set, so that a run of them needs one check at its end. */
+typedef struct fields {
+    const char *path;
+    const json_t *root;
+    kd_model_type type;
+    kd_status st;
+} fields;
+
+/* NULL where the field is missing or null: transformers takes both for "not set". */
+static const json_t *lookup(const fields *f, const json_t *object, const char *name)
+{
+    const json_t *value = f->st ? NULL : json_object_get(object, name);
+    return json_is_null(value) ? NULL : value;
+}
+
+static void
+fail_field(fields *f, kd_status st, const char *name, const json_t *found, const char *expected)
+{
+    char *text = found != NULL ? json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    f->st = found == NULL
+                ? kd_fail(st, "%s: there is no \"%s\", expected %s", f->path, name, expected)
+                : kd_fail(st, "%s: \"%s\" is %.100s, expected %s", f->path, name,
+                          text != NULL ? text : "unreadable", expected);
+    free(text);
+}
+
+/* A size: 1 or more. */
+static int64_t get_size(fields *f, const char *name)
+{
+    const json_t *value = lookup(f, f->root, name);
+    if (f->st) {
+        return 0;
+    }
+    if (!json_is_integer(value)) {
+        fail_field(f, KD_ERR_PROTO, name, value, "an integer");
+    } else if (json_integer_value(value) < 1 || json_integer_value(value) > INT32_MAX) {
+        fail_field(f, KD_ERR_INVALID, name, value, "an integer from 1 to 2147483647");
+    }
+    return json_integer_value(value);
+}
+
+static int64_t get_size_or(fields *f, const char *name, int64_t fallback)
+{
+    return lookup(f, f->root, name) == NULL ? fallback : get_size(f, name);
+}
+
+static bool get_bool_or(fields *f, const char *name, bool fallback)
+{
+    const json_t *value = lookup(f, f->root, name);
+    if (value == NULL) {
+        return fallback;
+    }
+    if (!json_is_boolean(value)) {
+        fail_field(f, KD_ERR_PROTO, name, value, "true or false");
+    }
+    return json_is_true(value);
+}
+
+static double get_positive(fields *f, const json_t *object, const char *name)
+{
+    const json_t *value = lookup(f, object, name);
+    if (f->st) {
+        return 0.0;
+    }
+    if (!json_is_number(value)) {
+        fail_field(f, KD_ERR_PROTO, name, value, "a number");
+    } else if (!(json_number_value(value) > 0.0)) {
+        fail_field(f, KD_ERR_INVALID, name, value, "a number above 0");
+    }
+    return json_number_value(value);
+}
+
+/* The field must be missing, null, or this word. */
+static void expect_word(fields *f, const json_t *object, const char *name, const char *word)
+{
+    const json_t *value = lookup(f, object, name);
+    if (value != NULL && (!json_is_string(value) || strcmp(json_string_value(value), word) != 0)) {
+        char expected[64];
+        (void)snprintf(expected, sizeof expected, "\"%s\": nothing else is supported", word);
+        fail_field(f, KD_ERR_INVALID, name, value, expected);
+    }
+}
+
+static void expect_unset(fields *f, const char *name)
+{
+    const json_t *value = lookup(f, f->root, name);
+    if (value != NULL) {
+        fail_field(f, KD_ERR_INVALID, name, value, "null: nothing else is supported");
+    }
+}
+
+static void expect_false(fields *f, const char *name)
+{
+    if (get_bool_or(f, name, false)) {
+        fail_field(f, KD_ERR_INVALID, name, lookup(f, f->root, name),
+                   "false: true is not supported");
+    }
+}
+
+/* Every layer is a MoE layer and attends to all that came before. */
+static void expect_uniform_layers(fields *f)
+{
+    size_t i;
+    const json_t *kind;
+
+    const json_t *dense = lookup(f, f->root, "mlp_only_layers");
+    if (dense != NULL && json_array_size(dense) > 0) {
+        fail_field(f, KD_ERR_INVALID, "mlp_only_layers", dense,
+                   "none: dense layers among MoE layers are not supported");
+    }
+    if (get_size_or(f, "decoder_sparse_step", 1) != 1) {
+        fail_field(f, KD_ERR_INVALID, "decoder_sparse_step",
+                   lookup(f, f->root, "decoder_sparse_step"),
+                   "1: dense layers among MoE layers are not supported");
+    }
+    const json_t *kinds = lookup(f, f->root, "layer_types");
+    json_array_foreach((json_t *)(uintptr_t)kinds, i, kind)
+    {
+        const char *word = json_string_value(kind);
+        if (!f->st && (word == NULL || strcmp(word, "full_attention") != 0)) {
+            fail_field(f, KD_ERR_INVALID, "layer_types", kind, "\"full_attention\" for all layers");
+        }
+    }
+}
+
+static void expect_supported(fields *f)
+{
+    expect_word(f, f->root, "hidden_act", "silu");
+    expect_unset(f, "quantization_config");
+    expect_unset(f, "clip_qkv");
+    expect_false(f, "attention_bias");
+    expect_false(f, "mlp_bias");
+    expect_false(f, "use_sliding_window");
+    if (f->type == KD_MODEL_MIXTRAL) { /* the others look at use_sliding_window, or have none */
+        expect_unset(f, "sliding_window");
+    }
+    expect_uniform_layers(f);
+}
+
+static double default_theta(kd_model_type type)
+{
+    return type == KD_MODEL_MIXTRAL ? 1e6 : 1e4;
+}
+
+static const json_t *get_object(fields *f, const char *name)
+{
+    const json_t *value = lookup(f, f->root, name);
+    if (value != NULL && !json_is_object(value)) {
+        fail_field(f, KD_ERR_PROTO, name, value, "an object or null");
+    }
+    return value;
+}
+
+static double get_rope_theta(fields *f)
+{
+    const json_t *scaling = get_object(f, "rope_scaling");
+    const json_t *parameters = get_object(f, "rope_parameters");
+
+    /* "type" is what "rope_type" was called first. */
+    expect_word(f, scaling, "rope_type", "default");
+    expect_word(f, scaling, "type", "default");
+    expect_word(f, parameters, "rope_type", "default");
+    const json_t *holders[] = {parameters, scaling, f->root};
+    for (size_t i = 0; i < sizeof holders / sizeof *holders; i++) {
+        const json_t *share = lookup(f, holders[i], "partial_rotary_factor");
+        if (share != NULL && json_number_value(share) != 1.0) {
+            fail_field(f, KD_ERR_INVALID, "partial_rotary_factor", share,
+                       "1: nothing else is supported");
+        }
+    }
+    for (size_t i = 0; i < sizeof holders / sizeof *holders; i++) {
+        if (lookup(f, holders[i], "rope_theta") != NULL) {
+            return get_positive(f, holders[i], "rope_theta");
+        }
+    }
+    return default_theta(f->type);
+}
+
+static void read_attention(fields *f, kd_model_config *config)
+{
+    config->n_heads = get_size(f, "num_attention_heads");
+    /* Only these two take "not set" for "as many as heads" in every version of transformers. */
+    const bool optional = f->type == KD_MODEL_LLAMA || f->type == KD_MODEL_OLMOE;
+    config->n_kv_heads = optional ? get_size_or(f, "num_key_value_heads", config->n_heads)
+                                  : get_size(f, "num_key_value_heads");
+    if (f->st) {
+        return;
+    }
+    const json_t *head_dim = lookup(f, f->root, "head_dim");
+    if (head_dim == NULL && config->hidden_size % config->n_heads != 0) {
+        fail_field(f, KD_ERR_INVALID, "num_attention_heads",
+                   lookup(f, f->root, "num_attention_heads"),
+                   "a divisor of \"hidden_size\", as there is no \"head_dim\"");
+        return;
+    }
+    config->head_dim = get_size_or(f, "head_dim", config->hidden_size / config->n_heads);
+    config->rope_theta = get_rope_theta(f);
+    if (f->type == KD_MODEL_QWEN2_MOE) {
+        config->qkv_bias = get_bool_or(f, "qkv_bias", true);
+    }
+}
+
+static void read_experts(fields *f, kd_model_config *config)
+{
+    const bool qwen = f->type == KD_MODEL_QWEN2_MOE || f->type == KD_MODEL_QWEN3_MOE;
+
+    config->intermediate_size = get_size(f, qwen ? "moe_intermediate_size" : "intermediate_size");
+    if (f->type == KD_MODEL_LLAMA) {
+        return;
+    }
+    /* transformers maps the two names onto one another. */
+    const bool local = lookup(f, f->root, "num_local_experts") != NULL;
+    config->n_experts =
+        get_size(f, local || f->type == KD_MODEL_MIXTRAL ? "num_local_experts" : "num_experts");
+    config->experts_per_token = get_size(f, "num_experts_per_tok");
+    if (f->type == KD_MODEL_QWEN2_MOE) {
+        config->shared_expert_size = get_size(f, "shared_expert_intermediate_size");
+    }
+    if (f->type != KD_MODEL_MIXTRAL) {
+        config->norm_topk = get_bool_or(f, "norm_topk_prob", false);
+    }
+}
+
+/* The message of a check below knows the field; this adds the file. */
+static kd_status fail_in_file(const char *path, kd_status st)
+{
+    char *text = strdup(kd_fault_text());
+    st = kd_fail(st, "%s: %s", path, text != NULL ? text : kd_status_name(st));
+    free(text);
+    return st;
+}
+
+static kd_status read_type(fields *f)
+{
+    const json_t *value = lookup(f, f->root, "model_type");
+    if (!json_is_string(value)) {
+        fail_field(f, KD_ERR_PROTO, "model_type", value, "a string");
+        return f->st;
+    }
+    const kd_status st = kd_model_type_parse(json_string_value(value), &f->type);
+    return st ? fail_in_file(f->path, st) : KD_OK;
+}
+
+static kd_status read_fields(fields *f, kd_model_config *config_out)
+{
+    kd_status st = read_type(f);
+    if (st) {
+        return st;
+    }
+    kd_model_config config = {.type = f->type};
+    kd_model_config_apply_type(&config);
+    expect_supported(f);
+    config.vocab_size = get_size(f, "vocab_size");
+    config.hidden_size = get_size(f, "hidden_size");
+    config.n_layers = get_size(f, "num_hidden_layers");
+    config.norm_eps = (float)get_positive(f, f->root, "rms_norm_eps");
+    config.max_positions = get_size_or(f, "max_position_embeddings", 0);
+    config.tied_embeddings = get_bool_or(f, "tie_word_embeddings", false);
+    read_attention(f, &config);
+    read_experts(f, &config);
+    if (f->st) {
+        return f->st;
+    }
+    st = kd_model_config_check(&config);
+    if (!st) {
+        st = kd_hf_config_check(&config);
+    }
+    if (st) {
+        return fail_in_file(f->path, st);
+    }
+    *config_out = config;
+    return KD_OK;
+}
+
+kd_status kd_hf_config_read(const char *path, kd_model_config *config_out)
+{
+    char *text;
+    size_t size;
+    json_error_t error;
+
+    kd_status st = kd_file_read(path, CONFIG_BYTES_MAX, &text, &size);
+    if (st) {
+        return st;
+    }
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    free(text);
+    if (!json_is_object(root)) {
+        st = root == NULL ? kd_fail(KD_ERR_PROTO, "%s:%d:%d: not valid JSON: %s", path, error.line,
+                                    error.column, error.text)
+                          : kd_fail(KD_ERR_PROTO, "%s: expected a JSON object", path);
+        json_decref(root);
+        return st;
+    }
+    fields f = {.path = path, .root = root};
+    st = read_fields(&f, config_out);
+    json_decref(root);
+    return st;
+}

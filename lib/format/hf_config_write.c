@@ -1,0 +1,181 @@
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "format/hf_config.h"
+
+static const char *const architectures[] = {
+    [KD_MODEL_LLAMA] = "LlamaForCausalLM",        [KD_MODEL_MIXTRAL] = "MixtralForCausalLM",
+    [KD_MODEL_QWEN2_MOE] = "Qwen2MoeForCausalLM", [KD_MODEL_QWEN3_MOE] = "Qwen3MoeForCausalLM",
+    [KD_MODEL_OLMOE] = "OlmoeForCausalLM",
+};
+_Static_assert(sizeof architectures / sizeof *architectures == KD_MODEL_TYPE_COUNT,
+               "name every architecture");
+
+kd_status kd_hf_config_check(const kd_model_config *c)
+{
+    const char *type = kd_model_type_name(c->type);
+    kd_model_config usual = {.type = c->type};
+
+    kd_model_config_apply_type(&usual);
+    if ((c->n_experts > 0) != (c->type != KD_MODEL_LLAMA)) {
+        return kd_fail(KD_ERR_INVALID, "%lld experts in a model of type %s, expected %s",
+                       (long long)c->n_experts, type,
+                       c->type == KD_MODEL_LLAMA ? "none" : "1 or more");
+    }
+    if ((c->shared_expert_size > 0) != (c->type == KD_MODEL_QWEN2_MOE)) {
+        return kd_fail(KD_ERR_INVALID,
+                       "a shared expert of width %lld in a model of type %s, expected %s",
+                       (long long)c->shared_expert_size, type,
+                       c->type == KD_MODEL_QWEN2_MOE ? "1 or more" : "0");
+    }
+    if (c->type == KD_MODEL_MIXTRAL && !c->norm_topk) {
+        return kd_fail(KD_ERR_INVALID, "routing weights that are not renormalised, expected "
+                                       "renormalised ones in a model of type mixtral");
+    }
+    if (c->qkv_bias && c->type != KD_MODEL_QWEN2_MOE) {
+        return kd_fail(KD_ERR_INVALID, "a QKV bias in a model of type %s, expected none", type);
+    }
+    if (c->qk_norm != usual.qk_norm) {
+        return kd_fail(KD_ERR_INVALID, "QK norm of kind %d in a model of type %s, expected kind %d",
+                       (int)c->qk_norm, type, (int)usual.qk_norm);
+    }
+    if (c->type == KD_MODEL_OLMOE && c->n_heads * c->head_dim != c->hidden_size) {
+        return kd_fail(KD_ERR_INVALID,
+                       "%lld heads of width %lld in a model of type olmoe, expected their product "
+                       "to be the hidden size, %lld",
+                       (long long)c->n_heads, (long long)c->head_dim, (long long)c->hidden_size);
+    }
+    if (c->type == KD_MODEL_LLAMA && c->hidden_size % c->n_heads != 0) {
+        return kd_fail(
+            KD_ERR_INVALID,
+            "%lld heads in a model of type llama, expected a divisor of the hidden size, "
+            "%lld",
+            (long long)c->n_heads, (long long)c->hidden_size);
+    }
+    return KD_OK;
+}
+
+/* The shortest decimal that reads back as the same float: 1e-06, not 9.99999997e-07. */
+static double shortest(float value)
+{
+    char text[32];
+    for (int digits = 6; digits < 9; digits++) {
+        (void)snprintf(text, sizeof text, "%.*g", digits, (double)value);
+        if (strtof(text, NULL) == value) {
+            return strtod(text, NULL);
+        }
+    }
+    return (double)value;
+}
+
+/* The object as it grows; `failed` once a value found no memory. */
+typedef struct builder {
+    json_t *root;
+    bool failed;
+} builder;
+
+static void set(builder *b, const char *name, json_t *value)
+{
+    b->failed |= json_object_set_new(b->root, name, value) != 0;
+}
+
+static void describe_mlp(builder *b, const kd_model_config *c)
+{
+    set(b, "intermediate_size", json_integer(c->intermediate_size));
+    if (c->type == KD_MODEL_LLAMA) {
+        set(b, "mlp_bias", json_false());
+        return;
+    }
+    set(b, c->type == KD_MODEL_MIXTRAL ? "num_local_experts" : "num_experts",
+        json_integer(c->n_experts));
+    set(b, "num_experts_per_tok", json_integer(c->experts_per_token));
+    set(b, "output_router_logits", json_false());
+    if (c->type != KD_MODEL_MIXTRAL) {
+        set(b, "norm_topk_prob", json_boolean(c->norm_topk));
+    }
+    if (c->type == KD_MODEL_QWEN2_MOE || c->type == KD_MODEL_QWEN3_MOE) {
+        set(b, "moe_intermediate_size", json_integer(c->intermediate_size));
+        set(b, "decoder_sparse_step", json_integer(1));
+        set(b, "mlp_only_layers", json_array());
+    }
+    if (c->type == KD_MODEL_QWEN2_MOE) {
+        set(b, "shared_expert_intermediate_size", json_integer(c->shared_expert_size));
+    }
+}
+
+static void describe_attention(builder *b, const kd_model_config *c)
+{
+    set(b, "num_attention_heads", json_integer(c->n_heads));
+    set(b, "num_key_value_heads", json_integer(c->n_kv_heads));
+    set(b, "head_dim", json_integer(c->head_dim));
+    /* Both forms, so that versions before and after the change find theirs. */
+    set(b, "rope_theta", json_real(c->rope_theta));
+    set(b, "rope_parameters",
+        json_pack("{s:s, s:f}", "rope_type", "default", "rope_theta", c->rope_theta));
+    if (c->type == KD_MODEL_QWEN2_MOE) {
+        set(b, "qkv_bias", json_boolean(c->qkv_bias));
+    } else if (c->type != KD_MODEL_MIXTRAL) {
+        set(b, "attention_bias", json_false());
+    }
+    if (c->type == KD_MODEL_MIXTRAL) {
+        set(b, "sliding_window", json_null());
+    } else if (c->type != KD_MODEL_LLAMA && c->type != KD_MODEL_OLMOE) {
+        set(b, "use_sliding_window", json_false());
+    }
+}
+
+static void describe(builder *b, const kd_model_config *c, kd_dtype dtype)
+{
+    set(b, "model_type", json_string(kd_model_type_name(c->type)));
+    set(b, "architectures", json_pack("[s]", architectures[c->type]));
+    set(b, "torch_dtype", json_string(dtype == KD_BF16 ? "bfloat16" : "float32"));
+    set(b, "vocab_size", json_integer(c->vocab_size));
+    set(b, "hidden_size", json_integer(c->hidden_size));
+    set(b, "num_hidden_layers", json_integer(c->n_layers));
+    set(b, "hidden_act", json_string("silu"));
+    set(b, "rms_norm_eps", json_real(shortest(c->norm_eps)));
+    set(b, "tie_word_embeddings", json_boolean(c->tied_embeddings));
+    if (c->max_positions > 0) {
+        set(b, "max_position_embeddings", json_integer(c->max_positions));
+    }
+    /* The defaults of some types lie outside a small vocabulary. */
+    set(b, "bos_token_id", json_null());
+    set(b, "eos_token_id", json_null());
+    set(b, "pad_token_id", json_null());
+    describe_attention(b, c);
+    describe_mlp(b, c);
+}
+
+/* 15 digits write 1e-06 as people do; a number that needs 17 to come back the same gets them. */
+static size_t real_digits(const kd_model_config *c)
+{
+    char text[32];
+    (void)snprintf(text, sizeof text, "%.15g", c->rope_theta);
+    return strtod(text, NULL) == c->rope_theta ? 15 : 17;
+}
+
+kd_status kd_hf_config_write(const char *path, const kd_model_config *config, kd_dtype dtype)
+{
+    KD_CHECK(dtype == KD_F32 || dtype == KD_BF16);
+    kd_status st = kd_hf_config_check(config);
+    if (st) {
+        return st;
+    }
+    builder b = {.root = json_object()};
+    describe(&b, config, dtype);
+    char *text = b.failed ? NULL
+                          : json_dumps(b.root, JSON_INDENT(2) | JSON_SORT_KEYS |
+                                                   JSON_REAL_PRECISION(real_digits(config)));
+    json_decref(b.root);
+    if (text == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
+    }
+    st = kd_file_replace(path, text, strlen(text));
+    free(text);
+    return st;
+}

@@ -1,0 +1,301 @@
+#include "format/manifest.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/file.h"
+#include "base/log.h"
+
+enum { VERSION = 1, MANIFEST_BYTES_MAX = 16 << 20, BUFFER_BYTES = 1 << 18 };
+
+typedef struct digest {
+    uint64_t size_bytes;
+    uint64_t xxh3;
+} digest;
+
+static kd_status fail(const char *operation, const char *path)
+{
+    return kd_fail(KD_ERR_IO, "cannot %s %s: %s", operation, path, strerror(errno));
+}
+
+static kd_status hash_fd(int fd, const char *path, XXH3_state_t *state, digest *digest_out)
+{
+    uint8_t *buffer = malloc(BUFFER_BYTES);
+    uint64_t size = 0;
+    ssize_t n = 1;
+
+    if (buffer == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to hash %s", path);
+    }
+    XXH3_64bits_reset(state);
+    while (n > 0) {
+        do {
+            n = read(fd, buffer, BUFFER_BYTES);
+        } while (n < 0 && errno == EINTR);
+        if (n > 0) {
+            XXH3_64bits_update(state, buffer, (size_t)n);
+            size += (uint64_t)n;
+        }
+    }
+    const kd_status st = n < 0 ? fail("read", path) : KD_OK;
+    free(buffer);
+    if (st) {
+        return st;
+    }
+    *digest_out = (digest){.size_bytes = size, .xxh3 = XXH3_64bits_digest(state)};
+    return KD_OK;
+}
+
+/* Fsyncs too where `sync` is set: a read-only descriptor will do for that. */
+static kd_status hash_file(const char *path, bool sync, digest *digest_out)
+{
+    kd_status st = KD_OK;
+    XXH3_state_t *state = XXH3_createState();
+    if (state == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to hash %s", path);
+    }
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        st = fail("open", path);
+        goto out_free;
+    }
+    if (sync && fsync(fd) != 0) {
+        st = fail("fsync", path);
+        goto out_close;
+    }
+    st = hash_fd(fd, path, state, digest_out);
+
+out_close:
+    (void)close(fd);
+out_free:
+    XXH3_freeState(state);
+    return st;
+}
+
+static bool is_temporary(const char *name)
+{
+    const size_t n = strlen(name);
+    return n >= 4 && strcmp(name + n - 4, ".tmp") == 0;
+}
+
+static bool belongs(const char *name, const char *path)
+{
+    struct stat info;
+    return name[0] != '.' && !is_temporary(name) && strcmp(name, KD_MANIFEST_NAME) != 0 &&
+           stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
+static kd_status list_file(const char *folder, const char *name, json_t *files)
+{
+    digest d = {0};
+    char hash[17];
+    kd_status st = KD_OK;
+
+    char *path = kd_path_join(folder, name);
+    if (path == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to list %s", folder);
+    }
+    if (!belongs(name, path)) {
+        goto out;
+    }
+    st = hash_file(path, true, &d);
+    if (st) {
+        goto out;
+    }
+    (void)snprintf(hash, sizeof hash, "%016" PRIx64, d.xxh3);
+    if (json_object_set_new(
+            files, name, json_pack("{s:I, s:s}", "size", (json_int_t)d.size_bytes, "xxh3", hash)) !=
+        0) {
+        st = kd_fail(KD_ERR_ARG, "cannot list %s: its name is not UTF-8", path);
+    }
+
+out:
+    free(path);
+    return st;
+}
+
+static kd_status list_folder(const char *folder, json_t *files)
+{
+    kd_status st = KD_OK;
+    DIR *dir = opendir(folder);
+    if (dir == NULL) {
+        return fail("list folder", folder);
+    }
+    while (!st) {
+        errno = 0;
+        const struct dirent *entry = readdir(dir);
+        if (entry == NULL) {
+            st = errno == 0 ? KD_OK : fail("list folder", folder);
+            break;
+        }
+        st = list_file(folder, entry->d_name, files);
+    }
+    (void)closedir(dir);
+    return st;
+}
+
+/* Takes `files` over. */
+static kd_status save(const char *path, json_t *files)
+{
+    json_t *root = json_pack("{s:i, s:o}", "version", VERSION, "files", files);
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS);
+    json_decref(root);
+    if (text == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
+    }
+    const kd_status st = kd_file_replace(path, text, strlen(text));
+    free(text);
+    return st;
+}
+
+kd_status kd_manifest_write(const char *folder)
+{
+    json_t *files = json_object();
+    char *path = kd_path_join(folder, KD_MANIFEST_NAME);
+    kd_status st = KD_OK;
+
+    if (files == NULL || path == NULL) {
+        st = kd_fail(KD_ERR_NOMEM, "no memory to list %s", folder);
+        goto err_free;
+    }
+    st = list_folder(folder, files);
+    if (st) {
+        goto err_free;
+    }
+    st = save(path, files);
+    free(path);
+    return st;
+
+err_free:
+    json_decref(files);
+    free(path);
+    return st;
+}
+
+/* Names lead nowhere but into the folder; sizes and hashes have the form that save() gives them. */
+static kd_status
+parse_file(const char *path, const char *name, const json_t *value, digest *digest_out)
+{
+    const json_t *size = json_object_get(value, "size");
+    const char *hash = json_string_value(json_object_get(value, "xxh3"));
+
+    if (name[0] == '\0' || name[0] == '.' || strchr(name, '/') != NULL) {
+        return kd_fail(KD_ERR_PROTO, "%s: \"%.200s\" is not the name of a file of this folder",
+                       path, name);
+    }
+    if (!json_is_integer(size) || json_integer_value(size) < 0 || hash == NULL ||
+        strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16) {
+        return kd_fail(KD_ERR_PROTO,
+                       "%s: file \"%.200s\": expected an integer in \"size\" and 16 hexadecimal "
+                       "digits in \"xxh3\"",
+                       path, name);
+    }
+    digest_out->size_bytes = (uint64_t)json_integer_value(size);
+    digest_out->xxh3 = strtoull(hash, NULL, 16);
+    return KD_OK;
+}
+
+static kd_status check_digest(const char *path, digest expected)
+{
+    digest found = {0};
+
+    if (!kd_file_exists(path)) {
+        return kd_fail(KD_ERR_INVALID, "%s is missing, expected %" PRIu64 " bytes as in %s", path,
+                       expected.size_bytes, KD_MANIFEST_NAME);
+    }
+    const kd_status st = hash_file(path, false, &found);
+    if (st) {
+        return st;
+    }
+    if (found.size_bytes != expected.size_bytes) {
+        return kd_fail(KD_ERR_INVALID,
+                       "%s is %" PRIu64 " bytes long, expected %" PRIu64 " as in %s", path,
+                       found.size_bytes, expected.size_bytes, KD_MANIFEST_NAME);
+    }
+    if (found.xxh3 != expected.xxh3) {
+        return kd_fail(KD_ERR_INVALID,
+                       "%s has the hash %016" PRIx64 ", expected %016" PRIx64 " as in %s", path,
+                       found.xxh3, expected.xxh3, KD_MANIFEST_NAME);
+    }
+    return KD_OK;
+}
+
+static kd_status check_files(const char *folder, const char *path, json_t *files)
+{
+    const char *name;
+    json_t *value;
+
+    json_object_foreach(files, name, value)
+    {
+        digest expected = {0};
+        kd_status st = parse_file(path, name, value, &expected);
+        if (st) {
+            return st;
+        }
+        char *file = kd_path_join(folder, name);
+        if (file == NULL) {
+            return kd_fail(KD_ERR_NOMEM, "no memory to verify %s", folder);
+        }
+        st = check_digest(file, expected);
+        free(file);
+        if (st) {
+            return st;
+        }
+    }
+    return KD_OK;
+}
+
+static kd_status load(const char *path, json_t **root_out)
+{
+    char *text;
+    size_t size;
+    json_error_t error;
+
+    const kd_status st = kd_file_read(path, MANIFEST_BYTES_MAX, &text, &size);
+    if (st) {
+        return st;
+    }
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    free(text);
+    if (root == NULL) {
+        return kd_fail(KD_ERR_PROTO, "%s:%d:%d: not valid JSON: %s", path, error.line, error.column,
+                       error.text);
+    }
+    if (json_integer_value(json_object_get(root, "version")) != VERSION ||
+        !json_is_object(json_object_get(root, "files"))) {
+        json_decref(root);
+        return kd_fail(KD_ERR_PROTO,
+                       "%s: expected an object with \"version\" %d and an object \"files\"", path,
+                       VERSION);
+    }
+    *root_out = root;
+    return KD_OK;
+}
+
+kd_status kd_manifest_verify(const char *folder)
+{
+    json_t *root = NULL;
+
+    char *path = kd_path_join(folder, KD_MANIFEST_NAME);
+    if (path == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to verify %s", folder);
+    }
+    kd_status st = load(path, &root);
+    if (!st) {
+        st = check_files(folder, path, json_object_get(root, "files"));
+        json_decref(root);
+    }
+    free(path);
+    return st;
+}

@@ -1,0 +1,29 @@
+/*
+ * manifest.h - the seal of a checkpoint folder.
+ *
+ * manifest.json lists every file of the folder with its size and XXH3-64 hash. It is written last,
+ * after all of them reached the disk, so a folder whose manifest verifies is complete and unharmed;
+ * any other is not resumed from.
+ *
+ *   {"files": {"config.json": {"size": 712, "xxh3": "0123456789abcdef"}, ...}, "version": 1}
+ *
+ * Folders inside the folder, hidden files and *.tmp are not part of it.
+ * Both functions read every byte of every file.
+ */
+#ifndef KD_FORMAT_MANIFEST_H
+#define KD_FORMAT_MANIFEST_H
+
+#include "base/status.h"
+
+#define KD_MANIFEST_NAME "manifest.json"
+
+/* Fsyncs the files, then writes the manifest, fsyncs it and the folder. */
+KD_MUST_USE kd_status kd_manifest_write(const char *folder);
+
+/*
+ * KD_OK only if every listed file is there with its size and hash. KD_ERR_NOT_FOUND: there is no
+ * manifest. KD_ERR_PROTO: it does not parse. KD_ERR_INVALID names the first file that differs.
+ */
+KD_MUST_USE kd_status kd_manifest_verify(const char *folder);
+
+#endif

@@ -1,0 +1,377 @@
+#include "format/model_folder.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "format/half.h"
+#include "format/hf_config.h"
+#include "format/hf_names.h"
+#include "format/shards.h"
+
+enum { CHUNK = 1 << 18 }; /* values that are on the host at a time: 1 MiB of f32 */
+
+/* The path of a file in the folder; NULL with a fault reported. */
+static char *path_in(const char *folder, const char *name)
+{
+    char *path = kd_path_join(folder, name);
+    if (path == NULL) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
+    }
+    return path;
+}
+
+kd_status kd_model_folder_config(const char *folder, kd_model_config *config_out)
+{
+    char *path = path_in(folder, "config.json");
+    if (path == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    const kd_status st = kd_hf_config_read(path, config_out);
+    free(path);
+    return st;
+}
+
+static void describe_shape(kd_text *text, const int64_t *dims, int n_dims)
+{
+    kd_text_clear(text);
+    kd_text_add(text, "(");
+    for (int i = 0; i < n_dims; i++) {
+        kd_text_printf(text, "%s%lld", i > 0 ? ", " : "", (long long)dims[i]);
+    }
+    kd_text_add(text, ")");
+}
+
+static kd_status fail_shape(const kd_safetensors_entry *entry, const kd_hf_tensor *expected)
+{
+    kd_text found_text = {0}, expected_text = {0};
+
+    describe_shape(&found_text, entry->dims, entry->n_dims);
+    describe_shape(&expected_text, expected->dims, expected->n_dims);
+    const kd_status st =
+        kd_fail(KD_ERR_INVALID,
+                "%s: tensor \"%s\" has shape %s, expected %s: a checkpoint of another architecture",
+                entry->path, entry->name, found_text.failed ? "(...)" : found_text.data,
+                expected_text.failed ? "(...)" : expected_text.data);
+    kd_text_release(&found_text);
+    kd_text_release(&expected_text);
+    return st;
+}
+
+static kd_status find_tensor(const char *folder,
+                             const kd_shards *shards,
+                             const kd_hf_tensor *expected,
+                             const kd_safetensors_entry **entry_out)
+{
+    const kd_safetensors_entry *entry = kd_shards_find(shards, expected->name);
+    if (entry == NULL) {
+        return kd_fail(KD_ERR_INVALID,
+                       "%s: there is no tensor \"%s\", expected one of %lld elements: a checkpoint "
+                       "of another architecture",
+                       folder, expected->name, (long long)expected->n_elements);
+    }
+    if (entry->n_dims != expected->n_dims ||
+        memcmp(entry->dims, expected->dims, (size_t)entry->n_dims * sizeof *entry->dims) != 0) {
+        return fail_shape(entry, expected);
+    }
+    *entry_out = entry;
+    return KD_OK;
+}
+
+/* Rotary frequencies follow from config.json, and a tied lm_head from the embedding. */
+static bool is_redundant(const char *name, const kd_model_config *config)
+{
+    const char *tail = ".rotary_emb.inv_freq";
+    const size_t n = strlen(name), n_tail = strlen(tail);
+    return (n >= n_tail && strcmp(name + n - n_tail, tail) == 0) ||
+           (config->tied_embeddings && strcmp(name, "lm_head.weight") == 0);
+}
+
+static int compare_names(const void *left, const void *right)
+{
+    return strcmp(*(const char *const *)left, *(const char *const *)right);
+}
+
+/* `names` are those of the model, sorted. */
+static void warn_of_others(const char *folder,
+                           const kd_shards *shards,
+                           const kd_model_config *config,
+                           const char *const *names,
+                           size_t n_names)
+{
+    const char *first = NULL;
+    size_t n_others = 0;
+
+    for (size_t s = 0; s < kd_shards_count(shards); s++) {
+        const kd_safetensors *file = kd_shards_at(shards, s);
+        for (size_t i = 0; i < kd_safetensors_count(file); i++) {
+            const char *name = kd_safetensors_at(file, i)->name;
+            if (bsearch(&name, names, n_names, sizeof *names, compare_names) == NULL &&
+                !is_redundant(name, config)) {
+                first = n_others++ == 0 ? name : first;
+            }
+        }
+    }
+    if (n_others > 0) {
+        kd_log(KD_LOG_WARN, "%s: %zu tensors are of no use to this model, \"%.200s\" the first",
+               folder, n_others, first);
+    }
+}
+
+/* All tensors are there and have their shapes. */
+static kd_status check_tensors(const char *folder,
+                               const kd_shards *shards,
+                               const kd_model_config *config,
+                               const kd_hf_tensor *tensors,
+                               size_t n_tensors)
+{
+    kd_status st = KD_OK;
+    const char **names = malloc(n_tensors * sizeof *names);
+    if (names == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to check the tensors of %s", folder);
+    }
+    for (size_t i = 0; i < n_tensors && !st; i++) {
+        const kd_safetensors_entry *entry;
+        st = find_tensor(folder, shards, &tensors[i], &entry);
+        names[i] = tensors[i].name;
+    }
+    if (!st) {
+        qsort(names, n_tensors, sizeof *names, compare_names);
+        warn_of_others(folder, shards, config, names, n_tensors);
+    }
+    free(names);
+    return st;
+}
+
+static kd_status
+load_tensor(const kd_safetensors_entry *entry, kd_parameters *params, int64_t offset, float *buffer)
+{
+    for (int64_t at = 0; at < entry->n_elements; at += CHUNK) {
+        const int64_t n = entry->n_elements - at < CHUNK ? entry->n_elements - at : CHUNK;
+        const kd_status st = kd_safetensors_read_f32(entry, at, n, buffer);
+        if (st) {
+            return st;
+        }
+        kd_parameters_write(params, offset + at, buffer, n);
+    }
+    return KD_OK;
+}
+
+static kd_status load_tensors(const char *folder,
+                              const kd_shards *shards,
+                              kd_parameters *params,
+                              const kd_hf_tensor *tensors,
+                              size_t n_tensors)
+{
+    float *buffer = malloc(CHUNK * sizeof *buffer);
+    if (buffer == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to load %s", folder);
+    }
+    kd_status st = check_tensors(folder, shards, &params->config, tensors, n_tensors);
+    for (size_t i = 0; i < n_tensors && !st; i++) {
+        st =
+            load_tensor(kd_shards_find(shards, tensors[i].name), params, tensors[i].offset, buffer);
+    }
+    free(buffer);
+    return st;
+}
+
+kd_status kd_model_folder_load(const char *folder, kd_parameters *params)
+{
+    kd_shards *shards;
+    kd_hf_tensor *tensors;
+    size_t n_tensors;
+
+    kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
+    if (st) {
+        return st;
+    }
+    st = kd_shards_open(folder, &shards);
+    if (st) {
+        goto out_free;
+    }
+    st = load_tensors(folder, shards, params, tensors, n_tensors);
+    if (!st) {
+        st = kd_backend_wait(params->be);
+    }
+    kd_shards_close(shards);
+
+out_free:
+    free(tensors);
+    return st;
+}
+
+/* Uploads all rows of a matrix, cast to the dtype of `dst`. */
+static kd_status upload_matrix(kd_backend *be, kd_tensor dst, const kd_safetensors_entry *entry)
+{
+    const int64_t columns = kd_tensor_columns(dst), n_rows = kd_tensor_rows(dst);
+    const int64_t rows_at_once = columns < CHUNK ? CHUNK / columns : 1;
+    kd_status st = KD_OK;
+
+    float *values = malloc((size_t)(rows_at_once * columns) * sizeof *values);
+    uint16_t *halves = malloc((size_t)(rows_at_once * columns) * sizeof *halves);
+    if (values == NULL || halves == NULL) {
+        st = kd_fail(KD_ERR_NOMEM, "no memory to load %s", entry->path);
+    }
+    for (int64_t row = 0; row < n_rows && !st; row += rows_at_once) {
+        const int64_t rows = n_rows - row < rows_at_once ? n_rows - row : rows_at_once;
+        st = kd_safetensors_read_f32(entry, row * columns, rows * columns, values);
+        for (int64_t i = 0; i < rows * columns && !st && dst.dtype == KD_BF16; i++) {
+            halves[i] = kd_bf16_from_f32(values[i]);
+        }
+        if (!st) {
+            const void *host = dst.dtype == KD_BF16 ? (const void *)halves : values;
+            be->ops->upload(be, kd_tensor_slice_rows(dst, row, rows), host);
+            st = kd_backend_wait(be); /* the buffers are used again */
+        }
+    }
+    free(values);
+    free(halves);
+    return st;
+}
+
+static kd_status load_lm_head(const char *folder,
+                              const kd_shards *shards,
+                              const kd_model_config *config,
+                              kd_backend *be,
+                              kd_tensor *lm_head_out)
+{
+    const int64_t rows = config->vocab_size, columns = config->hidden_size;
+    const kd_safetensors_entry *entry;
+    kd_hf_tensor wanted = {.n_dims = 2, .dims = {rows, columns}, .n_elements = rows * columns};
+
+    (void)snprintf(wanted.name, sizeof wanted.name, "%s",
+                   config->tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
+    kd_status st = find_tensor(folder, shards, &wanted, &entry);
+    if (st) {
+        return st;
+    }
+    void *data = be->ops->alloc(be, (size_t)wanted.n_elements * kd_dtype_bytes(be->compute));
+    if (data == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    const kd_tensor lm_head = kd_tensor_2d(data, be->compute, rows, columns);
+    st = upload_matrix(be, lm_head, entry);
+    if (st) {
+        be->ops->free(be, data);
+        return st;
+    }
+    *lm_head_out = lm_head;
+    return KD_OK;
+}
+
+kd_status kd_model_folder_load_lm_head(const char *folder, kd_backend *be, kd_tensor *lm_head_out)
+{
+    kd_model_config config;
+    kd_shards *shards;
+
+    kd_status st = kd_model_folder_config(folder, &config);
+    if (st) {
+        return st;
+    }
+    st = kd_shards_open(folder, &shards);
+    if (st) {
+        return st;
+    }
+    st = load_lm_head(folder, shards, &config, be, lm_head_out);
+    kd_shards_close(shards);
+    return st;
+}
+
+static kd_status save_values(kd_safetensors_writer *writer,
+                             const kd_parameters *params,
+                             const kd_hf_tensor *tensors,
+                             size_t n_tensors)
+{
+    kd_status st = KD_OK;
+    float *buffer = malloc(CHUNK * sizeof *buffer);
+    if (buffer == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to save %zu tensors", n_tensors);
+    }
+    for (size_t i = 0; i < n_tensors && !st; i++) {
+        for (int64_t at = 0; at < tensors[i].n_elements && !st; at += CHUNK) {
+            const int64_t left = tensors[i].n_elements - at;
+            const int64_t n = left < CHUNK ? left : CHUNK;
+            kd_parameters_read(params, tensors[i].offset + at, buffer, n);
+            st = kd_safetensors_write_f32(writer, buffer, n);
+        }
+    }
+    free(buffer);
+    return st ? st : kd_backend_wait(params->be);
+}
+
+static kd_status create_file(const char *path,
+                             const kd_hf_tensor *tensors,
+                             size_t n_tensors,
+                             kd_dtype dtype,
+                             kd_safetensors_writer **writer_out)
+{
+    kd_safetensors_spec *specs = calloc(n_tensors, sizeof *specs);
+    if (specs == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to save %s", path);
+    }
+    for (size_t i = 0; i < n_tensors; i++) {
+        specs[i] = (kd_safetensors_spec){
+            .name = tensors[i].name,
+            .dtype = dtype == KD_BF16 ? KD_SAFETENSORS_BF16 : KD_SAFETENSORS_F32,
+            .n_dims = tensors[i].n_dims,
+            .dims = {tensors[i].dims[0], tensors[i].dims[1]},
+        };
+    }
+    const kd_status st = kd_safetensors_create(path, specs, n_tensors, writer_out);
+    free(specs);
+    return st;
+}
+
+static kd_status save_weights(const char *folder, const kd_parameters *params, kd_dtype dtype)
+{
+    kd_safetensors_writer *writer;
+    kd_hf_tensor *tensors;
+    size_t n_tensors;
+
+    kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
+    if (st) {
+        return st;
+    }
+    char *path = path_in(folder, "model.safetensors");
+    st = path != NULL ? create_file(path, tensors, n_tensors, dtype, &writer) : KD_ERR_NOMEM;
+    if (st) {
+        goto out_free;
+    }
+    st = save_values(writer, params, tensors, n_tensors);
+    if (st) {
+        kd_safetensors_abandon(writer);
+    } else {
+        st = kd_safetensors_commit(writer);
+    }
+
+out_free:
+    free(path);
+    free(tensors);
+    return st;
+}
+
+kd_status kd_model_folder_save(const char *folder, const kd_parameters *params, kd_dtype dtype)
+{
+    KD_CHECK(dtype == KD_F32 || dtype == KD_BF16);
+    kd_status st = kd_hf_config_check(&params->config);
+    if (!st) {
+        st = kd_folder_make(folder);
+    }
+    if (!st) {
+        st = save_weights(folder, params, dtype);
+    }
+    if (st) {
+        return st;
+    }
+    char *path = path_in(folder, "config.json");
+    if (path == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    st = kd_hf_config_write(path, &params->config, dtype);
+    free(path);
+    return st;
+}

@@ -1,0 +1,43 @@
+/*
+ * model_folder.h - a model as Hugging Face keeps it on disk: config.json beside model.safetensors,
+ * or beside model.safetensors.index.json and the shards that it names.
+ *
+ * Values travel as f32 on the host and are cast by whoever keeps them. Errors name the file and the
+ * tensor, with shapes found and expected:
+ *   KD_ERR_NOT_FOUND, KD_ERR_IO  a file cannot be read or written
+ *   KD_ERR_PROTO                 a file does not parse
+ *   KD_ERR_INVALID               a tensor is missing or has another shape or dtype: a checkpoint of
+ *                                another architecture
+ * All functions block on the disk; load and save also wait for the back end.
+ */
+#ifndef KD_FORMAT_MODEL_FOLDER_H
+#define KD_FORMAT_MODEL_FOLDER_H
+
+#include "model/parameters.h"
+
+/* The shape in config.json; see hf_config.h for what is refused. */
+KD_MUST_USE kd_status kd_model_folder_config(const char *folder, kd_model_config *config_out);
+
+/*
+ * Fills all weights. Tensors that the model has no use for are named in a warning and left alone.
+ * After a fault the weights are undefined.
+ */
+KD_MUST_USE kd_status kd_model_folder_load(const char *folder, kd_parameters *params);
+
+/*
+ * Only the lm_head (the embedding where tied), as (V, C) in the compute dtype of `be`. For a rank
+ * that gets another model's hidden states. The caller frees the data with be->ops->free().
+ */
+KD_MUST_USE kd_status kd_model_folder_load_lm_head(const char *folder,
+                                                   kd_backend *be,
+                                                   kd_tensor *lm_head_out);
+
+/*
+ * Makes the folder if need be and writes model.safetensors (dtype KD_F32 or KD_BF16) and config.json.
+ * Each file appears whole or not at all. The same weights give the same bytes.
+ */
+KD_MUST_USE kd_status kd_model_folder_save(const char *folder,
+                                           const kd_parameters *params,
+                                           kd_dtype dtype);
+
+#endif

@@ -1,0 +1,211 @@
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "base/writer.h"
+#include "format/half.h"
+#include "format/safetensors.h"
+
+enum { ALIGNMENT = 8, CHUNK = 4096 };
+
+/* What is left to write of each tensor. */
+typedef struct piece {
+    kd_safetensors_dtype dtype;
+    int64_t n_left;
+} piece;
+
+struct kd_safetensors_writer {
+    kd_writer file;
+    piece *pieces;
+    size_t n_pieces, current;
+};
+
+static int64_t count_elements(const kd_safetensors_spec *spec)
+{
+    int64_t n = 1;
+
+    KD_CHECK(spec->n_dims >= 0 && spec->n_dims <= KD_SAFETENSORS_DIMS_MAX);
+    for (int i = 0; i < spec->n_dims; i++) {
+        KD_CHECK(spec->dims[i] >= 0 && !__builtin_mul_overflow(n, spec->dims[i], &n));
+    }
+    return n;
+}
+
+static json_t *describe_shape(const kd_safetensors_spec *spec)
+{
+    json_t *shape = json_array();
+    for (int i = 0; i < spec->n_dims; i++) {
+        json_array_append_new(shape, json_integer(spec->dims[i]));
+    }
+    return shape;
+}
+
+/* The header's JSON object, or NULL: without memory, or for a name that is no unique UTF-8. */
+static json_t *describe(const kd_safetensors_spec *specs, size_t n_specs)
+{
+    int64_t begin = 0;
+    json_t *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
+
+    for (size_t i = 0; i < n_specs && header != NULL; i++) {
+        const kd_safetensors_spec *spec = &specs[i];
+        const int64_t end =
+            begin + count_elements(spec) * (int64_t)kd_safetensors_dtype_bytes(spec->dtype);
+        json_t *entry = json_pack(
+            "{s:s, s:o, s:[I, I]}", "dtype", kd_safetensors_dtype_name(spec->dtype), "shape",
+            describe_shape(spec), "data_offsets", (json_int_t)begin, (json_int_t)end);
+        const int taken = json_object_get(header, spec->name) != NULL;
+        if (json_object_set_new(header, spec->name, entry) != 0 || taken) {
+            json_decref(header);
+            return NULL;
+        }
+        begin = end;
+    }
+    return header;
+}
+
+static int add_to_text(const char *bytes, size_t size, void *text)
+{
+    kd_text_add_bytes(text, bytes, size);
+    return 0;
+}
+
+/* Length and header, padded with spaces so that the data is aligned. */
+static kd_status make_header(const kd_safetensors_spec *specs, size_t n_specs, kd_text *text)
+{
+    uint8_t length[8] = {0};
+
+    json_t *header = describe(specs, n_specs);
+    if (header == NULL) {
+        return kd_fail(KD_ERR_ARG, "cannot describe %zu tensors: their names must be unique UTF-8",
+                       n_specs);
+    }
+    kd_text_add_bytes(text, length, sizeof length);
+    const int failed = json_dump_callback(header, add_to_text, text, JSON_COMPACT);
+    json_decref(header);
+    while (!text->failed && text->size % ALIGNMENT != 0) {
+        kd_text_add(text, " ");
+    }
+    if (failed || text->failed) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a header of %zu tensors", n_specs);
+    }
+    const uint64_t size = text->size - sizeof length;
+    for (size_t i = 0; i < sizeof length; i++) {
+        length[i] = (uint8_t)(size >> 8 * i);
+    }
+    memcpy(text->data, length, sizeof length);
+    return KD_OK;
+}
+
+static void skip_written(kd_safetensors_writer *writer)
+{
+    while (writer->current < writer->n_pieces && writer->pieces[writer->current].n_left == 0) {
+        writer->current++;
+    }
+}
+
+static kd_safetensors_writer *allocate(const kd_safetensors_spec *specs, size_t n_specs)
+{
+    kd_safetensors_writer *writer = calloc(1, sizeof *writer);
+    piece *pieces = calloc(n_specs + 1, sizeof *pieces);
+    if (writer == NULL || pieces == NULL) {
+        free(writer);
+        free(pieces);
+        return NULL;
+    }
+    for (size_t i = 0; i < n_specs; i++) {
+        KD_CHECK(specs[i].dtype == KD_SAFETENSORS_F32 || specs[i].dtype == KD_SAFETENSORS_BF16);
+        pieces[i] = (piece){specs[i].dtype, count_elements(&specs[i])};
+    }
+    writer->file.fd = -1;
+    writer->pieces = pieces;
+    writer->n_pieces = n_specs;
+    skip_written(writer);
+    return writer;
+}
+
+kd_status kd_safetensors_create(const char *path,
+                                const kd_safetensors_spec *specs,
+                                size_t n_specs,
+                                kd_safetensors_writer **writer_out)
+{
+    kd_text header = {0};
+    kd_safetensors_writer *writer = allocate(specs, n_specs);
+    if (writer == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
+    }
+    kd_status st = make_header(specs, n_specs, &header);
+    if (st) {
+        goto err_abandon;
+    }
+    st = kd_writer_open(&writer->file, path, 0644);
+    if (st) {
+        goto err_abandon;
+    }
+    st = kd_writer_add(&writer->file, header.data, header.size);
+    if (st) {
+        goto err_abandon;
+    }
+    kd_text_release(&header);
+    *writer_out = writer;
+    return KD_OK;
+
+err_abandon:
+    kd_text_release(&header);
+    kd_safetensors_abandon(writer);
+    return st;
+}
+
+static kd_status write_bf16(kd_writer *file, const float *values, int64_t n)
+{
+    uint16_t halves[CHUNK];
+    kd_status st = KD_OK;
+
+    for (int64_t at = 0; at < n && !st; at += CHUNK) {
+        const int64_t count = n - at < CHUNK ? n - at : CHUNK;
+        for (int64_t i = 0; i < count; i++) {
+            halves[i] = kd_bf16_from_f32(values[at + i]);
+        }
+        st = kd_writer_add(file, halves, (size_t)count * sizeof *halves);
+    }
+    return st;
+}
+
+kd_status kd_safetensors_write_f32(kd_safetensors_writer *writer, const float *values, int64_t n)
+{
+    if (n == 0) {
+        return KD_OK;
+    }
+    KD_CHECK(n > 0 && writer->current < writer->n_pieces);
+    piece *p = &writer->pieces[writer->current];
+    KD_CHECK(n <= p->n_left);
+    const kd_status st = p->dtype == KD_SAFETENSORS_BF16
+                             ? write_bf16(&writer->file, values, n)
+                             : kd_writer_add(&writer->file, values, (size_t)n * sizeof *values);
+    if (st) {
+        return st;
+    }
+    p->n_left -= n;
+    skip_written(writer);
+    return KD_OK;
+}
+
+kd_status kd_safetensors_commit(kd_safetensors_writer *writer)
+{
+    KD_CHECK(writer->current == writer->n_pieces);
+    const kd_status st = kd_writer_commit(&writer->file);
+    free(writer->pieces);
+    free(writer);
+    return st;
+}
+
+void kd_safetensors_abandon(kd_safetensors_writer *writer)
+{
+    if (writer == NULL) {
+        return;
+    }
+    kd_writer_abandon(&writer->file);
+    free(writer->pieces);
+    free(writer);
+}

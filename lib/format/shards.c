@@ -1,0 +1,205 @@
+#include "format/shards.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+
+enum { INDEX_BYTES_MAX = 64 << 20 };
+
+typedef struct shard {
+    char *name; /* of the file, within the folder */
+    kd_safetensors *file;
+} shard;
+
+struct kd_shards {
+    shard *shards;
+    size_t n_shards;
+};
+
+static kd_status add_shard(kd_shards *set, const char *folder, const char *name)
+{
+    kd_safetensors *file;
+    kd_status st;
+
+    char *path = kd_path_join(folder, name);
+    char *copy = strdup(name);
+    shard *grown = realloc(set->shards, (set->n_shards + 1) * sizeof *grown);
+    if (grown != NULL) {
+        set->shards = grown;
+    }
+    if (path == NULL || copy == NULL || grown == NULL) {
+        st = kd_fail(KD_ERR_NOMEM, "no memory to open %s", folder);
+        goto err_free;
+    }
+    st = kd_safetensors_open(path, &file);
+    if (st) {
+        goto err_free;
+    }
+    free(path);
+    set->shards[set->n_shards++] = (shard){.name = copy, .file = file};
+    return KD_OK;
+
+err_free:
+    free(path);
+    free(copy);
+    return st;
+}
+
+static const shard *find_shard(const kd_shards *set, const char *name)
+{
+    /* Neighbours in an index mostly share a file, the one opened last. */
+    for (size_t i = set->n_shards; i-- > 0;) {
+        if (strcmp(set->shards[i].name, name) == 0) {
+            return &set->shards[i];
+        }
+    }
+    return NULL;
+}
+
+static kd_status add_named(kd_shards *set,
+                           const char *folder,
+                           const char *index,
+                           const char *tensor,
+                           const char *file)
+{
+    if (file == NULL || file[0] == '\0' || file[0] == '.' || strchr(file, '/') != NULL) {
+        return kd_fail(KD_ERR_PROTO,
+                       "%s: tensor \"%.200s\": expected the name of a file in the same folder, "
+                       "found \"%.200s\"",
+                       index, tensor, file != NULL ? file : "");
+    }
+    if (find_shard(set, file) == NULL) {
+        const kd_status st = add_shard(set, folder, file);
+        if (st) {
+            return st;
+        }
+    }
+    if (kd_safetensors_find(find_shard(set, file)->file, tensor) == NULL) {
+        return kd_fail(KD_ERR_INVALID,
+                       "%s: tensor \"%.200s\" is not in %.200s, where the index puts it", index,
+                       tensor, file);
+    }
+    return KD_OK;
+}
+
+static kd_status
+add_indexed(kd_shards *set, const char *folder, const char *index, json_t *weight_map)
+{
+    const char *tensor;
+    json_t *file;
+    size_t n_tensors = 0;
+
+    if (!json_is_object(weight_map)) {
+        return kd_fail(KD_ERR_PROTO, "%s: expected an object in \"weight_map\"", index);
+    }
+    json_object_foreach(weight_map, tensor, file)
+    {
+        const kd_status st = add_named(set, folder, index, tensor, json_string_value(file));
+        if (st) {
+            return st;
+        }
+    }
+    for (size_t i = 0; i < set->n_shards; i++) {
+        n_tensors += kd_safetensors_count(set->shards[i].file);
+    }
+    if (n_tensors != json_object_size(weight_map)) {
+        return kd_fail(KD_ERR_INVALID, "%s names %zu tensors, but its files hold %zu", index,
+                       json_object_size(weight_map), n_tensors);
+    }
+    return KD_OK;
+}
+
+static kd_status open_index(kd_shards *set, const char *folder, const char *index)
+{
+    char *text;
+    size_t size;
+    json_error_t error;
+
+    kd_status st = kd_file_read(index, INDEX_BYTES_MAX, &text, &size);
+    if (st) {
+        return st;
+    }
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    free(text);
+    if (root == NULL) {
+        return kd_fail(KD_ERR_PROTO, "%s:%d:%d: not valid JSON: %s", index, error.line,
+                       error.column, error.text);
+    }
+    st = add_indexed(set, folder, index, json_object_get(root, "weight_map"));
+    json_decref(root);
+    return st;
+}
+
+static kd_status open_files(kd_shards *set, const char *folder)
+{
+    kd_status st;
+    char *whole = kd_path_join(folder, "model.safetensors");
+    char *index = kd_path_join(folder, "model.safetensors.index.json");
+
+    if (whole == NULL || index == NULL) {
+        st = kd_fail(KD_ERR_NOMEM, "no memory to open %s", folder);
+    } else if (kd_file_exists(whole)) {
+        st = add_shard(set, folder, "model.safetensors");
+    } else if (kd_file_exists(index)) {
+        st = open_index(set, folder, index);
+    } else {
+        st = kd_fail(KD_ERR_NOT_FOUND,
+                     "%s: expected model.safetensors or model.safetensors.index.json there, found "
+                     "neither",
+                     folder);
+    }
+    free(whole);
+    free(index);
+    return st;
+}
+
+kd_status kd_shards_open(const char *folder, kd_shards **shards_out)
+{
+    kd_shards *set = calloc(1, sizeof *set);
+    if (set == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to open %s", folder);
+    }
+    const kd_status st = open_files(set, folder);
+    if (st) {
+        kd_shards_close(set);
+        return st;
+    }
+    *shards_out = set;
+    return KD_OK;
+}
+
+void kd_shards_close(kd_shards *set)
+{
+    if (set == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < set->n_shards; i++) {
+        kd_safetensors_close(set->shards[i].file);
+        free(set->shards[i].name);
+    }
+    free(set->shards);
+    free(set);
+}
+
+const kd_safetensors_entry *kd_shards_find(const kd_shards *set, const char *name)
+{
+    const kd_safetensors_entry *entry = NULL;
+    for (size_t i = 0; i < set->n_shards && entry == NULL; i++) {
+        entry = kd_safetensors_find(set->shards[i].file, name);
+    }
+    return entry;
+}
+
+size_t kd_shards_count(const kd_shards *set)
+{
+    return set->n_shards;
+}
+
+const kd_safetensors *kd_shards_at(const kd_shards *set, size_t index)
+{
+    KD_CHECK(index < set->n_shards);
+    return set->shards[index].file;
+}

@@ -1,0 +1,25 @@
+/*
+ * shards.h - the tensors of a model folder as one set: model.safetensors, or all the files that
+ * model.safetensors.index.json names ("weight_map": tensor name -> file in the same folder).
+ *
+ * An index is believed only if every tensor it names is in the file it names, and those files hold
+ * no others. Faults are reported with the file; statuses as in safetensors.h.
+ */
+#ifndef KD_FORMAT_SHARDS_H
+#define KD_FORMAT_SHARDS_H
+
+#include "format/safetensors.h"
+
+typedef struct kd_shards kd_shards;
+
+/* KD_ERR_NOT_FOUND where the folder has neither file. */
+KD_MUST_USE kd_status kd_shards_open(const char *folder, kd_shards **shards_out);
+void kd_shards_close(kd_shards *shards); /* NULL is fine */
+
+/* NULL if no file has a tensor of that name; valid until close. */
+const kd_safetensors_entry *kd_shards_find(const kd_shards *shards, const char *name);
+
+size_t kd_shards_count(const kd_shards *shards);
+const kd_safetensors *kd_shards_at(const kd_shards *shards, size_t index);
+
+#endif
