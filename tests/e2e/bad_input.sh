@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Bad input is answered with what, where, found and expected, and a documented exit code; nothing is left behind.
+source "$(dirname "$0")/support.sh"
+
+text "$dir/text.txt" 100000
+tiny_job "$dir/good.yaml"
+start_daemon --slots 2
+good() { distillctl submit "$dir/good.yaml" --set output="$dir/out" "$@"; }
+
+# --- refused before a job exists: exit code 3
+printf 'training: {stpes: 5}\n' >"$dir/misspelt.yaml"
+expect 3 'misspelt.yaml:1:12: training.stpes: no such field; did you mean "steps"' \
+    distillctl submit "$dir/misspelt.yaml"
+printf 'training:\n  steps: many\n' >"$dir/type.yaml"
+expect 3 'type.yaml:2:10: training.steps: expected a whole number, found "many"' distillctl submit "$dir/type.yaml"
+printf 'training: {steps: 5\n' >"$dir/syntax.yaml"
+expect 3 'syntax.yaml:[0-9]+:[0-9]+' distillctl submit "$dir/syntax.yaml"
+expect 3 'held_out: found 0.9, expected' good --set data.held_out=0.9
+expect 3 'learning_rate: found -1, expected' good --set training.learning_rate=-1
+expect 3 'absent.yaml' distillctl submit "$dir/absent.yaml"
+expect 3 'absent.txt' good --set "data.files=[$dir/absent.txt]"
+expect 3 'absent-model' good --set student.init=checkpoint --set student.checkpoint="$dir/absent-model"
+expect 3 'found 3 ranks.*expected at most 2' good --set resources.student_ranks=3 --set training.batch_size=6
+expect 3 '/proc/nowhere' good --set output=/proc/nowhere
+expect 3 'no such field' distillctl validate "$dir/misspelt.yaml"
+equal "jobs after refusals" "$(distillctl list --json | jq '.jobs | length')" 0
+
+# --- the command line: exit code 2; no daemon: 4
+expect 2 'did you mean "submit"' distillctl sumbit "$dir/good.yaml"
+expect 2 'FILE' distillctl submit
+expect 2 'expected a job' distillctl show abc
+expect 4 '' distillctl --server "unix:$dir/nobody.sock" list
+
+# --- seen by the ranks: the job fails at once, with the reason, without a second attempt
+fails() { # REGEX --set...
+    local regex=$1 id
+    shift
+    id=$(good "$@")
+    expect 1 '' distillctl watch "$id"
+    equal "state of job $id" "$(status "$id" state)" failed
+    equal "attempts of job $id" "$(status "$id" attempts)" 1
+    [[ $(status "$id" reason) =~ $regex ]] ||
+        fail "reason \"$(status "$id" reason)\", expected a match of \"$regex\""
+    wait_for 5 no_ranks
+}
+
+expect 0 '' distillctl submit "$dir/good.yaml" --watch # its final/ is the checkpoint to spoil
+model=$dir/good/final
+spoil() { # NAME: a copy of the checkpoint
+    rm -rf "${dir:?}/$1"
+    cp -r "$model" "$dir/$1"
+}
+from() { echo "--set student.init=checkpoint --set student.checkpoint=$dir/$1"; }
+
+: >"$dir/empty.txt"
+fails 'empty.txt' --set "data.files=[$dir/empty.txt]"
+spoil header
+printf '\377\377\377\377\377\377\377\177' | dd of="$dir/header/model.safetensors" conv=notrunc status=none
+fails 'header.*model.safetensors' $(from header)
+spoil truncated
+truncate -s -100 "$dir/truncated/model.safetensors"
+fails 'truncated.*model.safetensors' $(from truncated)
+spoil dtype
+sed -i 's/"BF16"/"BF61"/; s/"F32"/"F23"/' "$dir/dtype/model.safetensors"
+fails 'dtype' $(from dtype)
+spoil other
+sed -i 's/"hidden_size": *32/"hidden_size": 64/' "$dir/other/config.json"
+fails 'found.*expected' $(from other)
+expect 0 '' good --set output="$dir/wide" --set student.model.vocab_size=1024 --set training.steps=2 --watch
+fails '1024.*256|256.*1024' --set "teachers.0.checkpoint=$dir/wide/final"
+
+# --- an output folder that fills up
+if mkdir "$dir/small" && mount -t tmpfs -o size=300k tmpfs "$dir/small" 2>/dev/null; then
+    id=$(good --set output="$dir/small/out" --set resources.max_restarts=0)
+    expect 1 '' distillctl watch "$id"
+    [[ $(status "$id" reason) =~ [Nn]o\ space ]] || fail "full disk: reason \"$(status "$id" reason)\""
+    umount "$dir/small"
+fi
+
+# --- a second daemon on the same state folder
+expect 5 "$daemon" distilld --state "$dir/state" --listen "unix:$dir/second.sock"
+
+# --- after all that, a good job still runs
+expect 0 '' good --set output="$dir/last" --watch
+finish

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The whole way: a teacher, then a student distilled from it over MPI; files, numbers and exit codes.
+source "$(dirname "$0")/support.sh"
+
+text "$dir/text.txt" 200000
+tiny_job "$dir/teacher.yaml" 'resources: {student_ranks: 2}'
+tiny_job "$dir/student.yaml" "teachers: [{checkpoint: $dir/teacher/final}]" \
+    'objective: {kd: {temperature: 2}}' 'resources: {teacher_ranks: 1}'
+start_daemon
+
+expect 0 'valid; takes 2 ranks' distillctl validate "$dir/teacher.yaml"
+teacher=$(distillctl submit "$dir/teacher.yaml")
+[[ $teacher =~ ^[0-9]+$ ]] || fail "submit printed \"$teacher\", expected a number alone"
+expect 0 'step 20/20' distillctl watch "$teacher"
+equal "state of the teacher" "$(status "$teacher" state)" succeeded
+
+student=$(distillctl submit "$dir/student.yaml" --after "$teacher" --json | jq -r .id)
+expect 0 'kd' distillctl watch "$student"
+for key in state attempts step steps losses tokens_per_second eta_seconds output reason; do
+    [ "$(distillctl show "$student" --json | jq "has(\"$key\")")" = true ] || fail "show --json lacks $key"
+done
+equal steps "$(status "$student" step)" 20
+equal losses "$(status "$student" '[.losses[].name] | sort | join(",")')" balance,hard,kd,z
+for file in final/model.safetensors final/config.json metrics.csv job.yaml; do
+    [ -s "$dir/student/$file" ] || fail "$file is missing"
+done
+equal "rows of metrics.csv" "$(wc -l <"$dir/student/metrics.csv")" 21
+equal "rows of metrics" "$(distillctl metrics "$student" --csv | wc -l)" 21
+first=$(sed -n 2p "$dir/student/metrics.csv" | cut -d, -f3)
+last=$(tail -n 1 "$dir/student/metrics.csv" | cut -d, -f3)
+awk -v a="$first" -v b="$last" 'BEGIN { exit !(b < 0.8 * a) }' || fail "the loss went from $first to $last"
+awk -v t="$(status "$student" test_loss)" 'BEGIN { exit !(t > 0 && t < 5) }' || fail "no test loss"
+expect 0 'succeeded' distillctl list
+expect 0 'succeeded' distillctl events "$student"
+expect 0 'rank' distillctl logs "$student"
+
+# --set and --watch; the same token gives the same job
+one=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/again" --set training.steps=3 --token one)
+equal "job of a repeated token" "$(distillctl submit "$dir/teacher.yaml" --token one)" "$one"
+expect 0 'step 3/3' distillctl watch "$one"
+
+# what a job is worth that cannot run, or is cancelled
+expect 5 'no such job|99' distillctl show 99
+slow=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/slow" --set training.steps=100000)
+wait_for 20 at_step "$slow" 1
+expect 0 '' distillctl cancel "$slow"
+expect 1 '' distillctl watch "$slow"
+equal "state after cancel" "$(status "$slow" state)" cancelled
+wait_for 5 no_ranks
+waiting=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/w" --after "$slow")
+expect 1 '' distillctl watch "$waiting"
+[[ $(status "$waiting" reason) =~ $slow ]] || fail "the reason does not name job $slow: $(status "$waiting" reason)"
+finish

@@ -1,0 +1,110 @@
+# support.sh - what the end-to-end tests share: a daemon of their own, small jobs, checks that tell.
+# Sourced; needs KD_BIN, the folder of the programs.
+set -euo pipefail
+
+: "${KD_BIN:?the folder of the programs}"
+export PATH=$KD_BIN:$PATH
+dir=$(mktemp -d "${TMPDIR:-/tmp}/distilld-e2e.XXXXXX")
+export DISTILLD_SERVER=unix:$dir/d.sock
+daemon=0
+failures=0
+
+# Nothing of a test outlives it: its daemon, and every process that names its folder.
+cleanup() {
+    [ "$daemon" = 0 ] || kill -KILL "$daemon" 2>/dev/null || true
+    pkill -KILL -f "$dir" 2>/dev/null || true
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+
+fail() {
+    echo "FAILED: $*"
+    failures=$((failures + 1))
+}
+
+# finish: the last line of every test.
+finish() {
+    [ "$failures" = 0 ] || {
+        [ ! -e "$dir/daemon.log" ] || tail -n 30 "$dir/daemon.log"
+        exit 1
+    }
+    echo "all checks passed"
+}
+
+# expect CODE REGEX COMMAND...: the command exits with CODE and what it prints matches REGEX.
+expect() {
+    local code=$1 regex=$2 output found=0
+    shift 2
+    output=$("$@" 2>&1 </dev/null) || found=$?
+    [ "$found" = "$code" ] || fail "$*: exit code $found, expected $code: $output"
+    [[ $output =~ $regex ]] || fail "$*: printed \"$output\", expected a match of \"$regex\""
+}
+
+equal() { # WHAT FOUND EXPECTED
+    [ "$2" = "$3" ] || fail "$1: found \"$2\", expected \"$3\""
+}
+
+# start_daemon [OPTIONS]: returns when it has printed its ready line.
+start_daemon() {
+    local ready=$dir/ready
+    rm -f "$ready"
+    mkfifo "$ready"
+    distilld --state "$dir/state" --listen "$DISTILLD_SERVER" "$@" >"$ready" 2>>"$dir/daemon.log" &
+    daemon=$!
+    read -r line <"$ready" || {
+        cat "$dir/daemon.log"
+        echo "the daemon did not start"
+        exit 1
+    }
+}
+
+stop_daemon() { # [SIGNAL]
+    kill "-${1:-TERM}" "$daemon"
+    wait "$daemon" 2>/dev/null || true
+    daemon=0
+}
+
+# text FILE BYTES: English-like text that a tiny model can learn.
+text() {
+    yes 'the quick brown fox jumps over the lazy dog and then sleeps in the warm sun all day long.' |
+        head -c "$2" >"$1"
+}
+
+# tiny_job FILE [LINE...]: a job of seconds; the lines are added at the end.
+tiny_job() {
+    local file=$1
+    shift
+    cat >"$file" <<EOF
+output: $dir/$(basename "$file" .yaml)
+data:
+  files: [$dir/text.txt]
+  sequence_length: 32
+student:
+  model: {hidden_size: 32, num_layers: 2, num_heads: 2, intermediate_size: 48, num_experts: 4}
+training: {steps: 20, batch_size: 4, micro_batch_size: 2, learning_rate: 3e-3, dtype: f32}
+checkpoint: {every_steps: 5}
+EOF
+    printf '%s\n' "$@" >>"$file"
+}
+
+status() { # JOB FIELD
+    distillctl show "$1" --json | jq -r ".$2"
+}
+
+# wait_for SECONDS COMMAND...: until it succeeds.
+wait_for() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $end ] || {
+            fail "waited in vain for: $*"
+            return 0
+        }
+        sleep 0.1
+    done
+}
+
+in_state() { [ "$(status "$1" state)" = "$2" ]; }
+at_step() { [ "$(status "$1" step)" -ge "$2" ]; }
+job_ranks() { pgrep -f "distill-worker .*$dir" || true; }
+no_ranks() { [ -z "$(job_ranks)" ]; }
