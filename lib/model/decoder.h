@@ -53,8 +53,10 @@ kd_tensor kd_decoder_lm_head_grad(const kd_decoder *decoder);
 void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden);
 
 /*
- * (2) f64: sums over rows and MoE layers of the balance and the z-loss, divided by the number of MoE
- * layers; added to by backward, cleared by whoever reports them.
+ * (2) f64: sums over rows and MoE layers of the balance and the z-loss; added to by backward,
+ * cleared by whoever reports them. The losses are means: divide by the rows times the layers. Their
+ * gradients are those of settings.balance_weight (z_weight) times the sum over rows of the mean over
+ * layers.
  */
 kd_tensor kd_decoder_router_sums(const kd_decoder *decoder);
 

@@ -10,13 +10,16 @@
  *   vectors (n - n_matrix) f32   what norms and biases read; in training the tail of master
  *
  * So the optimizer, the all-reduce and the checkpoint see plain arrays, and no code
- * depends on the order of the table.
+ * depends on the order of the table. Ranges begin at multiples of KD_PARAM_ALIGN; what lies
+ * between them is zero, gets no gradient, and so stays zero.
  */
 #ifndef KD_MODEL_PARAMETERS_H
 #define KD_MODEL_PARAMETERS_H
 
 #include "model/config.h"
 #include "tensor/ops.h"
+
+#define KD_PARAM_ALIGN 32 /* elements: a cache line of bf16 */
 
 typedef enum kd_parameter_role {
     KD_PARAM_EMBEDDING,      /* (V, C)                                                     */
@@ -38,6 +41,9 @@ typedef enum kd_parameter_role {
     KD_PARAM_ROLE_COUNT,
 } kd_parameter_role;
 
+/* "embedding", "attention_norm", ...: the role in lower case. */
+const char *kd_parameter_role_name(kd_parameter_role role);
+
 typedef struct kd_parameter {
     kd_parameter_role role;
     int64_t layer;                    /* 0 for those outside the layers */
@@ -55,12 +61,13 @@ typedef struct kd_parameters {
     kd_parameter_use use;
     kd_parameter *table;
     int n_table;
-    int64_t n_elements;
-    int64_t n_matrix;
-    kd_tensor master;  /* (n_elements) f32, or none                       */
-    kd_tensor grad;    /* (n_elements) f32, or none                       */
-    kd_tensor compute; /* (n_matrix) compute dtype                        */
-    kd_tensor vectors; /* (n_elements - n_matrix) f32                     */
+    int64_t n_elements; /* of the flat numbering, gaps included; a multiple of KD_PARAM_ALIGN */
+    int64_t n_matrix;   /* likewise                                                           */
+    kd_tensor master;   /* (n_elements) f32, or none                       */
+    kd_tensor grad;     /* (n_elements) f32, or none                       */
+    kd_tensor compute;  /* (n_matrix) compute dtype                        */
+    kd_tensor vectors;  /* (n_elements - n_matrix) f32                     */
+    kd_tensor stage;    /* f32, where host values wait for their cast to bf16; or none */
     void *slab;
 } kd_parameters;
 
@@ -72,9 +79,9 @@ KD_MUST_USE kd_status kd_parameters_create(kd_backend *be,
 void kd_parameters_destroy(kd_parameters *params);
 
 /*
- * Training start values, a function of (seed, role, layer, element) alone: matrices normal with
- * deviation 0.02, those that write to the residual stream (attention out, down) divided by
- * sqrt(2 L); norms 1; biases 0. Then kd_parameters_refresh().
+ * Start values, a function of (seed, role, layer, element) alone: matrices normal with deviation
+ * 0.02, those that write to the residual stream (attention out, down) divided by sqrt(2 L);
+ * norms 1; biases 0. In training and in inference. Waits for the queue.
  */
 KD_MUST_USE kd_status kd_parameters_init(kd_parameters *params, uint64_t seed);
 
@@ -89,6 +96,15 @@ kd_parameters_find(const kd_parameters *params, kd_parameter_role role, int64_t 
 kd_tensor kd_parameters_value(const kd_parameters *params, const kd_parameter *entry);
 /* The f32 gradient, in the entry's shape. */
 kd_tensor kd_parameters_grad(const kd_parameters *params, const kd_parameter *entry);
+
+/* One weight and its gradient as above; the gradient is none in inference. */
+typedef struct kd_weight {
+    kd_tensor value;
+    kd_tensor grad;
+} kd_weight;
+
+/* Both of a role and layer; both none if this shape has no such entry. */
+kd_weight kd_parameters_weight(const kd_parameters *params, kd_parameter_role role, int64_t layer);
 
 /*
  * Writes n values from host memory into the flat numbering at `first` (master and compute, or the

@@ -1,0 +1,330 @@
+#include "model/decoder.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "model/block.h"
+#include "model/moe.h"
+
+typedef struct layer_weights {
+    kd_block_weights block;
+    kd_moe_weights moe;
+} layer_weights;
+
+typedef struct layer_acts {
+    kd_block_acts block;
+    kd_moe_acts moe;
+} layer_acts;
+
+struct kd_decoder {
+    kd_parameters *params;
+    kd_decoder_settings settings;
+    kd_weight embedding;    /* (V, C)                 */
+    kd_weight lm_head;      /* (V, C)                 */
+    kd_weight final_norm;   /* (C)                    */
+    layer_weights *weights; /* (L)                  */
+
+    void *slab; /* all that follows is carved from it */
+    size_t slab_bytes;
+    kd_pass pass;
+    kd_tensor tokens; /* (N) i32                               */
+    kd_tensor x;      /* (N, C) f32, what the final norm reads */
+    kd_tensor rstd;   /* (N) f32                               */
+    kd_tensor hidden; /* (N, C) compute                        */
+    layer_acts *acts; /* (L) in training, else (1)             */
+    kd_block_grads block_grads;
+    kd_moe_grads moe_grads;
+};
+
+static int64_t n_acts(const kd_decoder *d)
+{
+    return d->settings.train ? d->params->config.n_layers : 1;
+}
+
+/* ---- the slab ---- */
+
+/* Gradients of the two halves of a layer never live together, so they lie on top of each other. */
+static void lay_out_grads(kd_decoder *d, kd_arena *arena)
+{
+    const size_t mark = arena->used;
+    size_t block_end = mark;
+
+    if (d->settings.train) {
+        kd_block_grads_layout(&d->block_grads, &d->pass, arena);
+        block_end = arena->used;
+        kd_arena_rewind(arena, mark);
+    }
+    kd_moe_grads_layout(&d->moe_grads, &d->pass, arena);
+    if (arena->used < block_end) {
+        (void)kd_arena_carve(arena, block_end - arena->used);
+    }
+}
+
+/*
+ * Carves everything for pass.n_batch sequences. What keeps its values from pass to pass comes
+ * first, in sizes that do not depend on n_batch, so that it stays where it is.
+ */
+static void lay_out(kd_decoder *d, kd_arena *arena)
+{
+    const kd_model_config *c = &d->params->config;
+    kd_pass *pass = &d->pass;
+    const kd_dtype compute = pass->be->compute;
+
+    pass->n_rows = pass->n_batch * pass->n_tokens;
+    pass->rope = kd_tensor_carve_2d(arena, KD_F32, pass->n_tokens, c->head_dim);
+    pass->router_sums = kd_tensor_carve_1d(arena, KD_F64, 2);
+
+    d->tokens = kd_tensor_carve_1d(arena, KD_I32, pass->n_rows);
+    d->x = kd_tensor_carve_2d(arena, KD_F32, pass->n_rows, c->hidden_size);
+    d->rstd = kd_tensor_carve_1d(arena, KD_F32, pass->n_rows);
+    d->hidden = kd_tensor_carve_2d(arena, compute, pass->n_rows, c->hidden_size);
+    pass->delta = kd_tensor_carve_2d(arena, KD_F32, pass->n_rows, c->hidden_size);
+    if (pass->train) {
+        pass->dx = kd_tensor_carve_2d(arena, KD_F32, pass->n_rows, c->hidden_size);
+    }
+    for (int64_t i = 0; i < n_acts(d); i++) {
+        kd_block_acts_layout(&d->acts[i].block, pass, arena);
+        kd_moe_acts_layout(&d->acts[i].moe, pass, arena);
+    }
+    lay_out_grads(d, arena);
+}
+
+/* No piece grows when n_batch falls, so every size up to the first fits the slab. */
+static void lay_out_for(kd_decoder *d, int64_t n_batch)
+{
+    kd_arena arena;
+
+    d->pass.n_batch = n_batch;
+    kd_arena_init(&arena, d->slab, d->slab_bytes);
+    lay_out(d, &arena);
+}
+
+static kd_status allocate_slab(kd_decoder *d)
+{
+    kd_arena arena = {0};
+
+    d->pass.n_batch = d->settings.max_batch;
+    lay_out(d, &arena);
+    d->slab_bytes = arena.used;
+    d->slab = d->pass.be->ops->alloc(d->pass.be, d->slab_bytes);
+    if (d->slab == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    lay_out_for(d, d->settings.max_batch);
+    return KD_OK;
+}
+
+/* ---- life ---- */
+
+/* Position t turns pair i of a head by t / theta^(2 i / D) (Su et al. 2021, eq. 15). */
+static void fill_rope(float *table, int64_t n_tokens, int64_t head_dim, double theta)
+{
+    const int64_t half = head_dim / 2;
+
+    for (int64_t t = 0; t < n_tokens; t++) {
+        for (int64_t i = 0; i < half; i++) {
+            const double angle = (double)t * pow(theta, -2.0 * (double)i / (double)head_dim);
+            table[t * head_dim + i] = (float)cos(angle);
+            table[t * head_dim + half + i] = (float)sin(angle);
+        }
+    }
+}
+
+static kd_status upload_rope(kd_decoder *d)
+{
+    const int64_t head_dim = d->params->config.head_dim;
+    float *table = malloc((size_t)(d->pass.n_tokens * head_dim) * sizeof *table);
+
+    if (table == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a rotary table of %lld positions",
+                       (long long)d->pass.n_tokens);
+    }
+    fill_rope(table, d->pass.n_tokens, head_dim, d->params->config.rope_theta);
+    d->pass.be->ops->upload(d->pass.be, d->pass.rope, table);
+    const kd_status st = kd_backend_wait(d->pass.be); /* then the host's table may go */
+    free(table);
+    return st;
+}
+
+static kd_status check_settings(const kd_parameters *params, const kd_decoder_settings *s)
+{
+    if (s->max_batch < 1 || s->n_tokens < 1 || s->max_batch > INT32_MAX / s->n_tokens) {
+        return kd_fail(KD_ERR_ARG,
+                       "decoder: %lld sequences of %lld tokens, expected 1 to %d tokens in all",
+                       (long long)s->max_batch, (long long)s->n_tokens, INT32_MAX);
+    }
+    if (s->train && params->use != KD_PARAMS_TRAIN) {
+        return kd_fail(KD_ERR_ARG, "decoder: training needs parameters created for training");
+    }
+    return KD_OK;
+}
+
+static void find_weights(kd_decoder *d)
+{
+    const kd_model_config *c = &d->params->config;
+
+    d->embedding = kd_parameters_weight(d->params, KD_PARAM_EMBEDDING, 0);
+    d->final_norm = kd_parameters_weight(d->params, KD_PARAM_FINAL_NORM, 0);
+    d->lm_head =
+        c->tied_embeddings ? d->embedding : kd_parameters_weight(d->params, KD_PARAM_LM_HEAD, 0);
+    for (int64_t l = 0; l < c->n_layers; l++) {
+        kd_block_weights_find(&d->weights[l].block, d->params, l);
+        kd_moe_weights_find(&d->weights[l].moe, d->params, l);
+    }
+}
+
+static void start_pass(kd_decoder *d)
+{
+    const int64_t n_layers = d->params->config.n_layers;
+
+    d->pass = (kd_pass){
+        .be = d->params->be,
+        .config = &d->params->config,
+        .train = d->settings.train,
+        .n_tokens = d->settings.n_tokens,
+        .balance_weight = d->settings.balance_weight / (float)n_layers,
+        .z_weight = d->settings.z_weight / (float)n_layers,
+    };
+}
+
+static kd_status set_up(kd_decoder *d)
+{
+    const int64_t n_layers = d->params->config.n_layers;
+
+    start_pass(d);
+    d->weights = calloc((size_t)n_layers, sizeof *d->weights);
+    d->acts = calloc((size_t)n_acts(d), sizeof *d->acts);
+    if (d->weights == NULL || d->acts == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a decoder of %lld layers", (long long)n_layers);
+    }
+    find_weights(d);
+    const kd_status st = allocate_slab(d);
+    return st ? st : upload_rope(d);
+}
+
+kd_status kd_decoder_create(kd_parameters *params,
+                            const kd_decoder_settings *settings,
+                            kd_decoder **decoder_out)
+{
+    kd_status st = check_settings(params, settings);
+    if (st) {
+        return st;
+    }
+    kd_decoder *d = calloc(1, sizeof *d);
+    if (d == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a decoder");
+    }
+    d->params = params;
+    d->settings = *settings;
+    st = set_up(d);
+    if (st) {
+        kd_decoder_destroy(d);
+        return st;
+    }
+    *decoder_out = d;
+    return KD_OK;
+}
+
+void kd_decoder_destroy(kd_decoder *decoder)
+{
+    if (decoder == NULL) {
+        return;
+    }
+    if (decoder->slab != NULL) {
+        decoder->pass.be->ops->free(decoder->pass.be, decoder->slab);
+    }
+    free(decoder->acts);
+    free(decoder->weights);
+    free(decoder);
+}
+
+/* ---- the passes ---- */
+
+static void block_done(const kd_decoder *d)
+{
+    if (d->settings.on_block != NULL) {
+        d->settings.on_block(d->settings.user);
+    }
+}
+
+/* The activations that a layer writes: its own in training, else those of all. */
+static const layer_acts *acts_of(const kd_decoder *d, int64_t layer)
+{
+    return &d->acts[d->settings.train ? layer : 0];
+}
+
+void kd_decoder_forward(kd_decoder *decoder, const int32_t *tokens, int64_t n_batch)
+{
+    kd_decoder *d = decoder;
+    kd_backend *be = d->pass.be;
+    const kd_ops *ops = be->ops;
+    const kd_model_config *c = &d->params->config;
+
+    KD_CHECK(n_batch >= 1 && n_batch <= d->settings.max_batch);
+    if (n_batch != d->pass.n_batch) {
+        lay_out_for(d, n_batch);
+    }
+    ops->upload(be, d->tokens, tokens);
+
+    kd_tensor x = acts_of(d, 0)->block.x, delta = kd_tensor_none();
+    ops->embed(be, x, d->embedding.value, d->tokens);
+    for (int64_t l = 0; l < c->n_layers; l++) {
+        const layer_acts *acts = acts_of(d, l);
+        kd_block_forward(&d->pass, &d->weights[l].block, &acts->block, x, delta);
+        block_done(d);
+        x = acts->block.x;
+        delta = d->pass.delta;
+        kd_moe_forward(&d->pass, &d->weights[l].moe, &acts->moe, &d->moe_grads, x, delta);
+        block_done(d);
+        x = acts->moe.x;
+    }
+    ops->norm(be, d->hidden, d->x, x, delta, d->final_norm.value, d->rstd, c->norm_eps);
+}
+
+void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden)
+{
+    kd_decoder *d = decoder;
+    kd_backend *be = d->pass.be;
+    const kd_ops *ops = be->ops;
+    const kd_tensor dx = d->pass.dx;
+
+    KD_CHECK(d->settings.train);
+    ops->zero(be, dx);
+    ops->norm_dx(be, dx, d->final_norm.grad, d_hidden, d->x, d->final_norm.value, d->rstd);
+    for (int64_t l = d->params->config.n_layers - 1; l >= 0; l--) {
+        const layer_acts *acts = acts_of(d, l);
+        kd_moe_backward(&d->pass, &d->weights[l].moe, &acts->moe, &d->moe_grads);
+        block_done(d);
+        kd_block_backward(&d->pass, &d->weights[l].block, &acts->block, &d->block_grads);
+        block_done(d);
+    }
+    ops->embed_dw(be, d->embedding.grad, dx, d->tokens);
+}
+
+/* ---- reading ---- */
+
+kd_tensor kd_decoder_hidden(const kd_decoder *decoder)
+{
+    return decoder->hidden;
+}
+
+kd_tensor kd_decoder_lm_head(const kd_decoder *decoder)
+{
+    return decoder->lm_head.value;
+}
+
+kd_tensor kd_decoder_lm_head_grad(const kd_decoder *decoder)
+{
+    return decoder->lm_head.grad;
+}
+
+kd_tensor kd_decoder_router_sums(const kd_decoder *decoder)
+{
+    return decoder->pass.router_sums;
+}
+
+size_t kd_decoder_bytes(const kd_decoder *decoder)
+{
+    return decoder->slab_bytes;
+}

@@ -1,0 +1,433 @@
+#include "model/parameters.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "base/rng.h"
+
+#define INIT_DEVIATION 0.02
+
+enum { CHUNK_ELEMENTS = 1 << 16 }; /* host values are moved in pieces of this many */
+
+static const char *const role_names[] = {
+    [KD_PARAM_EMBEDDING] = "embedding",
+    [KD_PARAM_ATTENTION_NORM] = "attention_norm",
+    [KD_PARAM_QKV] = "qkv",
+    [KD_PARAM_QKV_BIAS] = "qkv_bias",
+    [KD_PARAM_Q_NORM] = "q_norm",
+    [KD_PARAM_K_NORM] = "k_norm",
+    [KD_PARAM_ATTENTION_OUT] = "attention_out",
+    [KD_PARAM_MLP_NORM] = "mlp_norm",
+    [KD_PARAM_ROUTER] = "router",
+    [KD_PARAM_GATE_UP] = "gate_up",
+    [KD_PARAM_DOWN] = "down",
+    [KD_PARAM_SHARED_GATE_UP] = "shared_gate_up",
+    [KD_PARAM_SHARED_DOWN] = "shared_down",
+    [KD_PARAM_SHARED_GATE] = "shared_gate",
+    [KD_PARAM_FINAL_NORM] = "final_norm",
+    [KD_PARAM_LM_HEAD] = "lm_head",
+};
+_Static_assert(sizeof role_names / sizeof *role_names == KD_PARAM_ROLE_COUNT, "name every role");
+
+const char *kd_parameter_role_name(kd_parameter_role role)
+{
+    KD_CHECK(role < KD_PARAM_ROLE_COUNT);
+    return role_names[role];
+}
+
+/* ---- the table ---- */
+
+static int shape(int64_t *dims, int n_dims, int64_t d0, int64_t d1, int64_t d2)
+{
+    dims[0] = d0;
+    dims[1] = d1;
+    dims[2] = d2;
+    return n_dims;
+}
+
+/* The dims of a role's entries; returns how many, 0 if this shape of model has no such entry. */
+static int role_shape(const kd_model_config *c, kd_parameter_role role, int64_t *dims)
+{
+    const int64_t width = c->hidden_size, inner = c->intermediate_size;
+    const int64_t shared = c->shared_expert_size;
+    const int64_t q = c->n_heads * c->head_dim, k = c->n_kv_heads * c->head_dim;
+    const int64_t n_mlps = c->n_experts > 0 ? c->n_experts : 1;
+    const bool whole_row = c->qk_norm == KD_QK_NORM_ROW;
+    const int qk_dims = c->qk_norm != KD_QK_NORM_NONE ? 1 : 0, shared_dims = shared > 0 ? 2 : 0;
+
+    switch (role) {
+    case KD_PARAM_EMBEDDING:
+        return shape(dims, 2, c->vocab_size, width, 1);
+    case KD_PARAM_LM_HEAD:
+        return shape(dims, c->tied_embeddings ? 0 : 2, c->vocab_size, width, 1);
+    case KD_PARAM_ATTENTION_NORM:
+    case KD_PARAM_MLP_NORM:
+    case KD_PARAM_FINAL_NORM:
+        return shape(dims, 1, width, 1, 1);
+    case KD_PARAM_QKV:
+        return shape(dims, 2, q + 2 * k, width, 1);
+    case KD_PARAM_QKV_BIAS:
+        return shape(dims, c->qkv_bias ? 1 : 0, q + 2 * k, 1, 1);
+    case KD_PARAM_Q_NORM:
+        return shape(dims, qk_dims, whole_row ? q : c->head_dim, 1, 1);
+    case KD_PARAM_K_NORM:
+        return shape(dims, qk_dims, whole_row ? k : c->head_dim, 1, 1);
+    case KD_PARAM_ATTENTION_OUT:
+        return shape(dims, 2, width, q, 1);
+    case KD_PARAM_ROUTER:
+        return shape(dims, c->n_experts > 0 ? 2 : 0, c->n_experts, width, 1);
+    case KD_PARAM_GATE_UP:
+        return shape(dims, 3, n_mlps, 2 * inner, width);
+    case KD_PARAM_DOWN:
+        return shape(dims, 3, n_mlps, width, inner);
+    case KD_PARAM_SHARED_GATE_UP:
+        return shape(dims, shared_dims, 2 * shared, width, 1);
+    case KD_PARAM_SHARED_DOWN:
+        return shape(dims, shared_dims, width, shared, 1);
+    case KD_PARAM_SHARED_GATE:
+        return shape(dims, shared_dims, 1, width, 1);
+    case KD_PARAM_ROLE_COUNT:
+        break;
+    }
+    KD_CHECK(role < KD_PARAM_ROLE_COUNT);
+    return 0;
+}
+
+static bool in_every_layer(kd_parameter_role role)
+{
+    return role != KD_PARAM_EMBEDDING && role != KD_PARAM_FINAL_NORM && role != KD_PARAM_LM_HEAD;
+}
+
+static int64_t align_up(int64_t n)
+{
+    return (n + KD_PARAM_ALIGN - 1) / KD_PARAM_ALIGN * KD_PARAM_ALIGN;
+}
+
+/* Appends the entry of a role and layer if it exists and is a vector, or a matrix, as asked. */
+static void append_entry(kd_parameters *p, kd_parameter_role role, int64_t layer, bool vectors)
+{
+    kd_parameter entry = {.role = role, .layer = layer, .offset = p->n_elements};
+    entry.n_dims = role_shape(&p->config, role, entry.dims);
+    if (entry.n_dims == 0 || (entry.n_dims == 1) != vectors) {
+        return;
+    }
+    entry.n_elements = entry.dims[0] * entry.dims[1] * entry.dims[2];
+    p->n_elements += align_up(entry.n_elements);
+    p->table[p->n_table++] = entry;
+}
+
+static void append_entries(kd_parameters *p, bool vectors)
+{
+    for (int64_t layer = 0; layer < p->config.n_layers; layer++) {
+        for (int role = 0; role < KD_PARAM_ROLE_COUNT; role++) {
+            if (layer == 0 || in_every_layer((kd_parameter_role)role)) {
+                append_entry(p, (kd_parameter_role)role, layer, vectors);
+            }
+        }
+    }
+}
+
+static kd_status lay_out_table(kd_parameters *p)
+{
+    const size_t n_max = (size_t)p->config.n_layers * KD_PARAM_ROLE_COUNT;
+
+    p->table = calloc(n_max, sizeof *p->table);
+    if (p->table == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a table of %zu parameters", n_max);
+    }
+    append_entries(p, false);
+    p->n_matrix = p->n_elements;
+    append_entries(p, true);
+    return KD_OK;
+}
+
+/* ---- the slabs ---- */
+
+/* Elements [first, first + n) of a flat tensor. */
+static kd_tensor range(kd_tensor flat, int64_t first, int64_t n)
+{
+    KD_CHECK(first >= 0 && n >= 0 && first + n <= kd_tensor_elements(flat));
+    uint8_t *data = flat.data;
+    return kd_tensor_1d(data + (size_t)first * kd_dtype_bytes(flat.dtype), flat.dtype, n);
+}
+
+static void lay_out_slabs(kd_parameters *p, kd_arena *arena)
+{
+    const kd_dtype compute = p->be->compute;
+    const int64_t n_vectors = p->n_elements - p->n_matrix;
+
+    if (p->use == KD_PARAMS_INFER) {
+        p->compute = kd_tensor_carve_1d(arena, compute, p->n_matrix);
+        p->vectors = kd_tensor_carve_1d(arena, KD_F32, n_vectors);
+        if (compute != KD_F32) {
+            p->stage = kd_tensor_carve_1d(arena, KD_F32, CHUNK_ELEMENTS);
+        }
+        return;
+    }
+    p->master = kd_tensor_carve_1d(arena, KD_F32, p->n_elements);
+    p->grad = kd_tensor_carve_1d(arena, KD_F32, p->n_elements);
+    if (compute != KD_F32) {
+        p->compute = kd_tensor_carve_1d(arena, compute, p->n_matrix);
+    }
+    if (arena->base != NULL) {
+        p->vectors = range(p->master, p->n_matrix, n_vectors);
+        if (compute == KD_F32) {
+            p->compute = range(p->master, 0, p->n_matrix);
+        }
+    }
+}
+
+static kd_status allocate_slabs(kd_parameters *p)
+{
+    kd_arena arena = {0};
+
+    lay_out_slabs(p, &arena);
+    const size_t size_bytes = arena.used;
+    p->slab = p->be->ops->alloc(p->be, size_bytes);
+    if (p->slab == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    kd_arena_init(&arena, p->slab, size_bytes);
+    lay_out_slabs(p, &arena);
+    return KD_OK;
+}
+
+kd_status kd_parameters_create(kd_backend *be,
+                               const kd_model_config *config,
+                               kd_parameter_use use,
+                               kd_parameters **params_out)
+{
+    kd_status st = kd_model_config_check(config);
+    if (st) {
+        return st;
+    }
+    kd_parameters *p = calloc(1, sizeof *p);
+    if (p == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a model's parameters");
+    }
+    p->be = be;
+    p->config = *config;
+    p->use = use;
+    st = lay_out_table(p);
+    if (!st) {
+        st = allocate_slabs(p);
+    }
+    if (st) {
+        kd_parameters_destroy(p);
+        return st;
+    }
+    *params_out = p;
+    return KD_OK;
+}
+
+void kd_parameters_destroy(kd_parameters *params)
+{
+    if (params == NULL) {
+        return;
+    }
+    if (params->slab != NULL) {
+        params->be->ops->free(params->be, params->slab);
+    }
+    free(params->table);
+    free(params);
+}
+
+/* ---- looking up ---- */
+
+const kd_parameter *
+kd_parameters_find(const kd_parameters *params, kd_parameter_role role, int64_t layer)
+{
+    for (int i = 0; i < params->n_table; i++) {
+        if (params->table[i].role == role && params->table[i].layer == layer) {
+            return &params->table[i];
+        }
+    }
+    return NULL;
+}
+
+/* Elements of a flat tensor from `first` on, in the entry's shape. */
+static kd_tensor in_shape(kd_tensor flat, int64_t first, const kd_parameter *entry)
+{
+    void *data = range(flat, first, entry->n_elements).data;
+    const int64_t *dims = entry->dims;
+
+    if (entry->n_dims == 1) {
+        return kd_tensor_1d(data, flat.dtype, dims[0]);
+    }
+    if (entry->n_dims == 2) {
+        return kd_tensor_2d(data, flat.dtype, dims[0], dims[1]);
+    }
+    return kd_tensor_3d(data, flat.dtype, dims[0], dims[1], dims[2]);
+}
+
+kd_tensor kd_parameters_value(const kd_parameters *params, const kd_parameter *entry)
+{
+    if (entry->n_dims == 1) {
+        return in_shape(params->vectors, entry->offset - params->n_matrix, entry);
+    }
+    return in_shape(params->compute, entry->offset, entry);
+}
+
+kd_tensor kd_parameters_grad(const kd_parameters *params, const kd_parameter *entry)
+{
+    return in_shape(params->grad, entry->offset, entry);
+}
+
+kd_weight kd_parameters_weight(const kd_parameters *params, kd_parameter_role role, int64_t layer)
+{
+    kd_weight weight = {.value = kd_tensor_none(), .grad = kd_tensor_none()};
+    const kd_parameter *entry = kd_parameters_find(params, role, layer);
+
+    if (entry != NULL) {
+        weight.value = kd_parameters_value(params, entry);
+        if (params->use == KD_PARAMS_TRAIN) {
+            weight.grad = kd_parameters_grad(params, entry);
+        }
+    }
+    return weight;
+}
+
+/* ---- values ---- */
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+void kd_parameters_refresh(kd_parameters *params)
+{
+    KD_CHECK(params->use == KD_PARAMS_TRAIN);
+    if (params->compute.data != params->master.data) {
+        params->be->ops->copy(params->be, params->compute,
+                              range(params->master, 0, params->n_matrix));
+    }
+}
+
+/* The piece at `first` that lies on one side of the matrices' end and fits the stage. */
+static int64_t piece_elements(const kd_parameters *p, int64_t first, int64_t n)
+{
+    const int64_t side = first < p->n_matrix ? p->n_matrix : p->n_elements;
+    return smaller(smaller(n, side - first), CHUNK_ELEMENTS);
+}
+
+/* The inference slab's tensor for a piece; it needs the stage if it is not f32. */
+static kd_tensor piece(const kd_parameters *p, int64_t first, int64_t n)
+{
+    if (first < p->n_matrix) {
+        return range(p->compute, first, n);
+    }
+    return range(p->vectors, first - p->n_matrix, n);
+}
+
+static void write_inference(kd_parameters *p, int64_t first, const float *values, int64_t n)
+{
+    const kd_ops *ops = p->be->ops;
+
+    while (n > 0) {
+        const int64_t n_piece = piece_elements(p, first, n);
+        const kd_tensor dst = piece(p, first, n_piece);
+        if (dst.dtype == KD_F32) {
+            ops->upload(p->be, dst, values);
+        } else {
+            const kd_tensor staged = range(p->stage, 0, n_piece);
+            ops->upload(p->be, staged, values);
+            ops->copy(p->be, dst, staged);
+        }
+        first += n_piece;
+        values += n_piece;
+        n -= n_piece;
+    }
+}
+
+void kd_parameters_write(kd_parameters *params, int64_t first, const float *values, int64_t n)
+{
+    KD_CHECK(first >= 0 && n >= 0 && first + n <= params->n_elements);
+    const kd_ops *ops = params->be->ops;
+
+    if (params->use == KD_PARAMS_INFER) {
+        write_inference(params, first, values, n);
+    } else {
+        ops->upload(params->be, range(params->master, first, n), values);
+        const int64_t n_matrix = smaller(n, params->n_matrix - first);
+        if (n_matrix > 0 && params->compute.data != params->master.data) {
+            ops->copy(params->be, range(params->compute, first, n_matrix),
+                      range(params->master, first, n_matrix));
+        }
+    }
+    (void)ops->wait(params->be); /* a fault stays with the back end */
+}
+
+void kd_parameters_read(const kd_parameters *params, int64_t first, float *values, int64_t n)
+{
+    KD_CHECK(first >= 0 && n >= 0 && first + n <= params->n_elements);
+    const kd_ops *ops = params->be->ops;
+
+    if (params->use == KD_PARAMS_TRAIN) {
+        ops->download(params->be, values, range(params->master, first, n));
+        return;
+    }
+    while (n > 0) {
+        const int64_t n_piece = piece_elements(params, first, n);
+        kd_tensor src = piece(params, first, n_piece);
+        if (src.dtype != KD_F32) {
+            const kd_tensor staged = range(params->stage, 0, n_piece);
+            ops->copy(params->be, staged, src);
+            src = staged;
+        }
+        ops->download(params->be, values, src);
+        first += n_piece;
+        values += n_piece;
+        n -= n_piece;
+    }
+}
+
+/* ---- start values ---- */
+
+static bool writes_residual(kd_parameter_role role)
+{
+    return role == KD_PARAM_ATTENTION_OUT || role == KD_PARAM_DOWN || role == KD_PARAM_SHARED_DOWN;
+}
+
+/* Fills chunk with the entry's elements [first, first + n). */
+static void start_values(const kd_parameter *entry,
+                         uint64_t key,
+                         double scale,
+                         int64_t first,
+                         float *chunk,
+                         int64_t n)
+{
+    const float constant = entry->role == KD_PARAM_QKV_BIAS ? 0.0f : 1.0f;
+
+    for (int64_t i = 0; i < n; i++) {
+        chunk[i] = entry->n_dims == 1 ? constant
+                                      : (float)(scale * kd_rng_normal(key, (uint64_t)(first + i)));
+    }
+}
+
+static void init_entry(kd_parameters *p, const kd_parameter *entry, uint64_t seed, float *chunk)
+{
+    const uint64_t role_key = kd_rng_key(seed, role_names[entry->role]);
+    const uint64_t key = kd_rng_u64(role_key, (uint64_t)entry->layer);
+    const double depth =
+        writes_residual(entry->role) ? sqrt(2.0 * (double)p->config.n_layers) : 1.0;
+
+    for (int64_t first = 0; first < entry->n_elements; first += CHUNK_ELEMENTS) {
+        const int64_t n = smaller(entry->n_elements - first, CHUNK_ELEMENTS);
+        start_values(entry, key, INIT_DEVIATION / depth, first, chunk, n);
+        kd_parameters_write(p, entry->offset + first, chunk, n);
+    }
+}
+
+kd_status kd_parameters_init(kd_parameters *params, uint64_t seed)
+{
+    float *chunk = malloc(CHUNK_ELEMENTS * sizeof *chunk);
+    if (chunk == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for %d start values", CHUNK_ELEMENTS);
+    }
+    for (int i = 0; i < params->n_table; i++) {
+        init_entry(params, &params->table[i], seed, chunk);
+    }
+    free(chunk);
+    return kd_backend_wait(params->be);
+}
