@@ -26,6 +26,7 @@ typedef struct kd_arena {
     size_t size_bytes; /* of the slab; unused while counting       */
 } kd_arena;
 
+/* `slab` is aligned to KD_ARENA_ALIGN; NULL only if size_bytes is 0. */
 void kd_arena_init(kd_arena *arena, void *slab, size_t size_bytes);
 
 /* A piece aligned to KD_ARENA_ALIGN, not cleared; carving past the end is a KD_CHECK. */

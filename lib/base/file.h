@@ -29,7 +29,10 @@ KD_MUST_USE kd_status kd_file_read(const char *path,
                                    char **data_out,
                                    size_t *size_out);
 
-/* Writes path.tmp, fsyncs it, renames it to path, fsyncs the folder; mode 0644 unless given. */
+/*
+ * Writes path.tmp, fsyncs it, renames it to path, fsyncs the folder; mode 0644 unless given, cut
+ * by the umask. A large file is written piece by piece with writer.h.
+ */
 KD_MUST_USE kd_status kd_file_replace(const char *path, const void *data, size_t size_bytes);
 KD_MUST_USE kd_status kd_file_replace_mode(const char *path,
                                            const void *data,
@@ -40,7 +43,8 @@ KD_MUST_USE kd_status kd_file_replace_mode(const char *path,
 KD_MUST_USE kd_status kd_folder_make(const char *path);
 /* fsync of a folder, so that renames and creations in it are durable. */
 KD_MUST_USE kd_status kd_folder_sync(const char *path);
-/* Removes a folder and all below it; fine if it does not exist. Does not follow links. */
+/* Removes a folder and all below it; fine if it does not exist. A link below goes, what it points
+ * to stays; a `path` that is a link itself is refused. */
 KD_MUST_USE kd_status kd_folder_remove(const char *path);
 
 bool kd_file_exists(const char *path);

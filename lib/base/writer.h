@@ -4,12 +4,9 @@
  * The bytes go to `path.tmp`; kd_writer_commit() fsyncs it, renames it to `path` and fsyncs the
  * folder. Until then `path` is as it was. One writer at a time for one path.
  *
- *     kd_writer w;
  *     kd_status st = kd_writer_open(&w, path, 0644);
- *     if (st) return st;
- *     st = kd_writer_add(&w, data, size);
- *     if (!st) st = kd_writer_commit(&w);   // closes, also when it fails
- *     else kd_writer_abandon(&w);
+ *     st = kd_writer_add(&w, data, size);    // as often as needed; on a fault kd_writer_abandon()
+ *     st = kd_writer_commit(&w);             // releases w, also on a fault
  *
  * Not thread-safe; every call may block on the disk.
  */

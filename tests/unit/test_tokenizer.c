@@ -1,0 +1,106 @@
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "data/tokenizer.h"
+
+static kd_tokenizer *byte;
+
+static void enter(void)
+{
+    kd_fault_quiet(1);
+    cr_assert(eq(int, kd_tokenizer_create(KD_TOKENIZER_BYTE, &byte), KD_OK));
+}
+
+static void leave(void)
+{
+    kd_tokenizer_destroy(byte);
+}
+
+TestSuite(tokenizer, .init = enter, .fini = leave);
+
+Test(tokenizer, byte_has_256_tokens_and_ends_documents_with_0)
+{
+    cr_expect(eq(str, (char *)byte->name, "byte"));
+    cr_expect(eq(u32, byte->vocab_size, 256));
+    cr_expect(eq(u32, byte->end_token, 0));
+}
+
+Test(tokenizer, every_byte_but_nul_survives_there_and_back)
+{
+    char all[255];
+    for (int i = 0; i < 255; i++) {
+        all[i] = (char)(i + 1);
+    }
+    const kd_text_piece piece = {.bytes = all, .size = sizeof all, .origin = "all"};
+    kd_tokens tokens = {0};
+    kd_text text = {0};
+    size_t used = 0;
+    cr_assert(eq(int, kd_tokenizer_encode(byte, &piece, &tokens, &used), KD_OK));
+    cr_assert(eq(int, kd_tokenizer_encode(byte, &piece, &tokens, &used), KD_OK));
+    cr_expect(eq(sz, used, 255));
+    cr_assert(eq(sz, tokens.n, 510));
+    cr_expect(eq(u32, tokens.ids[254], 255));
+
+    cr_assert(eq(int, kd_tokenizer_decode(byte, tokens.ids, 255, &text), KD_OK));
+    cr_expect(eq(sz, text.size, 255));
+    cr_expect(memcmp(text.data, all, 255) == 0);
+    kd_text_release(&text);
+    kd_tokens_release(&tokens);
+}
+
+Test(tokenizer, an_empty_piece_gives_no_token)
+{
+    const kd_text_piece piece = {.bytes = NULL, .size = 0, .is_last = true, .origin = "e"};
+    kd_tokens tokens = {0};
+    size_t used = 7;
+    cr_assert(eq(int, kd_tokenizer_encode(byte, &piece, &tokens, &used), KD_OK));
+    cr_expect(tokens.n == 0 && used == 0);
+    kd_tokens_release(&tokens);
+}
+
+Test(tokenizer, the_end_token_decodes_to_nothing)
+{
+    const uint32_t ids[] = {'a', 0, 'b'};
+    kd_text text = {0};
+    cr_assert(eq(int, kd_tokenizer_decode(byte, ids, 3, &text), KD_OK));
+    cr_expect(eq(str, text.data, "ab"));
+    kd_text_release(&text);
+}
+
+Test(tokenizer, a_nul_in_the_text_names_file_and_offset_and_adds_nothing)
+{
+    const kd_text_piece piece = {.bytes = "ab\0c", .size = 4, .origin = "book.txt", .offset = 1000};
+    kd_tokens tokens = {0};
+    size_t used = 7;
+    cr_expect(eq(int, kd_tokenizer_encode(byte, &piece, &tokens, &used), KD_ERR_INVALID));
+    cr_expect(strstr(kd_fault_text(), "book.txt: byte 1002 is NUL") != NULL);
+    cr_expect(tokens.n == 0 && used == 7);
+    kd_tokens_release(&tokens);
+}
+
+Test(tokenizer, a_token_outside_the_vocabulary_does_not_decode)
+{
+    const uint32_t ids[] = {1, 256};
+    kd_text text = {0};
+    cr_expect(eq(int, kd_tokenizer_decode(byte, ids, 2, &text), KD_ERR_INVALID));
+    cr_expect(strstr(kd_fault_text(), "token 1 is 256") != NULL);
+    cr_expect(eq(sz, text.size, 0));
+}
+
+Test(tokenizer, an_unknown_kind_is_refused)
+{
+    kd_tokenizer *none = NULL;
+    cr_expect(eq(int, kd_tokenizer_create(KD_TOKENIZER_KINDS, &none), KD_ERR_ARG));
+    cr_expect(none == NULL);
+    kd_tokenizer_destroy(none);
+}
+
+Test(tokenizer, tokens_beyond_all_memory_are_refused)
+{
+    kd_tokens tokens = {0};
+    cr_expect(eq(int, kd_tokens_reserve(&tokens, SIZE_MAX), KD_ERR_NOMEM));
+    cr_expect(tokens.ids == NULL);
+}
