@@ -1,1 +1,181 @@
 #include "job/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "wire/reflect.h"
+#include "wire/yaml.h"
+
+#define MICRO_BATCH_SIZE_MAX 8 /* unless the job says otherwise */
+
+kd_status kd_job_parse(const char *text,
+                       size_t size_bytes,
+                       const char *name,
+                       const char *const *sets,
+                       size_t n_sets,
+                       Kd__Job **job_out)
+{
+    ProtobufCMessage *message = NULL;
+    kd_status st = kd_yaml_parse(text, size_bytes, name, &kd__job__descriptor, &message);
+    if (st) {
+        return st;
+    }
+    for (size_t i = 0; i < n_sets && !st; i++) {
+        st = kd_yaml_set(message, sets[i]);
+    }
+    if (st) {
+        kd_message_destroy(message);
+        return st;
+    }
+    *job_out = (Kd__Job *)message;
+    return KD_OK;
+}
+
+/* Absent, empty and absolute paths stay as they are. */
+static kd_status resolve(char **path, const char *base_folder)
+{
+    if (*path == NULL || **path == '\0' || **path == '/') {
+        return KD_OK;
+    }
+    char *absolute = kd_path_join(base_folder, *path);
+    if (absolute == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "%s: no memory for its path", *path);
+    }
+    free(*path);
+    *path = absolute;
+    return KD_OK;
+}
+
+kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder)
+{
+    kd_status st = resolve(&job->output, base_folder);
+    for (size_t i = 0; !st && job->data != NULL && i < job->data->n_files; i++) {
+        st = resolve(&job->data->files[i], base_folder);
+    }
+    if (!st && job->student != NULL) {
+        st = resolve(&job->student->checkpoint, base_folder);
+    }
+    for (size_t i = 0; !st && i < job->n_teachers; i++) {
+        st = resolve(&job->teachers[i]->checkpoint, base_folder);
+    }
+    return st;
+}
+
+/* A constant where the job gives no schedule; one that it gives has its kind filled in. */
+static kd_status complete_schedule(Kd__Schedule **schedule, double value)
+{
+    if (*schedule == NULL) {
+        *schedule = (Kd__Schedule *)kd_message_create(&kd__schedule__descriptor);
+        if (*schedule == NULL) {
+            return kd_fail(KD_ERR_NOMEM, "job: no memory");
+        }
+        (*schedule)->has_value = 1;
+        (*schedule)->value = value;
+    }
+    return kd_message_fill(&(*schedule)->base);
+}
+
+static kd_status complete_objective(Kd__Objective *objective, bool has_teacher)
+{
+    kd_status st = complete_schedule(&objective->kd->weight, has_teacher ? 0.7 : 0.0);
+    if (!st) {
+        st = complete_schedule(&objective->kd->temperature, 4.0);
+    }
+    if (!st) {
+        st = complete_schedule(&objective->hard->weight, has_teacher ? 0.3 : 1.0);
+    }
+    return st;
+}
+
+static void complete_model(Kd__Model *model)
+{
+    if (!model->has_num_kv_heads && model->has_num_heads) {
+        model->has_num_kv_heads = 1;
+        model->num_kv_heads = model->num_heads;
+    }
+    if (!model->has_head_dim && model->has_hidden_size && model->num_heads > 0) {
+        model->has_head_dim = 1;
+        model->head_dim = model->hidden_size / model->num_heads;
+    }
+    if (!model->has_num_experts && model->type == KD__MODEL__TYPE__LLAMA) {
+        model->has_num_experts = 1;
+        model->num_experts = 0;
+    }
+}
+
+/* The largest divisor of a rank's share of the batch that is not above the usual size. */
+static uint32_t default_micro_batch_size(uint32_t batch_size, uint32_t student_ranks)
+{
+    const uint32_t share = student_ranks > 0 ? batch_size / student_ranks : 0;
+    uint32_t size = share < MICRO_BATCH_SIZE_MAX ? share : MICRO_BATCH_SIZE_MAX;
+    while (size > 1 && share % size != 0) {
+        size--;
+    }
+    return size > 0 ? size : 1;
+}
+
+static void complete_student(Kd__Job *job, bool had_model)
+{
+    Kd__Student *student = job->student;
+    if (!student->has_seed) {
+        student->has_seed = 1;
+        student->seed = job->seed;
+    }
+    if (student->init == KD__STUDENT__INIT__CHECKPOINT && !had_model) {
+        kd_message_destroy(&student->model->base); /* the checkpoint has the shape */
+        student->model = NULL;
+    } else {
+        complete_model(student->model);
+    }
+}
+
+kd_status kd_job_complete(Kd__Job *job)
+{
+    const bool had_model = job->student != NULL && job->student->model != NULL;
+    kd_status st = kd_message_fill(&job->base);
+    if (st) {
+        return st;
+    }
+    Kd__Training *training = job->training;
+    if (!training->has_micro_batch_size) {
+        training->has_micro_batch_size = 1;
+        training->micro_batch_size =
+            default_micro_batch_size(training->batch_size, job->resources->student_ranks);
+    }
+    complete_student(job, had_model);
+    return complete_objective(job->objective, job->n_teachers > 0);
+}
+
+uint32_t kd_job_ranks(const Kd__Job *job)
+{
+    return job->resources->student_ranks + job->resources->teacher_ranks;
+}
+
+uint64_t kd_job_slots(const Kd__Job *job)
+{
+    return (uint64_t)kd_job_ranks(job) * job->resources->threads_per_rank;
+}
+
+uint64_t kd_job_hash(const Kd__Job *job)
+{
+    Kd__Job kept = *job; /* a view: nothing of it is freed */
+    kept.name = NULL;
+    kept.output = NULL;
+    kept.n_after = 0;
+    kept.evaluation = NULL;
+    kept.checkpoint = NULL;
+    kept.resources = NULL;
+
+    const size_t size = kd__job__get_packed_size(&kept);
+    uint8_t *bytes = malloc(size + 1); /* an empty job is no lack of memory */
+    if (bytes == NULL) {
+        return 0;
+    }
+    (void)kd__job__pack(&kept, bytes);
+    const uint64_t hash = XXH3_64bits(bytes, size);
+    free(bytes);
+    return hash != 0 ? hash : 1;
+}
