@@ -198,7 +198,7 @@ static kd_status fail_below(const char *operation, const char *name, const char 
 
 static kd_status empty_folder(DIR *folder, const char *top);
 
-/* Removes the entry `name` of the folder `parent_fd`, and what is below it; links are not followed. */
+/* Removes the entry `name` of the folder `parent_fd` and what is below it, following no links. */
 static kd_status remove_entry(int parent_fd, const char *name, const char *top)
 {
     if (unlinkat(parent_fd, name, 0) == 0 || errno == ENOENT) {

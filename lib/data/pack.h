@@ -47,10 +47,10 @@ typedef struct kd_pack_result {
 } kd_pack_result;
 
 /*
- * Writes both shards, each whole or not at all; the train shard is the last, so a crash or a
- * fault between them is seen by kd_pack_is_current(). KD_ERR_INVALID for settings out of range and for too
- * little text (the message says how many tokens were found and are needed); kd_corpus_read()
- * has the faults of the files. `result_out` may be NULL.
+ * Writes both shards, each whole or not at all; the train shard is the last, so that a crash or a
+ * fault between them is seen by kd_pack_is_current(). KD_ERR_INVALID for settings out of range and
+ * for too little text (the message says how many tokens were found and are needed);
+ * kd_corpus_read() has the faults of the files. `result_out` may be NULL.
  */
 KD_MUST_USE kd_status kd_pack(const kd_pack_settings *settings, kd_pack_result *result_out);
 
