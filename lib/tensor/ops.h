@@ -33,6 +33,12 @@
     ((((n) * (k) + (experts) * (KD_EXPERT_TILE - 1)) + KD_EXPERT_TILE - 1) / KD_EXPERT_TILE *      \
      KD_EXPERT_TILE)
 
+/* Experts of a layer at most: a check, so that routing works on the stack. */
+#define KD_EXPERTS_MAX 1024
+
+/* A row with this label is left out of every sum and has no gradient. */
+#define KD_LABEL_IGNORED (-100)
+
 /* Where each token goes. Written by `route`, read by every MoE operation. R = KD_EXPERT_ROWS(N, K, E). */
 typedef struct kd_route {
     kd_tensor probs;    /* (N, E) f32, softmax of the router's logits                     */
@@ -57,7 +63,7 @@ typedef struct kd_attention {
 typedef struct kd_vocab_rows {
     kd_tensor student;  /* (R, V) f32 logits                                              */
     kd_tensor teacher;  /* (R, V') f32 logits, V' may differ by padding; or none          */
-    kd_tensor labels;   /* (R) i32, -100 is ignored by every sum                          */
+    kd_tensor labels;   /* (R) i32, KD_LABEL_IGNORED or below V                           */
     kd_tensor d_logits; /* (R, V) compute, gradient of the weighted sum; or none          */
     kd_tensor sums;     /* (KD_VOCAB_SUMS) f64, added to                                  */
     int64_t n_vocab;    /* columns that both know; later ones get no probability          */

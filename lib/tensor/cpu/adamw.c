@@ -1,0 +1,131 @@
+#include <math.h>
+
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/kernels.h"
+
+/* Sums of squares are formed per block of this many elements, whatever the threads. */
+#define SQUARES_BLOCK ((int64_t)1 << 15)
+
+typedef struct squares_args {
+    const float *x;
+    int64_t n;
+    double *partial; /* one per block */
+} squares_args;
+
+KD_SIMD static void squares_blocks(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const squares_args *a = args;
+    (void)lane;
+    for (int64_t block = begin; block < end; block++) {
+        const int64_t first = block * SQUARES_BLOCK;
+        const int64_t last = first + SQUARES_BLOCK < a->n ? first + SQUARES_BLOCK : a->n;
+        double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = first; i < last; i++) {
+            sum += (double)a->x[i] * (double)a->x[i];
+        }
+        a->partial[block] = sum;
+    }
+}
+
+void kd_cpu_sum_squares(kd_backend *be, kd_tensor sum, kd_tensor x)
+{
+    const int64_t n = kd_tensor_elements(x);
+    const int64_t n_blocks = (n + SQUARES_BLOCK - 1) / SQUARES_BLOCK;
+    KD_CHECK(x.dtype == KD_F32 && sum.dtype == KD_F64);
+    KD_CHECK(x.row_stride == kd_tensor_columns(x));
+    if (be->fault || n == 0) {
+        return;
+    }
+    double *partial = kd_cpu_scratch(be, (size_t)n_blocks * sizeof *partial);
+    if (partial == NULL) {
+        return;
+    }
+    const squares_args a = {x.data, n, partial};
+    (void)kd_parallel_rows(be, n_blocks, 1, squares_blocks, &a);
+    double total = 0.0;
+    for (int64_t block = 0; block < n_blocks; block++) {
+        total += partial[block];
+    }
+    *(double *)sum.data += total;
+}
+
+typedef struct adamw_args {
+    float *param, *m, *v;
+    const float *grad;
+    uint16_t *copy; /* NULL: none */
+    float grad_factor, beta1, beta2, epsilon;
+    float step_size; /* learning rate over the first moment's bias correction */
+    float v_unbias;  /* 1 / sqrt of the second moment's bias correction       */
+    float decay;     /* learning rate * weight decay                         */
+} adamw_args;
+
+KD_INLINE float update(const adamw_args *a, int64_t i)
+{
+    const float g = a->grad[i] * a->grad_factor;
+    const float m = a->beta1 * a->m[i] + (1.0f - a->beta1) * g;
+    const float v = a->beta2 * a->v[i] + (1.0f - a->beta2) * g * g;
+    const float p = a->param[i];
+    const float next =
+        p - (a->decay * p + a->step_size * m / (sqrtf(v) * a->v_unbias + a->epsilon));
+    a->m[i] = m;
+    a->v[i] = v;
+    a->param[i] = next;
+    return next;
+}
+
+KD_SIMD static void adamw_range(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const adamw_args a = *(const adamw_args *)args;
+    (void)lane;
+    if (a.copy == NULL) {
+#pragma omp simd
+        for (int64_t i = begin; i < end; i++) {
+            (void)update(&a, i);
+        }
+        return;
+    }
+#pragma omp simd
+    for (int64_t i = begin; i < end; i++) {
+        a.copy[i] = kd_bf16_from_f32(update(&a, i));
+    }
+}
+
+/* One factor from the raw gradient to the scaled and clipped one. */
+static double grad_factor(const kd_adamw *args)
+{
+    if (args->clip_norm <= 0.0) {
+        return args->grad_scale;
+    }
+    const double norm = sqrt(*(const double *)args->norm_sq.data) * fabs(args->grad_scale);
+    return norm > args->clip_norm ? args->grad_scale * (args->clip_norm / norm) : args->grad_scale;
+}
+
+void kd_cpu_adamw(kd_backend *be, const kd_adamw *args)
+{
+    const int64_t n = kd_tensor_elements(args->param);
+    KD_CHECK(kd_tensor_elements(args->grad) == n);
+    KD_CHECK(kd_tensor_elements(args->m) == n && kd_tensor_elements(args->v) == n);
+    KD_CHECK(args->copy.data == NULL ||
+             (args->copy.dtype == KD_BF16 && kd_tensor_elements(args->copy) == n));
+    KD_CHECK(args->step >= 1);
+    if (be->fault) {
+        return;
+    }
+    const double steps = (double)args->step;
+    const adamw_args a = {
+        .param = args->param.data,
+        .m = args->m.data,
+        .v = args->v.data,
+        .grad = args->grad.data,
+        .copy = args->copy.data,
+        .grad_factor = (float)grad_factor(args),
+        .beta1 = (float)args->beta1,
+        .beta2 = (float)args->beta2,
+        .epsilon = (float)args->epsilon,
+        .step_size = (float)(args->learning_rate / (1.0 - pow(args->beta1, steps))),
+        .v_unbias = (float)(1.0 / sqrt(1.0 - pow(args->beta2, steps))),
+        .decay = (float)(args->learning_rate * args->weight_decay),
+    };
+    (void)kd_parallel_rows(be, n, kd_grain(1), adamw_range, &a);
+}

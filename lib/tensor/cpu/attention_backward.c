@@ -1,0 +1,217 @@
+#include <math.h>
+#include <string.h>
+
+#include "tensor/cpu/attention.h"
+#include "tensor/cpu/kernels.h"
+
+/*
+ * With S = scale q k^T, P = softmax(S), out = P v:
+ *   dv = P^T dout,  dP = dout v^T,  dS = P (dP - delta),  delta = rowsum(dout * out),
+ *   dq = scale dS k,  dk = scale dS^T q.
+ * P is formed again from the saved log-sum-exp (Dao et al. 2022). dk and dv of a key/value head
+ * are summed in f32 over its query heads and blocks.
+ */
+typedef struct backward_args {
+    kd_backend *be;
+    const kd_attention *a;
+    kd_tensor dq, dk, dv, dout;
+    char *scratch; /* (parts) of lane_bytes each */
+    size_t lane_bytes;
+    float scale;
+} backward_args;
+
+/* Scratch of one lane. */
+typedef struct lane_memory {
+    float *scores, *d_probs; /* (block, T): scores, then their gradient's factors */
+    void *probs, *d_scores;  /* (block, T) compute */
+    float *dk, *dv;          /* (T, D) */
+} lane_memory;
+
+static void layout(kd_arena *arena, const backward_args *w, lane_memory *memory_out)
+{
+    const kd_attention *a = w->a;
+    const size_t block = KD_QUERY_BLOCK * (size_t)kd_attention_stride(a->n_tokens);
+    const size_t compute_bytes = kd_dtype_bytes(w->be->compute);
+    const size_t head_bytes = (size_t)a->n_tokens * (size_t)a->head_dim * sizeof(float);
+    memory_out->scores = kd_arena_carve(arena, block * sizeof(float));
+    memory_out->d_probs = kd_arena_carve(arena, block * sizeof(float));
+    memory_out->probs = kd_arena_carve(arena, block * compute_bytes);
+    memory_out->d_scores = kd_arena_carve(arena, block * compute_bytes);
+    memory_out->dk = kd_arena_carve(arena, head_bytes);
+    memory_out->dv = kd_arena_carve(arena, head_bytes);
+}
+
+KD_INLINE float dot_row(const void *x, const void *y, kd_dtype dtype, int64_t n)
+{
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) {
+        sum += kd_get(x, i, dtype) * kd_get(y, i, dtype);
+    }
+    return sum;
+}
+
+/* One row: probabilities p over the first n keys and scaled gradients of the scores, zeros behind. */
+KD_INLINE void score_gradient_row(void *p,
+                                  void *ds,
+                                  kd_dtype dtype,
+                                  const float *scores,
+                                  const float *dp,
+                                  const float lse_delta_scale[3],
+                                  const int64_t n_of[2])
+{
+    const float lse = lse_delta_scale[0], delta = lse_delta_scale[1], scale = lse_delta_scale[2];
+#pragma omp simd
+    for (int64_t i = 0; i < n_of[0]; i++) {
+        const float prob = kd_exp(scores[i] * scale - lse);
+        kd_put(p, i, dtype, prob);
+        kd_put(ds, i, dtype, prob * (dp[i] - delta) * scale);
+    }
+    for (int64_t i = n_of[0]; i < n_of[1]; i++) {
+        kd_put(p, i, dtype, 0.0f);
+        kd_put(ds, i, dtype, 0.0f);
+    }
+}
+
+typedef struct score_block {
+    kd_tensor p, ds, scores, dp; /* (rows, n_keys) */
+    kd_tensor out, dout;         /* (rows, D) */
+    const float *lse;
+    int64_t first;
+    float scale;
+} score_block;
+
+KD_INLINE void score_gradient(const score_block *s, kd_dtype dtype)
+{
+    for (int64_t i = 0; i < s->scores.dims[0]; i++) {
+        const float delta =
+            dot_row(kd_row(s->out, i), kd_row(s->dout, i), dtype, kd_tensor_columns(s->out));
+        score_gradient_row(kd_row(s->p, i), kd_row(s->ds, i), dtype, kd_row(s->scores, i),
+                           kd_row(s->dp, i), (const float[]){s->lse[i], delta, s->scale},
+                           (const int64_t[]){s->first + i + 1, s->scores.dims[1]});
+    }
+}
+
+KD_SIMD static void score_gradient_block(const score_block *s)
+{
+    if (s->p.dtype == KD_BF16) {
+        score_gradient(s, KD_BF16);
+    } else {
+        score_gradient(s, KD_F32);
+    }
+}
+
+static kd_status backward_block(const backward_args *w,
+                                kd_matmul_cache *cache,
+                                const lane_memory *memory,
+                                int64_t b,
+                                int64_t h,
+                                int64_t first)
+{
+    const kd_attention *a = w->a;
+    const kd_dtype compute = w->be->compute;
+    const int64_t left = a->n_tokens - first, g = h / (a->n_heads / a->n_kv_heads);
+    const int64_t rows = left < KD_QUERY_BLOCK ? left : KD_QUERY_BLOCK, n_keys = first + rows;
+    const kd_tensor q = kd_attention_head(a, a->q, b, h, first, rows);
+    const kd_tensor k = kd_attention_head(a, a->k, b, g, 0, n_keys);
+    const kd_tensor v = kd_attention_head(a, a->v, b, g, 0, n_keys);
+    const kd_tensor dk = kd_tensor_2d(memory->dk, KD_F32, n_keys, a->head_dim);
+    const kd_tensor dv = kd_tensor_2d(memory->dv, KD_F32, n_keys, a->head_dim);
+    const score_block s = {
+        .p = kd_attention_block(memory->probs, compute, rows, n_keys),
+        .ds = kd_attention_block(memory->d_scores, compute, rows, n_keys),
+        .scores = kd_attention_block(memory->scores, KD_F32, rows, n_keys),
+        .dp = kd_attention_block(memory->d_probs, KD_F32, rows, n_keys),
+        .out = kd_attention_head(a, a->out, b, h, first, rows),
+        .dout = kd_attention_head(a, w->dout, b, h, first, rows),
+        .lse = (const float *)a->lse.data + (b * a->n_heads + h) * a->n_tokens + first,
+        .first = first,
+        .scale = w->scale,
+    };
+    const kd_tensor dq = kd_attention_head(a, w->dq, b, h, first, rows);
+    const kd_product before[] = {{.c = s.scores, .a = q, .b = k, .trans_b = true},
+                                 {.c = s.dp, .a = s.dout, .b = v, .trans_b = true}};
+    const kd_product after[] = {
+        {.c = dv, .a = s.p, .b = s.dout, .trans_a = true, .accumulate = true},
+        {.c = dk, .a = s.ds, .b = q, .trans_a = true, .accumulate = true},
+        {.c = dq, .a = s.ds, .b = k}};
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < sizeof before / sizeof *before; i++) {
+        kd_attention_product(cache, &st, &before[i]);
+    }
+    if (st) {
+        return st;
+    }
+    score_gradient_block(&s);
+    for (size_t i = 0; i < sizeof after / sizeof *after; i++) {
+        kd_attention_product(cache, &st, &after[i]);
+    }
+    return st;
+}
+
+/* Rounds the f32 sums of a key/value head into its columns of the gradient. */
+static void store_head(kd_tensor head, const float *sums)
+{
+    for (int64_t row = 0; row < head.dims[0]; row++) {
+        kd_convert_row(kd_row(head, row), head.dtype, sums + row * head.dims[1], KD_F32,
+                       head.dims[1]);
+    }
+}
+
+static void backward_heads(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const backward_args *w = args;
+    const kd_attention *a = w->a;
+    const int64_t group = a->n_heads / a->n_kv_heads;
+    const size_t head_bytes = (size_t)a->n_tokens * (size_t)a->head_dim * sizeof(float);
+    kd_matmul_cache *cache = ((kd_cpu *)w->be)->lane[lane];
+    kd_status st = KD_OK;
+    kd_arena arena;
+    lane_memory memory;
+    kd_arena_init(&arena, w->scratch + (size_t)lane * w->lane_bytes, w->lane_bytes);
+    layout(&arena, w, &memory);
+    for (int64_t item = begin; item < end && !st; item++) {
+        const int64_t b = item / a->n_kv_heads, g = item % a->n_kv_heads;
+        memset(memory.dk, 0, head_bytes);
+        memset(memory.dv, 0, head_bytes);
+        for (int64_t h = g * group; h < (g + 1) * group; h++) {
+            for (int64_t first = 0; first < a->n_tokens && !st; first += KD_QUERY_BLOCK) {
+                st = backward_block(w, cache, &memory, b, h, first);
+            }
+        }
+        store_head(kd_attention_head(a, w->dk, b, g, 0, a->n_tokens), memory.dk);
+        store_head(kd_attention_head(a, w->dv, b, g, 0, a->n_tokens), memory.dv);
+    }
+    kd_cpu_keep_fault(w->be, st);
+}
+
+void kd_cpu_attention_backward(kd_backend *be,
+                               const kd_attention *a,
+                               kd_tensor dq,
+                               kd_tensor dk,
+                               kd_tensor dv,
+                               kd_tensor dout)
+{
+    kd_attention_check(a, be->compute);
+    KD_CHECK(a->lse.data != NULL);
+    KD_CHECK(dq.dtype == be->compute && dk.dtype == be->compute);
+    KD_CHECK(dv.dtype == be->compute && dout.dtype == be->compute);
+    if (be->fault) {
+        return;
+    }
+    backward_args w = {.be = be,
+                       .a = a,
+                       .dq = dq,
+                       .dk = dk,
+                       .dv = dv,
+                       .dout = dout,
+                       .scale = 1.0f / sqrtf((float)a->head_dim)};
+    kd_arena counted = {0};
+    lane_memory unused;
+    layout(&counted, &w, &unused);
+    w.lane_bytes = counted.used;
+    w.scratch = kd_cpu_scratch(be, (size_t)be->n_threads * w.lane_bytes);
+    if (w.scratch != NULL) {
+        (void)kd_parallel_rows(be, a->n_batch * a->n_kv_heads, 1, backward_heads, &w);
+    }
+}

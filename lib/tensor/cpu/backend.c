@@ -1,0 +1,230 @@
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/kernels.h"
+
+#define N_THREADS_MAX 1024
+
+/* From this size on, huge pages save the products most of their address translation. */
+#define HUGE_PAGES_FROM_BYTES ((size_t)4 << 20)
+
+/* Stands in front of each allocation, because munmap wants the size back. */
+typedef struct block_header {
+    size_t mapped_bytes;
+} block_header;
+
+_Static_assert(sizeof(block_header) <= KD_ARENA_ALIGN, "the header fits in front");
+
+/* Pages come zeroed, and cost nothing until they are touched. */
+void *kd_cpu_alloc(kd_backend *be, size_t size_bytes)
+{
+    (void)be;
+    if (size_bytes > SIZE_MAX / 2) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
+        return NULL;
+    }
+    const size_t mapped_bytes = size_bytes + KD_ARENA_ALIGN;
+    void *base =
+        mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
+        return NULL;
+    }
+    if (mapped_bytes >= HUGE_PAGES_FROM_BYTES) {
+        (void)madvise(base, mapped_bytes, MADV_HUGEPAGE); /* only advice: may be refused */
+    }
+    *(block_header *)base = (block_header){mapped_bytes};
+    return (char *)base + KD_ARENA_ALIGN;
+}
+
+void kd_cpu_free(kd_backend *be, void *memory)
+{
+    (void)be;
+    if (memory != NULL) {
+        void *base = (char *)memory - KD_ARENA_ALIGN;
+        KD_CHECK(munmap(base, ((const block_header *)base)->mapped_bytes) == 0);
+    }
+}
+
+void *kd_cpu_scratch(kd_backend *be, size_t size_bytes)
+{
+    kd_cpu *cpu = (kd_cpu *)be;
+    if (size_bytes <= cpu->scratch_bytes) {
+        return cpu->scratch;
+    }
+    kd_cpu_free(be, cpu->scratch);
+    cpu->scratch_bytes = 0;
+    cpu->scratch = kd_cpu_alloc(be, size_bytes);
+    if (cpu->scratch == NULL) {
+        kd_cpu_keep_fault(be, KD_ERR_NOMEM);
+        return NULL;
+    }
+    cpu->scratch_bytes = size_bytes;
+    return cpu->scratch;
+}
+
+void kd_cpu_keep_fault(kd_backend *be, kd_status st)
+{
+#pragma omp critical(kd_cpu_fault)
+    if (be->fault == KD_OK) {
+        be->fault = st;
+    }
+}
+
+void kd_cpu_product(kd_backend *be, const kd_product *product)
+{
+    if (be->fault == KD_OK) {
+        kd_cpu_keep_fault(be, kd_matmul(((kd_cpu *)be)->wide, product));
+    }
+}
+
+int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args)
+{
+    const int64_t n_worth = n / grain < 1 ? 1 : n / grain;
+    const int n_parts = n_worth < be->n_threads ? (int)n_worth : be->n_threads;
+    if (n_parts == 1) {
+        fn(args, 0, 0, n);
+        return 1;
+    }
+#pragma omp parallel for num_threads(n_parts) schedule(static, 1)
+    for (int part = 0; part < n_parts; part++) {
+        fn(args, part, n * part / n_parts, n * (part + 1) / n_parts);
+    }
+    return n_parts;
+}
+
+int64_t kd_grain(int64_t columns)
+{
+    const int64_t n_elements_worth = 1 << 14; /* a few microseconds of work */
+    return columns >= n_elements_worth ? 1 : n_elements_worth / (columns < 1 ? 1 : columns);
+}
+
+void kd_add_partials(float *sum, const float *partial, int n_parts, int64_t n)
+{
+    for (int part = 0; part < n_parts; part++) {
+        for (int64_t i = 0; i < n; i++) {
+            sum[i] += partial[part * n + i];
+        }
+    }
+}
+
+static kd_status backend_wait(kd_backend *be)
+{
+    return be->fault; /* operations are done when they return */
+}
+
+static void backend_destroy(kd_backend *be)
+{
+    kd_cpu *cpu = (kd_cpu *)be;
+    for (int i = 0; cpu->lane != NULL && i < be->n_threads; i++) {
+        kd_matmul_cache_destroy(cpu->lane[i]);
+    }
+    free(cpu->lane);
+    kd_matmul_cache_destroy(cpu->wide);
+    kd_cpu_free(be, cpu->scratch);
+    free(cpu);
+}
+
+static const kd_ops cpu_ops = {
+    .name = "cpu",
+    .alloc = kd_cpu_alloc,
+    .free = kd_cpu_free,
+    .wait = backend_wait,
+    .destroy = backend_destroy,
+    .upload = kd_cpu_upload,
+    .download = kd_cpu_download,
+    .zero = kd_cpu_zero,
+    .copy = kd_cpu_copy,
+    .add = kd_cpu_add,
+    .linear = kd_cpu_linear,
+    .linear_dx = kd_cpu_linear_dx,
+    .linear_dw = kd_cpu_linear_dw,
+    .bias = kd_cpu_bias,
+    .bias_db = kd_cpu_bias_db,
+    .experts = kd_cpu_experts,
+    .experts_dx = kd_cpu_experts_dx,
+    .experts_dw = kd_cpu_experts_dw,
+    .embed = kd_cpu_embed,
+    .embed_dw = kd_cpu_embed_dw,
+    .norm = kd_cpu_norm,
+    .norm_dx = kd_cpu_norm_dx,
+    .head_norm = kd_cpu_head_norm,
+    .head_norm_dx = kd_cpu_head_norm_dx,
+    .rotate = kd_cpu_rotate,
+    .attention = kd_cpu_attention,
+    .attention_backward = kd_cpu_attention_backward,
+    .swiglu = kd_cpu_swiglu,
+    .swiglu_backward = kd_cpu_swiglu_backward,
+    .route = kd_cpu_route,
+    .route_backward = kd_cpu_route_backward,
+    .dispatch = kd_cpu_dispatch,
+    .dispatch_backward = kd_cpu_dispatch_backward,
+    .combine = kd_cpu_combine,
+    .combine_backward = kd_cpu_combine_backward,
+    .gated_add = kd_cpu_gated_add,
+    .gated_add_backward = kd_cpu_gated_add_backward,
+    .vocab_loss = kd_cpu_vocab_loss,
+    .sum_squares = kd_cpu_sum_squares,
+    .adamw = kd_cpu_adamw,
+};
+
+/* A machine without bf16 products says so here, not in the first step of a job. */
+static kd_status probe_products(kd_cpu *cpu)
+{
+    static _Alignas(KD_ARENA_ALIGN) uint16_t operands[2][32 * 32];
+    static _Alignas(KD_ARENA_ALIGN) float result[32 * 32];
+    const kd_product product = {
+        .c = kd_tensor_2d(result, KD_F32, 32, 32),
+        .a = kd_tensor_2d(operands[0], KD_BF16, 32, 32),
+        .b = kd_tensor_2d(operands[1], KD_BF16, 32, 32),
+    };
+    return cpu->base.compute == KD_BF16 ? kd_matmul(cpu->wide, &product) : KD_OK;
+}
+
+kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out)
+{
+    if ((compute != KD_F32 && compute != KD_BF16) || n_threads < 1 || n_threads > N_THREADS_MAX) {
+        return kd_fail(KD_ERR_ARG,
+                       "CPU back end: found dtype %d and %d threads, expected f32 or bf16 and "
+                       "1 to %d threads",
+                       (int)compute, n_threads, N_THREADS_MAX);
+    }
+    kd_cpu *cpu = calloc(1, sizeof *cpu);
+    if (cpu == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a back end");
+    }
+    cpu->base = (kd_backend){.ops = &cpu_ops, .compute = compute, .n_threads = n_threads};
+    cpu->lane = calloc((size_t)n_threads, sizeof *cpu->lane);
+    kd_status st = cpu->lane == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a back end") : KD_OK;
+    if (!st) {
+        st = kd_matmul_cache_create(n_threads, &cpu->wide);
+    }
+    for (int i = 0; i < n_threads && !st; i++) {
+        st = kd_matmul_cache_create(1, &cpu->lane[i]);
+    }
+    if (!st) {
+        st = probe_products(cpu);
+    }
+    if (st) {
+        backend_destroy(&cpu->base);
+        return st;
+    }
+    *be_out = &cpu->base;
+    return KD_OK;
+}
+
+void kd_backend_destroy(kd_backend *be)
+{
+    if (be != NULL) {
+        be->ops->destroy(be);
+    }
+}
+
+kd_status kd_backend_wait(kd_backend *be)
+{
+    return be->ops->wait(be);
+}

@@ -1,0 +1,53 @@
+/*
+ * cpu.h - what the files of the CPU back end share.
+ *
+ * An operation checks its shapes, returns at once if the back end has a fault, asks for scratch
+ * memory if it needs some, and hands a row function to kd_parallel_rows(). Work is cut in fixed
+ * parts by the number of threads, and partial sums are added in the order of the parts: with
+ * the same number of threads results are the same bits.
+ */
+#ifndef KD_TENSOR_CPU_CPU_H
+#define KD_TENSOR_CPU_CPU_H
+
+#include "tensor/cpu/matmul.h"
+#include "tensor/cpu/vec_math.h"
+#include "tensor/ops.h"
+
+typedef struct kd_cpu {
+    kd_backend base;        /* first: a kd_backend * is a kd_cpu *                   */
+    kd_matmul_cache *wide;  /* products that use all threads                         */
+    kd_matmul_cache **lane; /* (n_threads) one thread each, inside kd_parallel_rows  */
+    void *scratch;          /* of the operation that runs; grown, never shrunk       */
+    size_t scratch_bytes;
+} kd_cpu;
+
+/* Zeroed pages aligned to KD_ARENA_ALIGN, or NULL with a fault reported. */
+void *kd_cpu_alloc(kd_backend *be, size_t size_bytes);
+void kd_cpu_free(kd_backend *be, void *memory);
+
+/* At least that many bytes, aligned, contents undefined, valid until the next call; NULL if the
+ * back end now has a fault. */
+void *kd_cpu_scratch(kd_backend *be, size_t size_bytes);
+
+/* Keeps the first fault. May be called from inside kd_parallel_rows. */
+void kd_cpu_keep_fault(kd_backend *be, kd_status st);
+
+/* A product on all threads. */
+void kd_cpu_product(kd_backend *be, const kd_product *product);
+
+/* Handles rows [begin, end) as part number `lane` of at most n_threads. */
+typedef void kd_rows_fn(const void *args, int lane, int64_t begin, int64_t end);
+
+/* Cuts n rows into equal parts of at least `grain` rows, one for each thread; returns how many. */
+int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args);
+
+/* Rows of that many columns that are worth a thread. */
+int64_t kd_grain(int64_t columns);
+
+/* sum[i] += the sum over parts of partial[part * n + i], in order. */
+void kd_add_partials(float *sum, const float *partial, int n_parts, int64_t n);
+
+/* Element casts and copies of a row. */
+void kd_convert_row(void *dst, kd_dtype dst_dtype, const void *src, kd_dtype src_dtype, int64_t n);
+
+#endif

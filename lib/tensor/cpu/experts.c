@@ -1,0 +1,83 @@
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/kernels.h"
+
+/* Which of the three products of an expert. */
+typedef enum expert_product { FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT } expert_product;
+
+/*
+ * Rows of one product: a segment is cut into the largest of these that fit, and one tail of a
+ * multiple of KD_EXPERT_TILE below the smallest. So there are ten shapes, whatever the routing.
+ */
+static int64_t chunk_rows(int64_t n_left)
+{
+    static const int64_t sizes[] = {1024, 512, 256};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        if (n_left >= sizes[i]) {
+            return sizes[i];
+        }
+    }
+    return n_left;
+}
+
+/* w[e] of (E, O, K) as a matrix. */
+static kd_tensor expert_matrix(kd_tensor w, int64_t e)
+{
+    KD_CHECK(w.n_dims == 3);
+    const size_t bytes = (size_t)(e * w.dims[1] * w.row_stride) * kd_dtype_bytes(w.dtype);
+    kd_tensor matrix = kd_tensor_2d((char *)w.data + bytes, w.dtype, w.dims[1], w.dims[2]);
+    matrix.row_stride = w.row_stride;
+    return matrix;
+}
+
+/* x has the width of w's rows, y that of its columns; which of the three is written differs. */
+static void run(kd_backend *be,
+                expert_product which,
+                kd_tensor y,
+                kd_tensor x,
+                kd_tensor w,
+                const kd_route *route)
+{
+    const int32_t *offset = route->offset.data;
+    for (int64_t e = 0; e < w.dims[0] && !be->fault; e++) {
+        const kd_tensor we = expert_matrix(w, e);
+        for (int64_t at = offset[e], n; at < offset[e + 1]; at += n) {
+            n = chunk_rows(offset[e + 1] - at);
+            const kd_tensor ys = kd_tensor_slice_rows(y, at, n),
+                            xs = kd_tensor_slice_rows(x, at, n);
+            switch (which) {
+            case FORWARD:
+                kd_cpu_linear(be, ys, xs, we);
+                break;
+            case INPUT_GRADIENT:
+                kd_cpu_linear_dx(be, xs, ys, we);
+                break;
+            case WEIGHT_GRADIENT:
+                kd_cpu_linear_dw(be, we, ys, xs);
+                break;
+            }
+        }
+    }
+}
+
+void kd_cpu_experts(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w, const kd_route *route)
+{
+    run(be, FORWARD, y, x, w, route);
+}
+
+void kd_cpu_experts_dx(kd_backend *be,
+                       kd_tensor dx,
+                       kd_tensor dy,
+                       kd_tensor w,
+                       const kd_route *route)
+{
+    run(be, INPUT_GRADIENT, dy, dx, w, route);
+}
+
+void kd_cpu_experts_dw(kd_backend *be,
+                       kd_tensor dw,
+                       kd_tensor dy,
+                       kd_tensor x,
+                       const kd_route *route)
+{
+    run(be, WEIGHT_GRADIENT, dy, x, dw, route);
+}

@@ -1,0 +1,92 @@
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/kernels.h"
+
+typedef struct gated_args {
+    kd_tensor y, x, dx; /* y: the sum, or its gradient */
+    kd_tensor gate, d_gate;
+    int64_t columns;
+} gated_args;
+
+KD_INLINE void forward_row(float *y, const void *x, kd_dtype dtype, float share, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        y[i] += share * kd_get(x, i, dtype);
+    }
+}
+
+KD_SIMD static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const gated_args *a = args;
+    (void)lane;
+    for (int64_t row = begin; row < end; row++) {
+        const float share = kd_sigmoid(*(const float *)kd_row(a->gate, row));
+        if (a->x.dtype == KD_BF16) {
+            forward_row(kd_row(a->y, row), kd_row(a->x, row), KD_BF16, share, a->columns);
+        } else {
+            forward_row(kd_row(a->y, row), kd_row(a->x, row), KD_F32, share, a->columns);
+        }
+    }
+}
+
+KD_INLINE float
+backward_row(void *dx, const float *dy, const void *x, kd_dtype dtype, float share, int64_t n)
+{
+    float dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t i = 0; i < n; i++) {
+        dot += dy[i] * kd_get(x, i, dtype);
+        kd_put(dx, i, dtype, share * dy[i]);
+    }
+    return dot * share * (1.0f - share);
+}
+
+KD_SIMD static void backward_rows(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const gated_args *a = args;
+    (void)lane;
+    for (int64_t row = begin; row < end; row++) {
+        const float share = kd_sigmoid(*(const float *)kd_row(a->gate, row));
+        const float *dy = kd_row(a->y, row);
+        const void *x = kd_row(a->x, row);
+        void *dx = kd_row(a->dx, row);
+        *(float *)kd_row(a->d_gate, row) = a->x.dtype == KD_BF16
+                                               ? backward_row(dx, dy, x, KD_BF16, share, a->columns)
+                                               : backward_row(dx, dy, x, KD_F32, share, a->columns);
+    }
+}
+
+static gated_args args_of(kd_tensor y, kd_tensor x, kd_tensor gate)
+{
+    const int64_t rows = kd_tensor_rows(y), columns = kd_tensor_columns(y);
+    KD_CHECK(y.dtype == KD_F32 && gate.dtype == KD_F32);
+    KD_CHECK(kd_tensor_rows(x) == rows && kd_tensor_columns(x) == columns);
+    KD_CHECK(kd_tensor_rows(gate) == rows && kd_tensor_columns(gate) == 1);
+    return (gated_args){.y = y, .x = x, .gate = gate, .columns = columns};
+}
+
+void kd_cpu_gated_add(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor gate)
+{
+    const gated_args a = args_of(y, x, gate);
+    if (!be->fault) {
+        (void)kd_parallel_rows(be, kd_tensor_rows(y), kd_grain(a.columns), forward_rows, &a);
+    }
+}
+
+void kd_cpu_gated_add_backward(kd_backend *be,
+                               kd_tensor dx,
+                               kd_tensor d_gate,
+                               kd_tensor dy,
+                               kd_tensor x,
+                               kd_tensor gate)
+{
+    gated_args a = args_of(dy, x, gate);
+    KD_CHECK(dx.dtype == x.dtype && d_gate.dtype == KD_F32);
+    KD_CHECK(kd_tensor_rows(dx) == kd_tensor_rows(dy) && kd_tensor_columns(dx) == a.columns);
+    KD_CHECK(kd_tensor_rows(d_gate) == kd_tensor_rows(dy));
+    a.dx = dx;
+    a.d_gate = d_gate;
+    if (!be->fault) {
+        (void)kd_parallel_rows(be, kd_tensor_rows(dy), kd_grain(a.columns), backward_rows, &a);
+    }
+}

@@ -1,0 +1,148 @@
+#include <math.h>
+#include <string.h>
+
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/kernels.h"
+
+typedef struct head_norm_args {
+    kd_tensor y, x, dy, dx;
+    const float *w;
+    float *rstd; /* (N, heads)                            */
+    float *dw;   /* (parts, D) sums of each part's rows   */
+    int64_t n_heads, head_dim;
+    float eps;
+} head_norm_args;
+
+KD_INLINE void forward_row(const head_norm_args *a, int64_t row, kd_dtype dtype)
+{
+    const void *x = kd_row(a->x, row);
+    void *y = kd_row(a->y, row);
+    for (int64_t h = 0; h < a->n_heads; h++) {
+        const int64_t at = h * a->head_dim;
+        float squares = 0.0f;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t i = 0; i < a->head_dim; i++) {
+            const float v = kd_get(x, at + i, dtype);
+            squares += v * v;
+        }
+        const float rstd = 1.0f / sqrtf(squares / (float)a->head_dim + a->eps);
+#pragma omp simd
+        for (int64_t i = 0; i < a->head_dim; i++) {
+            kd_put(y, at + i, dtype, a->w[i] * (kd_get(x, at + i, dtype) * rstd));
+        }
+        a->rstd[row * a->n_heads + h] = rstd;
+    }
+}
+
+KD_SIMD static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const head_norm_args *a = args;
+    (void)lane;
+    for (int64_t row = begin; row < end; row++) {
+        if (a->x.dtype == KD_BF16) {
+            forward_row(a, row, KD_BF16);
+        } else {
+            forward_row(a, row, KD_F32);
+        }
+    }
+}
+
+/* As norm_dx, for each head's part; dx is written, not added to. */
+KD_INLINE void backward_row(const head_norm_args *a, int64_t row, float *dw, kd_dtype dtype)
+{
+    const void *x = kd_row(a->x, row), *dy = kd_row(a->dy, row);
+    void *dx = kd_row(a->dx, row);
+    for (int64_t h = 0; h < a->n_heads; h++) {
+        const int64_t at = h * a->head_dim;
+        const float rstd = a->rstd[row * a->n_heads + h];
+        float dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t i = 0; i < a->head_dim; i++) {
+            const float g = kd_get(dy, at + i, dtype) * (kd_get(x, at + i, dtype) * rstd);
+            dw[i] += g;
+            dot += g * a->w[i];
+        }
+        const float mean = dot / (float)a->head_dim;
+#pragma omp simd
+        for (int64_t i = 0; i < a->head_dim; i++) {
+            const float xh = kd_get(x, at + i, dtype) * rstd;
+            const float g = a->w[i] * kd_get(dy, at + i, dtype);
+            kd_put(dx, at + i, dtype, rstd * (g - xh * mean));
+        }
+    }
+}
+
+KD_SIMD static void backward_rows(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const head_norm_args *a = args;
+    float *dw = a->dw + lane * a->head_dim;
+    memset(dw, 0, (size_t)a->head_dim * sizeof *dw);
+    for (int64_t row = begin; row < end; row++) {
+        if (a->x.dtype == KD_BF16) {
+            backward_row(a, row, dw, KD_BF16);
+        } else {
+            backward_row(a, row, dw, KD_F32);
+        }
+    }
+}
+
+static void check_same(kd_tensor a, kd_tensor b)
+{
+    KD_CHECK(a.dtype == b.dtype);
+    KD_CHECK(kd_tensor_rows(a) == kd_tensor_rows(b));
+    KD_CHECK(kd_tensor_columns(a) == kd_tensor_columns(b));
+}
+
+static head_norm_args args_of(kd_tensor x, kd_tensor w, kd_tensor rstd, int64_t n_heads)
+{
+    const int64_t columns = kd_tensor_columns(x);
+    KD_CHECK(n_heads > 0 && columns % n_heads == 0);
+    KD_CHECK(w.dtype == KD_F32 && kd_tensor_elements(w) == columns / n_heads);
+    KD_CHECK(rstd.dtype == KD_F32 && kd_tensor_elements(rstd) == kd_tensor_rows(x) * n_heads);
+    return (head_norm_args){
+        .x = x, .w = w.data, .rstd = rstd.data, .n_heads = n_heads, .head_dim = columns / n_heads};
+}
+
+void kd_cpu_head_norm(kd_backend *be,
+                      kd_tensor y,
+                      kd_tensor x,
+                      kd_tensor w,
+                      kd_tensor rstd,
+                      int64_t n_heads,
+                      float eps)
+{
+    head_norm_args a = args_of(x, w, rstd, n_heads);
+    check_same(x, y);
+    a.y = y;
+    a.eps = eps;
+    if (!be->fault) {
+        (void)kd_parallel_rows(be, kd_tensor_rows(x), kd_grain(kd_tensor_columns(x)), forward_rows,
+                               &a);
+    }
+}
+
+void kd_cpu_head_norm_dx(kd_backend *be,
+                         kd_tensor dx,
+                         kd_tensor dw,
+                         kd_tensor dy,
+                         kd_tensor x,
+                         kd_tensor w,
+                         kd_tensor rstd,
+                         int64_t n_heads)
+{
+    head_norm_args a = args_of(x, w, rstd, n_heads);
+    check_same(x, dy);
+    check_same(x, dx);
+    KD_CHECK(dw.dtype == KD_F32 && kd_tensor_elements(dw) == a.head_dim);
+    if (be->fault) {
+        return;
+    }
+    a.dy = dy;
+    a.dx = dx;
+    a.dw = kd_cpu_scratch(be, (size_t)be->n_threads * (size_t)a.head_dim * sizeof *a.dw);
+    if (a.dw != NULL) {
+        const int n_parts = kd_parallel_rows(be, kd_tensor_rows(x), kd_grain(kd_tensor_columns(x)),
+                                             backward_rows, &a);
+        kd_add_partials(dw.data, a.dw, n_parts, a.head_dim);
+    }
+}

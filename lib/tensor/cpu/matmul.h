@@ -1,0 +1,35 @@
+/*
+ * matmul.h - matrix products by oneDNN, with one primitive kept for each shape.
+ *
+ * Making a primitive costs a thousand times what starting one does, so each combination of
+ * shape, strides, dtypes and flags is made once and kept until the cache is destroyed.
+ *
+ * Threads: a cache is used by one thread at a time; its products run on n_threads.
+ */
+#ifndef KD_TENSOR_CPU_MATMUL_H
+#define KD_TENSOR_CPU_MATMUL_H
+
+#include <stdbool.h>
+
+#include "tensor/tensor.h"
+
+typedef struct kd_matmul_cache kd_matmul_cache;
+
+/*
+ * c (M, N) = op(a) op(b), or c += with accumulate. op(x) is x, or its transpose if trans_x is set:
+ * a is stored (M, K) or (K, M), b is stored (K, N) or (N, K). a and b have one dtype, f32 or bf16;
+ * c is f32 or that. Rows may be strided. A product without elements does nothing.
+ */
+typedef struct kd_product {
+    kd_tensor c, a, b;
+    bool trans_a, trans_b;
+    bool accumulate;
+} kd_product;
+
+KD_MUST_USE kd_status kd_matmul_cache_create(int n_threads, kd_matmul_cache **cache_out);
+void kd_matmul_cache_destroy(kd_matmul_cache *cache);
+
+/* KD_ERR_NOMEM, or KD_ERR_IO if oneDNN refuses: this machine may have no bf16 products. */
+KD_MUST_USE kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product);
+
+#endif

@@ -1,0 +1,152 @@
+#include <math.h>
+#include <string.h>
+
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/kernels.h"
+
+typedef struct norm_args {
+    kd_tensor y, sum, x, delta;
+    const float *w;
+    float *rstd; /* NULL: not kept */
+    int64_t columns;
+    float eps;
+} norm_args;
+
+/* Forms x + delta if there is a delta, and returns the sum of squares. */
+KD_INLINE float sum_row(const norm_args *a, int64_t row)
+{
+    const float *x = kd_row(a->x, row);
+    float squares = 0.0f;
+    if (a->delta.data == NULL) {
+#pragma omp simd reduction(+ : squares)
+        for (int64_t i = 0; i < a->columns; i++) {
+            squares += x[i] * x[i];
+        }
+        return squares;
+    }
+    const float *delta = kd_row(a->delta, row);
+    float *sum = kd_row(a->sum, row);
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < a->columns; i++) {
+        const float s = x[i] + delta[i];
+        sum[i] = s;
+        squares += s * s;
+    }
+    return squares;
+}
+
+KD_INLINE void scale_row(void *y, kd_dtype dtype, const float *x, const norm_args *a, float rstd)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < a->columns; i++) {
+        kd_put(y, i, dtype, a->w[i] * (x[i] * rstd));
+    }
+}
+
+KD_SIMD static void norm_rows(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const norm_args *a = args;
+    (void)lane;
+    for (int64_t row = begin; row < end; row++) {
+        const float rstd = 1.0f / sqrtf(sum_row(a, row) / (float)a->columns + a->eps);
+        const float *x = kd_row(a->delta.data == NULL ? a->x : a->sum, row);
+        if (a->y.dtype == KD_BF16) {
+            scale_row(kd_row(a->y, row), KD_BF16, x, a, rstd);
+        } else {
+            scale_row(kd_row(a->y, row), KD_F32, x, a, rstd);
+        }
+        if (a->rstd != NULL) {
+            a->rstd[row] = rstd;
+        }
+    }
+}
+
+void kd_cpu_norm(kd_backend *be,
+                 kd_tensor y,
+                 kd_tensor sum,
+                 kd_tensor x,
+                 kd_tensor delta,
+                 kd_tensor w,
+                 kd_tensor rstd,
+                 float eps)
+{
+    const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
+    KD_CHECK(kd_tensor_rows(y) == rows && kd_tensor_columns(y) == columns);
+    KD_CHECK(x.dtype == KD_F32 && w.dtype == KD_F32 && kd_tensor_elements(w) == columns);
+    KD_CHECK(delta.data == NULL || (delta.dtype == KD_F32 && sum.dtype == KD_F32));
+    KD_CHECK(delta.data == NULL || (kd_tensor_rows(delta) == rows && kd_tensor_rows(sum) == rows));
+    KD_CHECK(rstd.data == NULL || kd_tensor_elements(rstd) == rows);
+    if (!be->fault) {
+        const norm_args a = {y, sum, x, delta, w.data, rstd.data, columns, eps};
+        (void)kd_parallel_rows(be, rows, kd_grain(columns), norm_rows, &a);
+    }
+}
+
+typedef struct norm_dx_args {
+    kd_tensor dx, dy, x;
+    const float *w, *rstd;
+    float *dw; /* (parts, C) sums of each part's rows */
+    int64_t columns;
+} norm_dx_args;
+
+/*
+ * With xh = x * rstd and g = w * dy:  dx = rstd * (g - xh * mean(g * xh)),  dw = sum of dy * xh.
+ */
+KD_INLINE void norm_dx_row(const norm_dx_args *a, int64_t row, float *dw, kd_dtype dtype)
+{
+    const void *dy = kd_row(a->dy, row);
+    const float *x = kd_row(a->x, row), *w = a->w;
+    float *dx = kd_row(a->dx, row);
+    const float rstd = a->rstd[row];
+    float dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t i = 0; i < a->columns; i++) {
+        const float g = kd_get(dy, i, dtype) * (x[i] * rstd);
+        dw[i] += g;
+        dot += g * w[i];
+    }
+    const float mean = dot / (float)a->columns;
+#pragma omp simd
+    for (int64_t i = 0; i < a->columns; i++) {
+        dx[i] += rstd * (w[i] * kd_get(dy, i, dtype) - x[i] * rstd * mean);
+    }
+}
+
+KD_SIMD static void norm_dx_rows(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const norm_dx_args *a = args;
+    float *dw = a->dw + lane * a->columns;
+    memset(dw, 0, (size_t)a->columns * sizeof *dw);
+    for (int64_t row = begin; row < end; row++) {
+        if (a->dy.dtype == KD_BF16) {
+            norm_dx_row(a, row, dw, KD_BF16);
+        } else {
+            norm_dx_row(a, row, dw, KD_F32);
+        }
+    }
+}
+
+void kd_cpu_norm_dx(kd_backend *be,
+                    kd_tensor dx,
+                    kd_tensor dw,
+                    kd_tensor dy,
+                    kd_tensor x,
+                    kd_tensor w,
+                    kd_tensor rstd)
+{
+    const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
+    KD_CHECK(kd_tensor_rows(dy) == rows && kd_tensor_columns(dy) == columns);
+    KD_CHECK(kd_tensor_rows(dx) == rows && kd_tensor_columns(dx) == columns);
+    KD_CHECK(dx.dtype == KD_F32 && x.dtype == KD_F32 && dw.dtype == KD_F32);
+    KD_CHECK(kd_tensor_elements(w) == columns && kd_tensor_elements(dw) == columns);
+    KD_CHECK(kd_tensor_elements(rstd) == rows);
+    if (be->fault) {
+        return;
+    }
+    float *partial = kd_cpu_scratch(be, (size_t)be->n_threads * (size_t)columns * sizeof *partial);
+    if (partial != NULL) {
+        const norm_dx_args a = {dx, dy, x, w.data, rstd.data, partial, columns};
+        const int n_parts = kd_parallel_rows(be, rows, kd_grain(columns), norm_dx_rows, &a);
+        kd_add_partials(dw.data, partial, n_parts, columns);
+    }
+}

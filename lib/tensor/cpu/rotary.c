@@ -1,0 +1,52 @@
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/kernels.h"
+
+typedef struct rotate_args {
+    kd_tensor x, table;
+    int64_t n_heads, half; /* D / 2 */
+    float sign;            /* of the sines: -1 turns back */
+} rotate_args;
+
+/* (x_i, x_{i + D/2}) is turned by the angle of i at this row's position. */
+KD_INLINE void rotate_row(const rotate_args *a, int64_t row, kd_dtype dtype)
+{
+    const float *cosine = kd_row(a->table, row % kd_tensor_rows(a->table));
+    const float *sine = cosine + a->half;
+    for (int64_t h = 0; h < a->n_heads; h++) {
+        const int64_t size = (int64_t)kd_dtype_bytes(dtype);
+        char *low = (char *)kd_row(a->x, row) + 2 * h * a->half * size;
+        char *high = low + a->half * size;
+#pragma omp simd
+        for (int64_t i = 0; i < a->half; i++) {
+            const float x = kd_get(low, i, dtype), y = kd_get(high, i, dtype);
+            const float s = a->sign * sine[i];
+            kd_put(low, i, dtype, x * cosine[i] - y * s);
+            kd_put(high, i, dtype, y * cosine[i] + x * s);
+        }
+    }
+}
+
+KD_SIMD static void rotate_rows(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const rotate_args *a = args;
+    (void)lane;
+    for (int64_t row = begin; row < end; row++) {
+        if (a->x.dtype == KD_BF16) {
+            rotate_row(a, row, KD_BF16);
+        } else {
+            rotate_row(a, row, KD_F32);
+        }
+    }
+}
+
+void kd_cpu_rotate(kd_backend *be, kd_tensor x, int64_t n_heads, kd_tensor table, bool inverse)
+{
+    const int64_t columns = kd_tensor_columns(x);
+    KD_CHECK(n_heads > 0 && columns % (2 * n_heads) == 0);
+    KD_CHECK(table.dtype == KD_F32 && kd_tensor_columns(table) == columns / n_heads);
+    KD_CHECK(kd_tensor_rows(table) > 0);
+    if (!be->fault) {
+        const rotate_args a = {x, table, n_heads, columns / n_heads / 2, inverse ? -1.0f : 1.0f};
+        (void)kd_parallel_rows(be, kd_tensor_rows(x), kd_grain(columns), rotate_rows, &a);
+    }
+}

@@ -1,0 +1,96 @@
+/*
+ * vec_math.h - what the inner loops of the CPU back end are made of.
+ *
+ * Everything is inlined into the loop and has no branch, so the compiler turns the loop into
+ * vectors of the machine it is cloned for. kd_get and kd_put take the dtype as a constant:
+ * a kernel is written once as an inlined body and called once per dtype.
+ */
+#ifndef KD_TENSOR_CPU_VEC_MATH_H
+#define KD_TENSOR_CPU_VEC_MATH_H
+
+#include <stdint.h>
+
+#include "tensor/tensor.h"
+
+#define KD_INLINE static inline __attribute__((always_inline))
+
+/*
+ * A function compiled once per generation of the machine, chosen at program start. It must hold
+ * the loops itself: what OpenMP outlines is not cloned. Sanitizers run before the choice can be
+ * made, so there is one version under them.
+ */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(KD_SANITIZED)
+#define KD_SIMD __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define KD_SIMD
+#endif
+
+typedef union kd_float_bits {
+    float value;
+    uint32_t bits;
+} kd_float_bits;
+
+KD_INLINE float kd_bf16_to_f32(uint16_t x)
+{
+    return (kd_float_bits){.bits = (uint32_t)x << 16}.value;
+}
+
+/* To the nearest, ties to even; a NaN stays a NaN, whatever its payload. */
+KD_INLINE uint16_t kd_bf16_from_f32(float x)
+{
+    const uint32_t bits = (kd_float_bits){.value = x}.bits;
+    const uint32_t nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const uint32_t quiet = (bits >> 16) | 0x40u;
+    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : nearest);
+}
+
+KD_INLINE float kd_get(const void *data, int64_t at, kd_dtype dtype)
+{
+    return dtype == KD_BF16 ? kd_bf16_to_f32(((const uint16_t *)data)[at])
+                            : ((const float *)data)[at];
+}
+
+KD_INLINE void kd_put(void *data, int64_t at, kd_dtype dtype, float value)
+{
+    if (dtype == KD_BF16) {
+        ((uint16_t *)data)[at] = kd_bf16_from_f32(value);
+    } else {
+        ((float *)data)[at] = value;
+    }
+}
+
+/* First element of a row. */
+KD_INLINE void *kd_row(kd_tensor t, int64_t row)
+{
+    return (char *)t.data + (size_t)(row * t.row_stride) * (t.dtype == KD_BF16 ? 2 : 4);
+}
+
+/*
+ * e^x within 2 ulp. x is cut to [-87.3, 88.3], so the result is never 0, subnormal or infinite;
+ * a NaN stays one. With n = round(x / ln 2), e^x = 2^n e^r, |r| <= ln 2 / 2; ln 2 is subtracted
+ * in two parts so that r is exact, and e^r is a Taylor-like polynomial of degree 7 (minimax).
+ */
+KD_INLINE float kd_exp(float x)
+{
+    x = x < -87.33654f ? -87.33654f : x;
+    x = x > 88.37626f ? 88.37626f : x;
+    /* Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits. */
+    const kd_float_bits shifted = {.value = x * 1.44269504f + 12582912.0f};
+    const float n = shifted.value - 12582912.0f;
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    return p * (kd_float_bits){.bits = (shifted.bits << 23) + 0x3f800000u}.value;
+}
+
+KD_INLINE float kd_sigmoid(float x)
+{
+    return 1.0f / (1.0f + kd_exp(-x));
+}
+
+#endif
