@@ -18,6 +18,7 @@
 #ifndef KD_DISTILL_CHANNEL_H
 #define KD_DISTILL_CHANNEL_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"

@@ -19,8 +19,6 @@
 #include "distill/loss.h"
 #include "model/decoder.h"
 
-#define KD_LABEL_IGNORED (-100)
-
 typedef struct kd_objective_settings {
     kd_schedule weights[KD_LOSS_COUNT]; /* >= 0; those of balance and z constant */
     kd_schedule temperature;            /* > 0 */

@@ -25,7 +25,7 @@ KD_MUST_USE kd_status kd_teacher_load(kd_backend *be,
                                       const kd_teacher_settings *settings,
                                       kd_teacher **teacher_out);
 
-/* From weights that are there already; owns them from then on, also when it fails. */
+/* From weights that are there already; owns them from then on, and destroys them when it fails. */
 KD_MUST_USE kd_status kd_teacher_create(kd_parameters *params,
                                         const kd_teacher_settings *settings,
                                         kd_teacher **teacher_out);

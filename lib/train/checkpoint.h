@@ -54,12 +54,16 @@ KD_MUST_USE kd_status kd_checkpoint_load(const char *path,
                                          uint64_t job_hash,
                                          kd_checkpoint_state *state_out);
 
-/* Removes all but the newest `keep` (at least 1) checkpoints, and leftovers of writes that did not end. */
-KD_MUST_USE kd_status kd_checkpoint_prune(const char *folder, int keep);
+/*
+ * After the checkpoint of `step` was saved: removes all but the newest `keep` (at least 1) of those up
+ * to it, those of later steps (they did not verify, or this run would have begun there), and
+ * leftovers of writes that did not end.
+ */
+KD_MUST_USE kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int keep);
 
 /*
- * Writes a model folder (model.safetensors, config.json, manifest.json) that appears whole or not at all;
- * one that is there is replaced.
+ * Writes a model folder (model.safetensors in the compute dtype, config.json, manifest.json) that appears
+ * whole or not at all; one that is there is replaced.
  */
 KD_MUST_USE kd_status kd_model_export(const char *folder, const kd_parameters *params);
 

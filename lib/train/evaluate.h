@@ -8,6 +8,8 @@
 #ifndef KD_TRAIN_EVALUATE_H
 #define KD_TRAIN_EVALUATE_H
 
+#include "data/order.h"
+#include "data/shard.h"
 #include "model/decoder.h"
 #include "train/reduce.h"
 
@@ -15,9 +17,18 @@
 typedef struct kd_sequences {
     void *user;
     int64_t n_sequences;
-    /* Writes the T tokens and labels of sequence `index`. */
-    kd_status (*read)(void *user, int64_t index, int32_t *tokens_out, int32_t *labels_out);
+    /* Writes the n * T tokens and labels of sequences [first, first + n); a label -100 counts nowhere. */
+    kd_status (
+        *read)(void *user, int64_t first, int64_t n, int32_t *tokens_out, int32_t *labels_out);
 } kd_sequences;
+
+/* All sequences of a shard in a sequential order; both, and this struct, outlive the kd_sequences. */
+typedef struct kd_shard_sequences {
+    const kd_shard *shard;
+    const kd_order *order;
+} kd_shard_sequences;
+
+kd_sequences kd_sequences_of_shard(const kd_shard_sequences *of);
 
 typedef struct kd_evaluation {
     double loss; /* nats a token */

@@ -37,7 +37,7 @@ typedef struct kd_trainer_teacher {
 typedef struct kd_micro_batch {
     uint64_t m;            /* its global number: the channel's message */
     const int32_t *tokens; /* (n_batch * T), host */
-    const int32_t *labels; /* (n_batch * T), host; KD_LABEL_IGNORED counts nowhere */
+    const int32_t *labels; /* (n_batch * T), host; -100 counts nowhere */
     int64_t n_batch;       /* sequences, at most max_batch */
 } kd_micro_batch;
 
@@ -77,8 +77,8 @@ kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer);
  *
  * KD_ERR_INVALID names a token or label out of range; KD_ERR_STATE a loss or gradient norm that is not
  * finite, with the step (all ranks see the same); other errors are the channel's, the reduction's
- * or the back end's. After an error the weights are those before the step, and the trainer may only be
- * used again once a message that was received has been given up: destroy it.
+ * or the back end's. After an error the weights are those before the step. An error that only this rank sees leaves
+ * the others blocked in `reduce`: the caller ends the whole job then.
  */
 KD_MUST_USE kd_status kd_trainer_step(kd_trainer *trainer,
                                       uint64_t step,

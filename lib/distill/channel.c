@@ -1,0 +1,119 @@
+#include "distill/channel.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "base/arena.h"
+#include "base/log.h"
+
+typedef struct local_channel {
+    kd_channel base; /* first: a kd_channel * to it is one to us */
+    kd_channel_produce produce;
+    void *user;
+    size_t message_bytes;
+    void *message; /* the one buffer */
+    bool held;     /* received and not yet released */
+    uint64_t m;    /* of the message held */
+} local_channel;
+
+static kd_status local_begin_send(kd_channel *channel, uint64_t m, void **buffer_out)
+{
+    (void)channel;
+    (void)buffer_out;
+    return kd_fail(KD_ERR_STATE, "micro-batch %llu: a local channel is not sent to",
+                   (unsigned long long)m);
+}
+
+static kd_status local_end_send(kd_channel *channel, uint64_t m)
+{
+    return local_begin_send(channel, m, NULL);
+}
+
+static kd_status local_flush(kd_channel *channel)
+{
+    (void)channel;
+    return KD_OK;
+}
+
+/* The time in `produce` is the teacher's work, not a stall: there is nobody to wait for. */
+static kd_status local_receive(kd_channel *channel, uint64_t m, void **message_out)
+{
+    local_channel *local = (local_channel *)channel;
+    if (local->held) {
+        return kd_fail(KD_ERR_STATE,
+                       "micro-batch %llu received before micro-batch %llu was released",
+                       (unsigned long long)m, (unsigned long long)local->m);
+    }
+    const kd_status st = local->produce(local->user, m, local->message);
+    if (st) {
+        return st;
+    }
+    local->held = true;
+    local->m = m;
+    channel->bytes_moved += local->message_bytes;
+    channel->messages_moved++;
+    *message_out = local->message;
+    return KD_OK;
+}
+
+static kd_status local_release(kd_channel *channel, uint64_t m)
+{
+    local_channel *local = (local_channel *)channel;
+    if (!local->held || local->m != m) {
+        return kd_fail(KD_ERR_STATE, "micro-batch %llu released, which is not held",
+                       (unsigned long long)m);
+    }
+    local->held = false;
+    return KD_OK;
+}
+
+static void local_progress(kd_channel *channel)
+{
+    (void)channel;
+}
+
+static void local_destroy(kd_channel *channel)
+{
+    local_channel *local = (local_channel *)channel;
+    free(local->message);
+    free(local);
+}
+
+static const kd_channel_ops local_ops = {
+    .begin_send = local_begin_send,
+    .end_send = local_end_send,
+    .flush = local_flush,
+    .receive = local_receive,
+    .release = local_release,
+    .progress = local_progress,
+    .destroy = local_destroy,
+};
+
+kd_status kd_channel_create_local(size_t message_bytes,
+                                  kd_channel_produce produce,
+                                  void *user,
+                                  kd_channel **channel_out)
+{
+    const size_t aligned = (message_bytes / KD_ARENA_ALIGN + 1) * KD_ARENA_ALIGN;
+    local_channel *local = calloc(1, sizeof *local);
+    void *message = aligned_alloc(KD_ARENA_ALIGN, aligned);
+    if (local == NULL || message == NULL) {
+        free(message);
+        free(local);
+        return kd_fail(KD_ERR_NOMEM, "no memory for a message of %zu bytes", message_bytes);
+    }
+    *local = (local_channel){.base.ops = &local_ops,
+                             .produce = produce,
+                             .user = user,
+                             .message_bytes = message_bytes,
+                             .message = message};
+    *channel_out = &local->base;
+    return KD_OK;
+}
+
+void kd_channel_destroy(kd_channel *channel)
+{
+    if (channel != NULL) {
+        channel->ops->destroy(channel);
+    }
+}

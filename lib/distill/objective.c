@@ -1,0 +1,338 @@
+#include "distill/objective.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+
+enum { CHUNK_BYTES = 4 << 20, CHUNK_ROWS_MIN = 256 };
+
+struct kd_objective {
+    kd_backend *be;
+    kd_objective_settings settings;
+    kd_signal_plan plan;
+    kd_model_config student;
+    int64_t teacher_vocab; /* 0: no teacher */
+    int64_t n_vocab;
+    int64_t max_rows, chunk_rows;
+    kd_tensor teacher_lm_head; /* borrowed */
+
+    /* Of the step begun last. */
+    double weights[KD_LOSS_COUNT];
+    double temperature;
+    bool computed[KD_LOSS_COUNT];
+
+    void *slab;
+    kd_tensor d_hidden;       /* (max_rows, C) f32              */
+    kd_tensor logits;         /* (chunk_rows, V) f32            */
+    kd_tensor d_logits;       /* (chunk_rows, V) compute        */
+    kd_tensor teacher_logits; /* (chunk_rows, V') f32, or none  */
+    kd_tensor sums;           /* (KD_VOCAB_SUMS) f64            */
+};
+
+kd_objective_settings kd_objective_defaults(void)
+{
+    return (kd_objective_settings){
+        .weights = {[KD_LOSS_KD] = kd_schedule_constant(0.7),
+                    [KD_LOSS_HARD] = kd_schedule_constant(0.3),
+                    [KD_LOSS_BALANCE] = kd_schedule_constant(0.01),
+                    [KD_LOSS_Z] = kd_schedule_constant(0.001)},
+        .temperature = kd_schedule_constant(4.0),
+        .scale_by_t2 = true,
+        .transport = KD_TRANSPORT_AUTO,
+    };
+}
+
+kd_status kd_objective_check(const kd_objective_settings *settings)
+{
+    for (int i = 0; i < KD_LOSS_COUNT; i++) {
+        const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
+        char what[64];
+        (void)snprintf(what, sizeof what, "weight of loss %s", kind->name);
+        const kd_status st = kd_schedule_check(&settings->weights[i], what, 0.0);
+        if (st) {
+            return st;
+        }
+        if (kind->constant_weight && !kd_schedule_is_constant(&settings->weights[i])) {
+            return kd_fail(KD_ERR_INVALID, "%s: found a schedule, expected a constant", what);
+        }
+    }
+    if (settings->chunk_rows < 0) {
+        return kd_fail(KD_ERR_INVALID, "rows of a chunk: found %lld, expected at least 0",
+                       (long long)settings->chunk_rows);
+    }
+    return kd_schedule_check(&settings->temperature, "temperature", 1e-3);
+}
+
+kd_status kd_objective_plan(const kd_objective_settings *settings,
+                            const kd_model_config *student,
+                            const kd_model_config *teacher,
+                            kd_dtype compute,
+                            int64_t max_rows,
+                            kd_signal_plan *plan_out)
+{
+    kd_signal_plan plan = {0};
+    kd_status st = kd_objective_check(settings);
+    if (st) {
+        return st;
+    }
+    const kd_plan_context context = {.student = student,
+                                     .teacher = teacher,
+                                     .transport = settings->transport,
+                                     .compute = compute,
+                                     .max_rows = max_rows};
+    for (int i = 0; teacher != NULL && i < KD_LOSS_COUNT; i++) {
+        const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
+        if (kind->plan == NULL || kd_schedule_is_zero(&settings->weights[i])) {
+            continue;
+        }
+        st = kind->plan(&context, &plan);
+        if (st) {
+            return st;
+        }
+    }
+    *plan_out = plan;
+    return KD_OK;
+}
+
+static int64_t choose_chunk_rows(int64_t wish, int64_t n_vocab, int64_t max_rows)
+{
+    int64_t rows = CHUNK_BYTES / (n_vocab * (int64_t)sizeof(float));
+    if (rows < CHUNK_ROWS_MIN) {
+        rows = CHUNK_ROWS_MIN; /* products of few rows waste the matrix units */
+    }
+    if (wish > 0) {
+        rows = wish;
+    }
+    return rows < max_rows ? rows : max_rows;
+}
+
+static void lay_out(kd_objective *o, kd_arena *arena)
+{
+    const int64_t v = o->student.vocab_size;
+    o->d_hidden = kd_tensor_carve_2d(arena, KD_F32, o->max_rows, o->student.hidden_size);
+    o->logits = kd_tensor_carve_2d(arena, KD_F32, o->chunk_rows, v);
+    o->d_logits = kd_tensor_carve_2d(arena, o->be->compute, o->chunk_rows, v);
+    o->sums = kd_tensor_carve_1d(arena, KD_F64, KD_VOCAB_SUMS);
+    o->teacher_logits = kd_tensor_none();
+    if (kd_signal_plan_find(&o->plan, KD_SIGNAL_HIDDEN, 0) != NULL) {
+        o->teacher_logits = kd_tensor_carve_2d(arena, KD_F32, o->chunk_rows, o->teacher_vocab);
+    }
+}
+
+static kd_status allocate(kd_objective *o)
+{
+    kd_arena arena = {0};
+    lay_out(o, &arena);
+    o->slab = o->be->ops->alloc(o->be, arena.used);
+    if (o->slab == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    kd_arena_init(&arena, o->slab, arena.used);
+    lay_out(o, &arena);
+    return KD_OK;
+}
+
+/* What the teacher's shape decides: columns in common, signals, and whose lm_head is needed. */
+static kd_status meet_teacher(kd_objective *o, const kd_model_config *teacher)
+{
+    o->n_vocab = o->student.vocab_size;
+    if (teacher != NULL) {
+        o->teacher_vocab = teacher->vocab_size;
+        const kd_status st = kd_vocab_common(&o->student, teacher, &o->n_vocab);
+        if (st) {
+            return st;
+        }
+    }
+    const kd_status st = kd_objective_plan(&o->settings, &o->student, teacher, o->be->compute,
+                                           o->max_rows, &o->plan);
+    if (st) {
+        return st;
+    }
+    const kd_tensor *head = &o->teacher_lm_head;
+    if (kd_signal_plan_find(&o->plan, KD_SIGNAL_HIDDEN, 0) != NULL &&
+        (head->data == NULL || head->dtype != o->be->compute ||
+         kd_tensor_rows(*head) != teacher->vocab_size ||
+         kd_tensor_columns(*head) != teacher->hidden_size)) {
+        return kd_fail(KD_ERR_ARG,
+                       "hidden states need the teacher's lm_head: expected (%lld, %lld) %s",
+                       (long long)teacher->vocab_size, (long long)teacher->hidden_size,
+                       kd_dtype_name(o->be->compute));
+    }
+    return KD_OK;
+}
+
+kd_status kd_objective_create(kd_backend *be,
+                              const kd_objective_settings *settings,
+                              const kd_model_config *student,
+                              const kd_model_config *teacher,
+                              kd_tensor teacher_lm_head,
+                              int64_t max_rows,
+                              kd_objective **objective_out)
+{
+    KD_CHECK(max_rows > 0);
+    kd_objective *o = calloc(1, sizeof *o);
+    if (o == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for an objective");
+    }
+    *o = (kd_objective){.be = be,
+                        .settings = *settings,
+                        .student = *student,
+                        .max_rows = max_rows,
+                        .teacher_lm_head = teacher_lm_head};
+    kd_status st = meet_teacher(o, teacher);
+    if (st) {
+        goto err_free;
+    }
+    o->chunk_rows = choose_chunk_rows(settings->chunk_rows, student->vocab_size, max_rows);
+    st = allocate(o);
+    if (st) {
+        goto err_free;
+    }
+    *objective_out = o;
+    return KD_OK;
+
+err_free:
+    free(o);
+    return st;
+}
+
+void kd_objective_destroy(kd_objective *objective)
+{
+    if (objective != NULL) {
+        objective->be->ops->free(objective->be, objective->slab);
+        free(objective);
+    }
+}
+
+const kd_signal_plan *kd_objective_signals(const kd_objective *objective)
+{
+    return &objective->plan;
+}
+
+int64_t kd_objective_vocab(const kd_objective *objective)
+{
+    return objective->n_vocab;
+}
+
+kd_tensor kd_objective_sums(const kd_objective *objective)
+{
+    return objective->sums;
+}
+
+/* Whether a loss exists at all for these models and weights. */
+static bool is_present(const kd_objective *o, kd_loss_id id)
+{
+    const kd_loss_kind *kind = kd_loss_get(id);
+    if (kind->needs_signals && o->teacher_vocab == 0) {
+        return false;
+    }
+    if ((id == KD_LOSS_BALANCE || id == KD_LOSS_Z) && o->student.n_experts == 0) {
+        return false;
+    }
+    return !kd_schedule_is_zero(&o->settings.weights[id]);
+}
+
+void kd_objective_begin(kd_objective *o, uint64_t step)
+{
+    o->temperature = kd_schedule_at(&o->settings.temperature, step);
+    for (int i = 0; i < KD_LOSS_COUNT; i++) {
+        const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
+        const bool present = is_present(o, (kd_loss_id)i);
+        o->weights[i] = kd_schedule_at(&o->settings.weights[i], step);
+        /* One that needs signals is computed once a message has come. */
+        o->computed[i] = present && o->weights[i] > 0.0 && !kind->needs_signals;
+    }
+    o->computed[KD_LOSS_HARD] = true; /* reported at any weight: it costs nothing */
+    o->be->ops->zero(o->be, o->sums);
+}
+
+/* The terms of all losses over the vocabulary for one chunk. */
+static void add_terms(kd_objective *o, const kd_loss_chunk *chunk, kd_vocab_rows *rows)
+{
+    for (int i = 0; i < KD_LOSS_COUNT; i++) {
+        const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
+        const bool blind = kind->needs_signals && chunk->message == NULL;
+        if (blind || o->weights[i] == 0.0 || !is_present(o, (kd_loss_id)i)) {
+            continue;
+        }
+        o->computed[i] = true;
+        if (kind->vocab != NULL) {
+            kind->vocab(chunk, o->weights[i], rows);
+        }
+    }
+}
+
+static void
+run_chunk(kd_objective *o, const kd_decoder *decoder, kd_tensor labels, const kd_loss_chunk *chunk)
+{
+    const kd_ops *ops = o->be->ops;
+    const int64_t first = chunk->first_row;
+    const int64_t n = chunk->n_rows;
+    const kd_tensor hidden = kd_tensor_slice_rows(kd_decoder_hidden(decoder), first, n);
+    const kd_tensor lm_head = kd_decoder_lm_head(decoder);
+    kd_vocab_rows rows = {
+        .student = kd_tensor_slice_rows(o->logits, 0, n),
+        .labels = kd_tensor_1d((int32_t *)labels.data + first, KD_I32, n),
+        .d_logits = kd_tensor_slice_rows(o->d_logits, 0, n),
+        .sums = o->sums,
+        .n_vocab = o->n_vocab,
+        .temperature = 1.0f,
+        .kd_scale = 1.0f,
+    };
+    add_terms(o, chunk, &rows);
+    ops->linear(o->be, rows.student, hidden, lm_head);
+    ops->vocab_loss(o->be, &rows);
+    ops->linear_dx(o->be, kd_tensor_slice_rows(o->d_hidden, first, n), rows.d_logits, lm_head);
+    ops->linear_dw(o->be, kd_decoder_lm_head_grad(decoder), rows.d_logits, hidden);
+}
+
+kd_tensor
+kd_objective_run(kd_objective *o, const kd_decoder *decoder, kd_tensor labels, void *message)
+{
+    const int64_t n_rows = kd_tensor_elements(labels);
+    KD_CHECK(n_rows > 0 && n_rows <= o->max_rows);
+
+    for (int64_t first = 0; first < n_rows; first += o->chunk_rows) {
+        const int64_t left = n_rows - first;
+        const kd_loss_chunk chunk = {
+            .be = o->be,
+            .plan = &o->plan,
+            .message = o->plan.n_signals > 0 ? message : NULL,
+            .first_row = first,
+            .n_rows = left < o->chunk_rows ? left : o->chunk_rows,
+            .temperature = o->temperature,
+            .scale_by_t2 = o->settings.scale_by_t2,
+            .teacher_lm_head = o->teacher_lm_head,
+            .teacher_logits = o->teacher_logits,
+        };
+        run_chunk(o, decoder, labels, &chunk);
+    }
+    return kd_tensor_slice_rows(o->d_hidden, 0, n_rows);
+}
+
+int kd_objective_report(const kd_objective *o,
+                        const double *sums,
+                        kd_loss_value *values_out,
+                        double *total_out)
+{
+    const double n_tokens = sums[KD_VOCAB_SUM_ROWS];
+    double total = 0.0;
+    int n = 0;
+
+    for (int i = 0; i < KD_LOSS_COUNT; i++) {
+        if (!is_present(o, (kd_loss_id)i) && i != KD_LOSS_HARD) {
+            continue;
+        }
+        const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
+        const double raw = o->computed[i] ? sums[kind->sum] / n_tokens : 0.0;
+        values_out[n++] = (kd_loss_value){.name = kind->name,
+                                          .weight = o->weights[i],
+                                          .raw = raw,
+                                          .weighted = raw * o->weights[i],
+                                          .computed = o->computed[i]};
+        total += raw * o->weights[i];
+    }
+    *total_out = total;
+    return n;
+}

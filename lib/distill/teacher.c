@@ -1,0 +1,154 @@
+#include "distill/teacher.h"
+
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "format/model_folder.h"
+
+enum { CHUNK_ROWS = 256 };
+
+struct kd_teacher {
+    kd_parameters *params; /* owned */
+    kd_decoder *decoder;   /* owned */
+    int64_t max_batch, n_tokens;
+};
+
+kd_status kd_teacher_create(kd_parameters *params,
+                            const kd_teacher_settings *settings,
+                            kd_teacher **teacher_out)
+{
+    const kd_decoder_settings decoder_settings = {.max_batch = settings->max_batch,
+                                                  .n_tokens = settings->n_tokens,
+                                                  .on_block = settings->on_block,
+                                                  .user = settings->user};
+    kd_status st;
+    kd_teacher *teacher = calloc(1, sizeof *teacher);
+    if (teacher == NULL) {
+        st = kd_fail(KD_ERR_NOMEM, "no memory for a teacher");
+        goto err_params;
+    }
+    *teacher = (kd_teacher){
+        .params = params, .max_batch = settings->max_batch, .n_tokens = settings->n_tokens};
+    st = kd_decoder_create(params, &decoder_settings, &teacher->decoder);
+    if (st) {
+        goto err_teacher;
+    }
+    *teacher_out = teacher;
+    return KD_OK;
+
+err_teacher:
+    free(teacher);
+err_params:
+    kd_parameters_destroy(params);
+    return st;
+}
+
+kd_status kd_teacher_load(kd_backend *be,
+                          const char *folder,
+                          const kd_teacher_settings *settings,
+                          kd_teacher **teacher_out)
+{
+    kd_model_config config;
+    kd_parameters *params;
+    kd_status st = kd_model_folder_config(folder, &config);
+    if (!st) {
+        st = kd_parameters_create(be, &config, KD_PARAMS_INFER, &params);
+    }
+    if (st) {
+        return st;
+    }
+    st = kd_model_folder_load(folder, params);
+    if (st) {
+        kd_parameters_destroy(params);
+        return st;
+    }
+    return kd_teacher_create(params, settings, teacher_out);
+}
+
+void kd_teacher_destroy(kd_teacher *teacher)
+{
+    if (teacher != NULL) {
+        kd_decoder_destroy(teacher->decoder);
+        kd_parameters_destroy(teacher->params);
+        free(teacher);
+    }
+}
+
+const kd_model_config *kd_teacher_config(const kd_teacher *teacher)
+{
+    return &teacher->params->config;
+}
+
+kd_tensor kd_teacher_lm_head(const kd_teacher *teacher)
+{
+    return kd_decoder_lm_head(teacher->decoder);
+}
+
+/* Row by row straight into the message: the teacher keeps no logits of its own. */
+static void write_logits(const kd_teacher *teacher, kd_tensor message)
+{
+    kd_backend *be = teacher->params->be;
+    const kd_tensor hidden = kd_decoder_hidden(teacher->decoder);
+    const int64_t n_rows = kd_tensor_rows(message);
+
+    for (int64_t first = 0; first < n_rows; first += CHUNK_ROWS) {
+        const int64_t left = n_rows - first;
+        const int64_t n = left < CHUNK_ROWS ? left : CHUNK_ROWS;
+        be->ops->linear(be, kd_tensor_slice_rows(message, first, n),
+                        kd_tensor_slice_rows(hidden, first, n), kd_teacher_lm_head(teacher));
+    }
+}
+
+static void write_signal(const kd_teacher *teacher, const kd_signal *signal, kd_tensor message)
+{
+    kd_backend *be = teacher->params->be;
+    switch (signal->kind) {
+    case KD_SIGNAL_LOGITS:
+        write_logits(teacher, message);
+        return;
+    case KD_SIGNAL_HIDDEN:
+        be->ops->copy(
+            be, message,
+            kd_tensor_slice_rows(kd_decoder_hidden(teacher->decoder), 0, kd_tensor_rows(message)));
+        return;
+    case KD_SIGNAL_KIND_COUNT:
+        break;
+    }
+    KD_CHECK(!"a signal of unknown kind");
+}
+
+static kd_status check_tokens(const kd_teacher *teacher, const int32_t *tokens, int64_t n)
+{
+    const int64_t n_vocab = teacher->params->config.vocab_size;
+    for (int64_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= n_vocab) {
+            return kd_fail(KD_ERR_INVALID,
+                           "teacher, token %lld of sequence %lld: found %d, expected 0 to %lld",
+                           (long long)(i % teacher->n_tokens), (long long)(i / teacher->n_tokens),
+                           tokens[i], (long long)n_vocab - 1);
+        }
+    }
+    return KD_OK;
+}
+
+kd_status kd_teacher_fill(kd_teacher *teacher,
+                          const int32_t *tokens,
+                          int64_t n_batch,
+                          const kd_signal_plan *plan,
+                          void *message)
+{
+    KD_CHECK(n_batch > 0 && n_batch <= teacher->max_batch);
+    const int64_t n_rows = n_batch * teacher->n_tokens;
+    const kd_status st = check_tokens(teacher, tokens, n_rows);
+    if (st) {
+        return st;
+    }
+    if (plan->n_signals > 0) {
+        kd_decoder_forward(teacher->decoder, tokens, n_batch);
+    }
+    for (int i = 0; i < plan->n_signals; i++) {
+        write_signal(teacher, &plan->signals[i],
+                     kd_signal_view(&plan->signals[i], message, n_rows));
+    }
+    return kd_backend_wait(teacher->params->be);
+}

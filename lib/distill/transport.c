@@ -1,0 +1,30 @@
+#include "base/log.h"
+#include "distill/loss.h"
+
+kd_status kd_vocab_common(const kd_model_config *student,
+                          const kd_model_config *teacher,
+                          int64_t *n_vocab_out)
+{
+    const int64_t a = student->vocab_size;
+    const int64_t b = teacher->vocab_size;
+    const int64_t gap = a > b ? a - b : b - a;
+    if (gap >= KD_VOCAB_PADDING_MAX) {
+        return kd_fail(KD_ERR_INVALID,
+                       "the student's vocabulary has %lld tokens and the teacher's %lld: expected "
+                       "the same, or less than %d of padding",
+                       (long long)a, (long long)b, KD_VOCAB_PADDING_MAX);
+    }
+    *n_vocab_out = a < b ? a : b;
+    return KD_OK;
+}
+
+kd_transport
+kd_transport_resolve(kd_transport wish, const kd_model_config *teacher, kd_dtype compute)
+{
+    if (wish != KD_TRANSPORT_AUTO) {
+        return wish;
+    }
+    const size_t logits = (size_t)teacher->vocab_size * kd_dtype_bytes(KD_F32);
+    const size_t hidden = (size_t)teacher->hidden_size * kd_dtype_bytes(compute);
+    return hidden < logits ? KD_TRANSPORT_HIDDEN : KD_TRANSPORT_LOGITS;
+}

@@ -1,0 +1,323 @@
+#include "train/checkpoint.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "format/manifest.h"
+#include "format/model_folder.h"
+#include "train/checkpoint_file.h"
+
+/* A name within a checkpoint folder; twelve digits sort as text, more are fine. */
+typedef struct checkpoint_name {
+    char text[40];
+} checkpoint_name;
+
+static checkpoint_name name_of(uint64_t step, bool temporary)
+{
+    checkpoint_name name;
+    const int n = snprintf(name.text, sizeof name.text, "%sstep-%012" PRIu64 "%s",
+                           temporary ? "." : "", step, temporary ? ".tmp" : "");
+    KD_CHECK(n > 0 && (size_t)n < sizeof name.text);
+    return name;
+}
+
+static bool parse_name(const char *name, bool temporary, uint64_t *step_out)
+{
+    const char *digits = strchr(name, '-');
+    if (digits == NULL || strlen(name) > 36 || digits[1] < '0' || digits[1] > '9') {
+        return false;
+    }
+    const uint64_t step = strtoull(digits + 1, NULL, 10);
+    if (strcmp(name, name_of(step, temporary).text) != 0) {
+        return false;
+    }
+    *step_out = step;
+    return true;
+}
+
+static char *join(const char *folder, const char *name)
+{
+    char *path = kd_path_join(folder, name);
+    if (path == NULL) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
+    }
+    return path;
+}
+
+/* Joins, calls and frees: for the files of a checkpoint. */
+static kd_status write_state(const char *folder, const kd_checkpoint_state *state)
+{
+    char *path = join(folder, KD_CHECKPOINT_STATE_NAME);
+    const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_state_write(path, state);
+    free(path);
+    return st;
+}
+
+static kd_status read_state(const char *folder, kd_checkpoint_state *state_out)
+{
+    char *path = join(folder, KD_CHECKPOINT_STATE_NAME);
+    const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_state_read(path, state_out);
+    free(path);
+    return st;
+}
+
+static kd_status
+write_tensors(const char *folder, const kd_parameters *params, const kd_optimizer *optimizer)
+{
+    char *path = join(folder, KD_CHECKPOINT_TENSORS_NAME);
+    const kd_status st =
+        path == NULL ? KD_ERR_NOMEM : kd_checkpoint_tensors_write(path, params, optimizer);
+    free(path);
+    return st;
+}
+
+static kd_status read_tensors(const char *folder, kd_parameters *params, kd_optimizer *optimizer)
+{
+    char *path = join(folder, KD_CHECKPOINT_TENSORS_NAME);
+    const kd_status st =
+        path == NULL ? KD_ERR_NOMEM : kd_checkpoint_tensors_read(path, params, optimizer);
+    free(path);
+    return st;
+}
+
+/* Whether the seal holds; says nothing as an error, the reason is in kd_fault_text(). */
+static kd_status verify_quietly(const char *path, kd_checkpoint_state *state_out)
+{
+    kd_fault_quiet(1);
+    kd_status st = kd_manifest_verify(path);
+    if (!st) {
+        st = read_state(path, state_out);
+    }
+    kd_fault_quiet(0);
+    return st;
+}
+
+static kd_status fill(const char *folder,
+                      const kd_parameters *params,
+                      const kd_optimizer *optimizer,
+                      const kd_checkpoint_state *state)
+{
+    kd_status st = kd_folder_remove(folder);
+    if (!st) {
+        st = kd_model_folder_save(folder, params, params->be->compute);
+    }
+    if (!st) {
+        st = write_tensors(folder, params, optimizer);
+    }
+    if (!st) {
+        st = write_state(folder, state);
+    }
+    return st ? st : kd_manifest_write(folder);
+}
+
+/* Writes the checkpoint as `temporary` and gives it its name. */
+static kd_status write_and_publish(const char *temporary,
+                                   const char *path,
+                                   const kd_parameters *params,
+                                   const kd_optimizer *optimizer,
+                                   const kd_checkpoint_state *state)
+{
+    kd_status st = fill(temporary, params, optimizer, state);
+    if (!st) {
+        st = kd_folder_publish(temporary, path);
+    }
+    if (st) {
+        (void)kd_folder_remove(temporary);
+    }
+    return st;
+}
+
+kd_status kd_checkpoint_save(const char *folder,
+                             const kd_parameters *params,
+                             const kd_optimizer *optimizer,
+                             const kd_checkpoint_state *state,
+                             char **path_out)
+{
+    kd_checkpoint_state present;
+    kd_status st = kd_folder_make(folder);
+    if (st) {
+        return st;
+    }
+    char *path = join(folder, name_of(state->step, false).text);
+    char *temporary = join(folder, name_of(state->step, true).text);
+    if (path == NULL || temporary == NULL) {
+        st = KD_ERR_NOMEM;
+    } else if (!kd_file_exists(path) || verify_quietly(path, &present) ||
+               present.job_hash != state->job_hash) {
+        st = write_and_publish(temporary, path, params, optimizer, state);
+    }
+    free(temporary);
+    if (st || path_out == NULL) {
+        free(path);
+        return st;
+    }
+    *path_out = path;
+    return KD_OK;
+}
+
+/* The steps of a folder's checkpoints, and of writes that did not end. */
+typedef struct listing {
+    uint64_t *steps; /* owned; newest first */
+    size_t n;
+} listing;
+
+static int newest_first(const void *a, const void *b)
+{
+    const uint64_t x = *(const uint64_t *)a;
+    const uint64_t y = *(const uint64_t *)b;
+    return (x < y) - (x > y);
+}
+
+static kd_status add_step(listing *list, uint64_t step, const char *folder)
+{
+    uint64_t *steps = realloc(list->steps, (list->n + 1) * sizeof *steps);
+    if (steps == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to list %s", folder);
+    }
+    steps[list->n++] = step;
+    list->steps = steps;
+    return KD_OK;
+}
+
+/* A folder that is not there holds none. */
+static kd_status list_steps(const char *folder, bool temporary, listing *list_out)
+{
+    listing list = {0};
+    kd_status st = KD_OK;
+    DIR *dir = opendir(folder);
+    if (dir == NULL && errno != ENOENT) {
+        return kd_fail(KD_ERR_IO, "cannot open %s: %s", folder, strerror(errno));
+    }
+    const struct dirent *item;
+    while (!st && dir != NULL && (item = readdir(dir)) != NULL) {
+        uint64_t step;
+        if (parse_name(item->d_name, temporary, &step)) {
+            st = add_step(&list, step, folder);
+        }
+    }
+    if (dir != NULL) {
+        (void)closedir(dir);
+    }
+    if (st) {
+        free(list.steps);
+        return st;
+    }
+    if (list.n > 0) {
+        qsort(list.steps, list.n, sizeof *list.steps, newest_first);
+    }
+    *list_out = list;
+    return KD_OK;
+}
+
+kd_status
+kd_checkpoint_find_latest(const char *folder, char **path_out, kd_checkpoint_state *state_out)
+{
+    listing list;
+    kd_checkpoint_state state;
+    char *path = NULL;
+    kd_status st = list_steps(folder, false, &list);
+    if (st) {
+        return st;
+    }
+    for (size_t i = 0; i < list.n; i++) {
+        path = join(folder, name_of(list.steps[i], false).text);
+        if (path == NULL) {
+            st = KD_ERR_NOMEM;
+            break;
+        }
+        if (verify_quietly(path, &state) == KD_OK) {
+            *state_out = state;
+            break;
+        }
+        kd_log(KD_LOG_WARN, "checkpoint %s is passed over: %s", path, kd_fault_text());
+        free(path);
+        path = NULL;
+    }
+    free(list.steps);
+    if (!st) {
+        *path_out = path;
+    }
+    return st;
+}
+
+kd_status kd_checkpoint_load(const char *path,
+                             kd_parameters *params,
+                             kd_optimizer *optimizer,
+                             uint64_t job_hash,
+                             kd_checkpoint_state *state_out)
+{
+    kd_checkpoint_state state;
+    kd_status st = read_state(path, &state);
+    if (!st && state.job_hash != job_hash) {
+        st = kd_fail(KD_ERR_INVALID,
+                     "checkpoint %s belongs to another job: found job hash %016" PRIx64
+                     ", expected %016" PRIx64 "; name another output folder, or submit the job as "
+                     "it was",
+                     path, state.job_hash, job_hash);
+    }
+    if (!st) {
+        st = read_tensors(path, params, optimizer);
+    }
+    if (!st) {
+        *state_out = state;
+    }
+    return st;
+}
+
+/* Renamed first, so that a name step-<n> stands for a whole checkpoint or for none. */
+static kd_status remove_step(const char *folder, uint64_t step, bool temporary)
+{
+    char *path = join(folder, name_of(step, false).text);
+    char *hidden = join(folder, name_of(step, true).text);
+    kd_status st = path == NULL || hidden == NULL ? KD_ERR_NOMEM : KD_OK;
+
+    if (!st && !temporary) {
+        st = kd_folder_remove(hidden);
+        if (!st && rename(path, hidden) != 0) {
+            st = kd_fail(KD_ERR_IO, "cannot rename %s: %s", path, strerror(errno));
+        }
+    }
+    if (!st) {
+        st = kd_folder_remove(hidden);
+    }
+    free(hidden);
+    free(path);
+    return st;
+}
+
+kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int keep)
+{
+    KD_CHECK(keep >= 1);
+    listing list;
+    kd_status st = list_steps(folder, false, &list);
+    if (st) {
+        return st;
+    }
+    int kept = 0;
+    for (size_t i = 0; !st && i < list.n; i++) {
+        if (list.steps[i] <= step && kept < keep) {
+            kept++;
+        } else {
+            st = remove_step(folder, list.steps[i], false);
+        }
+    }
+    free(list.steps);
+    if (st) {
+        return st;
+    }
+    st = list_steps(folder, true, &list);
+    if (st) {
+        return st;
+    }
+    for (size_t i = 0; !st && i < list.n; i++) {
+        st = remove_step(folder, list.steps[i], true);
+    }
+    free(list.steps);
+    return st;
+}

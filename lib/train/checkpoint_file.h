@@ -1,0 +1,35 @@
+/*
+ * checkpoint_file.h - the two files of a checkpoint that only training reads; private to checkpoint.c.
+ *
+ *   state.json         {"version": 1, "step": n, "data_position": n, "seed": "hex", "job_hash": "hex"}
+ *   train.safetensors  for each parameter "master.<role>.<layer>", "m...." and "v....", f32
+ *
+ * Tensors are named, so the file does not depend on the order of the parameter table.
+ */
+#ifndef KD_TRAIN_CHECKPOINT_FILE_H
+#define KD_TRAIN_CHECKPOINT_FILE_H
+
+#include "train/checkpoint.h"
+
+#define KD_CHECKPOINT_STATE_NAME   "state.json"
+#define KD_CHECKPOINT_TENSORS_NAME "train.safetensors"
+
+KD_MUST_USE kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state *state);
+/* KD_ERR_PROTO names the file and what is wrong in it. */
+KD_MUST_USE kd_status kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out);
+
+KD_MUST_USE kd_status kd_checkpoint_tensors_write(const char *path,
+                                                  const kd_parameters *params,
+                                                  const kd_optimizer *optimizer);
+/* KD_ERR_INVALID: a tensor is missing or has another size. */
+KD_MUST_USE kd_status kd_checkpoint_tensors_read(const char *path,
+                                                 kd_parameters *params,
+                                                 kd_optimizer *optimizer);
+
+/*
+ * Gives the finished folder `temporary` the name `path`, in the same parent; a folder of that name is replaced,
+ * and removed where the file system cannot swap the two in one move.
+ */
+KD_MUST_USE kd_status kd_folder_publish(const char *temporary, const char *path);
+
+#endif

@@ -1,0 +1,98 @@
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "train/checkpoint_file.h"
+
+enum { VERSION = 1, STATE_BYTES_MAX = 1 << 16 };
+
+kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state *state)
+{
+    char text[256];
+    /* JSON numbers hold 53 bits for most readers: whole 64-bit words go as text. */
+    const int n =
+        snprintf(text, sizeof text,
+                 "{\"version\": %d, \"step\": %" PRIu64 ", \"data_position\": %" PRIu64
+                 ", \"seed\": \"%016" PRIx64 "\", \"job_hash\": \"%016" PRIx64 "\"}\n",
+                 VERSION, state->step, state->data_position, state->seed, state->job_hash);
+    KD_CHECK(n > 0 && (size_t)n < sizeof text);
+    return kd_file_replace(path, text, (size_t)n);
+}
+
+static kd_status fail_field(const char *path, const char *field, const char *expected)
+{
+    return kd_fail(KD_ERR_PROTO, "%s: field \"%s\" is missing or wrong: expected %s", path, field,
+                   expected);
+}
+
+static kd_status
+read_count(const char *path, const json_t *root, const char *field, uint64_t *count_out)
+{
+    const json_t *value = json_object_get(root, field);
+    if (!json_is_integer(value) || json_integer_value(value) < 0) {
+        return fail_field(path, field, "a number of at least 0");
+    }
+    *count_out = (uint64_t)json_integer_value(value);
+    return KD_OK;
+}
+
+static kd_status
+read_word(const char *path, const json_t *root, const char *field, uint64_t *word_out)
+{
+    const char *text = json_string_value(json_object_get(root, field));
+    if (text == NULL || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16) {
+        return fail_field(path, field, "16 hexadecimal digits");
+    }
+    *word_out = strtoull(text, NULL, 16);
+    return KD_OK;
+}
+
+static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint_state *state_out)
+{
+    kd_checkpoint_state state = {0};
+    uint64_t version;
+    kd_status st = read_count(path, root, "version", &version);
+    if (!st && version != VERSION) {
+        st = kd_fail(KD_ERR_INVALID, "%s: found version %" PRIu64 ", expected %d", path, version,
+                     VERSION);
+    }
+    if (!st) {
+        st = read_count(path, root, "step", &state.step);
+    }
+    if (!st) {
+        st = read_count(path, root, "data_position", &state.data_position);
+    }
+    if (!st) {
+        st = read_word(path, root, "seed", &state.seed);
+    }
+    if (!st) {
+        st = read_word(path, root, "job_hash", &state.job_hash);
+    }
+    if (!st) {
+        *state_out = state;
+    }
+    return st;
+}
+
+kd_status kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out)
+{
+    char *text;
+    size_t size;
+    json_error_t error;
+    kd_status st = kd_file_read(path, STATE_BYTES_MAX, &text, &size);
+    if (st) {
+        return st;
+    }
+    json_t *root = json_loadb(text, size, 0, &error);
+    free(text);
+    if (root == NULL) {
+        return kd_fail(KD_ERR_PROTO, "%s:%d:%d: %s", path, error.line, error.column, error.text);
+    }
+    st = read_fields(path, root, state_out);
+    json_decref(root);
+    return st;
+}

@@ -1,0 +1,161 @@
+#include "train/evaluate.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "train/tokens.h"
+
+enum { CHUNK_ROWS = 256 };
+
+/* What one call holds. */
+typedef struct evaluation {
+    kd_parameters *params;
+    kd_decoder *decoder;
+    kd_evaluate_settings settings;
+    int32_t *host_tokens, *host_labels; /* (max_batch * T) */
+    void *slab;
+    kd_tensor labels; /* (max_batch * T) i32      */
+    kd_tensor logits; /* (CHUNK_ROWS, V) f32      */
+    kd_tensor sums;   /* (KD_VOCAB_SUMS) f64      */
+} evaluation;
+
+static kd_status
+read_shard(void *user, int64_t first, int64_t n, int32_t *tokens_out, int32_t *labels_out)
+{
+    const kd_shard_sequences *of = user;
+    kd_batch_read(of->shard, of->order, (uint64_t)first, (uint32_t)n, tokens_out, labels_out);
+    return KD_OK;
+}
+
+kd_sequences kd_sequences_of_shard(const kd_shard_sequences *of)
+{
+    return (kd_sequences){.user = (void *)(uintptr_t)of,
+                          .n_sequences = (int64_t)of->order->n_windows,
+                          .read = read_shard};
+}
+
+static void lay_out(evaluation *e, kd_arena *arena)
+{
+    e->labels = kd_tensor_carve_1d(arena, KD_I32, e->settings.max_batch * e->settings.n_tokens);
+    e->logits = kd_tensor_carve_2d(arena, KD_F32, CHUNK_ROWS, e->params->config.vocab_size);
+    e->sums = kd_tensor_carve_1d(arena, KD_F64, KD_VOCAB_SUMS);
+}
+
+static void release(evaluation *e)
+{
+    e->params->be->ops->free(e->params->be, e->slab);
+    free(e->host_labels);
+    free(e->host_tokens);
+}
+
+static kd_status allocate(evaluation *e)
+{
+    const size_t bytes =
+        (size_t)(e->settings.max_batch * e->settings.n_tokens) * sizeof *e->host_tokens;
+    kd_arena arena = {0};
+    lay_out(e, &arena);
+    e->host_tokens = malloc(bytes);
+    e->host_labels = malloc(bytes);
+    e->slab = e->params->be->ops->alloc(e->params->be, arena.used); /* zeroed: so are the sums */
+    if (e->host_tokens == NULL || e->host_labels == NULL || e->slab == NULL) {
+        release(e);
+        return kd_fail(KD_ERR_NOMEM, "no memory to evaluate batches of %lld sequences",
+                       (long long)e->settings.max_batch);
+    }
+    kd_arena_init(&arena, e->slab, arena.used);
+    lay_out(e, &arena);
+    return KD_OK;
+}
+
+/* Adds the batch read into the host arrays to the sums. */
+static void add_batch(evaluation *e, int64_t n_sequences)
+{
+    kd_backend *be = e->params->be;
+    const int64_t n_rows = n_sequences * e->settings.n_tokens;
+
+    be->ops->upload(be, kd_tensor_1d(e->labels.data, KD_I32, n_rows), e->host_labels);
+    kd_decoder_forward(e->decoder, e->host_tokens, n_sequences);
+    for (int64_t first = 0; first < n_rows; first += CHUNK_ROWS) {
+        const int64_t n = n_rows - first < CHUNK_ROWS ? n_rows - first : CHUNK_ROWS;
+        const kd_vocab_rows rows = {
+            .student = kd_tensor_slice_rows(e->logits, 0, n),
+            .labels = kd_tensor_1d((int32_t *)e->labels.data + first, KD_I32, n),
+            .sums = e->sums,
+            .n_vocab = e->settings.n_vocab,
+            .temperature = 1.0f,
+            .kd_scale = 1.0f,
+        };
+        be->ops->linear(be, rows.student,
+                        kd_tensor_slice_rows(kd_decoder_hidden(e->decoder), first, n),
+                        kd_decoder_lm_head(e->decoder));
+        be->ops->vocab_loss(be, &rows);
+    }
+}
+
+static kd_status
+add_batches(evaluation *e, const kd_sequences *sequences, const kd_reduce *reduce, double *sums)
+{
+    kd_backend *be = e->params->be;
+    const int64_t size = e->settings.max_batch;
+
+    for (int64_t first = reduce->rank * size; first < sequences->n_sequences;
+         first += reduce->n_ranks * size) {
+        const int64_t left = sequences->n_sequences - first;
+        const int64_t n = left < size ? left : size;
+        kd_status st = sequences->read(sequences->user, first, n, e->host_tokens, e->host_labels);
+        if (!st) {
+            st = kd_tokens_check(e->host_tokens, e->host_labels, n, e->settings.n_tokens,
+                                 e->params->config.vocab_size, e->settings.n_vocab);
+        }
+        if (!st) {
+            add_batch(e, n);
+            st = kd_backend_wait(be); /* the host arrays are written again */
+        }
+        if (st) {
+            return st;
+        }
+    }
+    be->ops->download(be, sums, e->sums);
+    return kd_backend_wait(be);
+}
+
+kd_status kd_evaluate(kd_parameters *params,
+                      kd_decoder *decoder,
+                      const kd_evaluate_settings *settings,
+                      const kd_sequences *sequences,
+                      const kd_reduce *reduce,
+                      kd_evaluation *evaluation_out)
+{
+    evaluation e = {.params = params, .decoder = decoder, .settings = *settings};
+    double sums[KD_VOCAB_SUMS];
+
+    if (sequences->n_sequences <= 0) {
+        return kd_fail(KD_ERR_INVALID, "found no sequence to evaluate, expected at least one");
+    }
+    if (e.settings.n_vocab == 0) {
+        e.settings.n_vocab = params->config.vocab_size;
+    }
+    kd_status st = allocate(&e);
+    if (st) {
+        return st;
+    }
+    st = add_batches(&e, sequences, reduce, sums);
+    release(&e);
+    if (!st) {
+        st = reduce->sum_f64(reduce->user, sums, KD_VOCAB_SUMS);
+    }
+    if (st) {
+        return st;
+    }
+    const double n_tokens = sums[KD_VOCAB_SUM_ROWS];
+    if (!(n_tokens > 0)) {
+        return kd_fail(KD_ERR_INVALID, "found no label to evaluate, expected at least one");
+    }
+    const double loss = sums[KD_VOCAB_SUM_HARD] / n_tokens;
+    *evaluation_out = (kd_evaluation){.loss = loss,
+                                      .perplexity = exp(loss),
+                                      .accuracy = sums[KD_VOCAB_SUM_CORRECT] / n_tokens,
+                                      .n_tokens = (uint64_t)n_tokens};
+    return KD_OK;
+}

@@ -1,0 +1,138 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "format/manifest.h"
+#include "format/model_folder.h"
+#include "train/checkpoint_file.h"
+
+static kd_status fail_rename(const char *from, const char *to)
+{
+    return kd_fail(KD_ERR_IO, "cannot rename %s to %s: %s", from, to, strerror(errno));
+}
+
+/* Both names change owners in one move; what was replaced is then called `temporary` and removed. */
+static kd_status swap(const char *temporary, const char *path)
+{
+    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_EXCHANGE) == 0) {
+        return kd_folder_remove(temporary);
+    }
+    if (errno != EINVAL && errno != ENOSYS) {
+        return fail_rename(temporary, path);
+    }
+    const kd_status st = kd_folder_remove(path); /* not every shared file system can exchange */
+    if (st) {
+        return st;
+    }
+    return rename(temporary, path) == 0 ? KD_OK : fail_rename(temporary, path);
+}
+
+/* The folder that holds `path`, whose last part starts at *name_out. */
+static char *parent_of(const char *path, const char **name_out)
+{
+    const char *slash = strrchr(path, '/');
+    *name_out = slash == NULL ? path : slash + 1;
+    if (slash == NULL) {
+        return strdup(".");
+    }
+    return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+}
+
+kd_status kd_folder_publish(const char *temporary, const char *path)
+{
+    const char *name;
+    char *parent = parent_of(path, &name);
+    kd_status st = KD_OK;
+
+    if (parent == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to rename %s", temporary);
+    }
+    if (rename(temporary, path) != 0) {
+        const bool occupied = errno == ENOTEMPTY || errno == EEXIST;
+        st = occupied ? swap(temporary, path) : fail_rename(temporary, path);
+    }
+    if (!st) {
+        st = kd_folder_sync(parent);
+    }
+    free(parent);
+    return st;
+}
+
+/* PARENT/.NAME.tmp, beside `path`, whose parent is made. NULL with a fault reported. */
+static char *temporary_beside(const char *path)
+{
+    const char *name;
+    kd_text text = {0};
+    char *parent = parent_of(path, &name);
+
+    if (parent == NULL) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
+        return NULL;
+    }
+    if (kd_folder_make(parent)) {
+        free(parent);
+        return NULL;
+    }
+    kd_text_printf(&text, "%s/.%s.tmp", parent, name);
+    free(parent);
+    if (text.failed) {
+        kd_text_release(&text);
+        (void)kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
+        return NULL;
+    }
+    return text.data;
+}
+
+static kd_status write_model(const char *folder, const kd_parameters *params)
+{
+    kd_status st = kd_folder_remove(folder);
+    if (!st) {
+        st = kd_model_folder_save(folder, params, params->be->compute);
+    }
+    if (!st) {
+        st = kd_manifest_write(folder);
+    }
+    return st;
+}
+
+/* The path without the slashes at its end; NULL with a fault reported. */
+static char *trim(const char *path)
+{
+    size_t size = strlen(path);
+    while (size > 1 && path[size - 1] == '/') {
+        size--;
+    }
+    char *trimmed = strndup(path, size);
+    if (trimmed == NULL) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
+    }
+    return trimmed;
+}
+
+kd_status kd_model_export(const char *folder, const kd_parameters *params)
+{
+    char *path = trim(folder);
+    if (path == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    kd_status st = KD_ERR_IO;
+    char *temporary = temporary_beside(path);
+    if (temporary != NULL) {
+        st = write_model(temporary, params);
+        if (!st) {
+            st = kd_folder_publish(temporary, path);
+        }
+        if (st) {
+            (void)kd_folder_remove(temporary);
+        }
+    }
+    free(temporary);
+    free(path);
+    return st;
+}

@@ -1,0 +1,346 @@
+#include "train/step.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "train/tokens.h"
+
+struct kd_trainer {
+    kd_parameters *params; /* owned, as are the next three */
+    kd_optimizer *optimizer;
+    kd_decoder *decoder;
+    kd_objective *objective;
+    kd_trainer_settings settings;
+    kd_tensor labels;    /* (max_batch * T) i32 */
+    kd_channel *channel; /* of the step under way, or NULL */
+};
+
+/* Between blocks of the model: messages under way move on. */
+static void on_block(void *user)
+{
+    const kd_trainer *trainer = user;
+    if (trainer->channel != NULL) {
+        trainer->channel->ops->progress(trainer->channel);
+    }
+}
+
+static float constant_weight(const kd_objective_settings *settings, kd_loss_id id)
+{
+    return (float)settings->weights[id].points[0].value;
+}
+
+static kd_status
+make_decoder(kd_trainer *trainer, const kd_objective_settings *objective, kd_decoder **decoder_out)
+{
+    const kd_decoder_settings settings = {
+        .max_batch = trainer->settings.max_batch,
+        .n_tokens = trainer->settings.n_tokens,
+        .train = true,
+        .balance_weight = constant_weight(objective, KD_LOSS_BALANCE),
+        .z_weight = constant_weight(objective, KD_LOSS_Z),
+        .on_block = on_block,
+        .user = trainer,
+    };
+    return kd_decoder_create(trainer->params, &settings, decoder_out);
+}
+
+static kd_status make_objective(const kd_trainer *trainer,
+                                const kd_objective_settings *settings,
+                                const kd_trainer_teacher *teacher,
+                                kd_objective **objective_out)
+{
+    return kd_objective_create(
+        trainer->params->be, settings, &trainer->params->config, teacher->config, teacher->lm_head,
+        trainer->settings.max_batch * trainer->settings.n_tokens, objective_out);
+}
+
+static kd_status make_labels(kd_trainer *trainer)
+{
+    kd_backend *be = trainer->params->be;
+    const int64_t n = trainer->settings.max_batch * trainer->settings.n_tokens;
+    void *memory = be->ops->alloc(be, (size_t)n * kd_dtype_bytes(KD_I32));
+    if (memory == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    trainer->labels = kd_tensor_1d(memory, KD_I32, n);
+    return KD_OK;
+}
+
+/* Fills in what is owned, one piece after the other; the caller destroys the trainer if it fails. */
+static kd_status build(kd_trainer *trainer, const kd_trainer_teacher *teacher)
+{
+    kd_status st = make_labels(trainer);
+    if (!st) {
+        st = make_objective(trainer, &trainer->settings.objective, teacher, &trainer->objective);
+    }
+    if (!st) {
+        st = make_decoder(trainer, &trainer->settings.objective, &trainer->decoder);
+    }
+    if (!st) {
+        st =
+            kd_optimizer_create(trainer->params, &trainer->settings.optimizer, &trainer->optimizer);
+    }
+    return st;
+}
+
+kd_status kd_trainer_create(kd_parameters *params,
+                            const kd_trainer_settings *settings,
+                            const kd_trainer_teacher *teacher,
+                            kd_trainer **trainer_out)
+{
+    KD_CHECK(params->use == KD_PARAMS_TRAIN);
+    KD_CHECK(settings->max_batch > 0 && settings->n_tokens > 0);
+    kd_trainer *trainer = calloc(1, sizeof *trainer);
+    if (trainer == NULL) {
+        kd_parameters_destroy(params);
+        return kd_fail(KD_ERR_NOMEM, "no memory for a trainer");
+    }
+    *trainer = (kd_trainer){.params = params, .settings = *settings};
+    const kd_status st = build(trainer, teacher);
+    if (st) {
+        kd_trainer_destroy(trainer);
+        return st;
+    }
+    *trainer_out = trainer;
+    return KD_OK;
+}
+
+void kd_trainer_destroy(kd_trainer *trainer)
+{
+    if (trainer == NULL) {
+        return;
+    }
+    kd_backend *be = trainer->params->be;
+    kd_optimizer_destroy(trainer->optimizer);
+    kd_decoder_destroy(trainer->decoder);
+    kd_objective_destroy(trainer->objective);
+    be->ops->free(be, trainer->labels.data);
+    kd_parameters_destroy(trainer->params);
+    free(trainer);
+}
+
+/* The decoder holds the router's weights, so other ones need another decoder. */
+static bool same_router_losses(const kd_objective_settings *a, const kd_objective_settings *b)
+{
+    return constant_weight(a, KD_LOSS_BALANCE) == constant_weight(b, KD_LOSS_BALANCE) &&
+           constant_weight(a, KD_LOSS_Z) == constant_weight(b, KD_LOSS_Z);
+}
+
+kd_status kd_trainer_set_objective(kd_trainer *trainer,
+                                   const kd_objective_settings *settings,
+                                   const kd_trainer_teacher *teacher)
+{
+    kd_objective *objective;
+    kd_status st = make_objective(trainer, settings, teacher, &objective);
+    if (st) {
+        return st;
+    }
+    if (!same_router_losses(settings, &trainer->settings.objective)) {
+        kd_decoder *decoder;
+        st = make_decoder(trainer, settings, &decoder);
+        if (st) {
+            kd_objective_destroy(objective);
+            return st;
+        }
+        kd_decoder_destroy(trainer->decoder);
+        trainer->decoder = decoder;
+    }
+    kd_objective_destroy(trainer->objective);
+    trainer->objective = objective;
+    trainer->settings.objective = *settings;
+    return KD_OK;
+}
+
+const kd_signal_plan *kd_trainer_signals(const kd_trainer *trainer)
+{
+    return kd_objective_signals(trainer->objective);
+}
+
+kd_parameters *kd_trainer_parameters(const kd_trainer *trainer)
+{
+    return trainer->params;
+}
+
+kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer)
+{
+    return trainer->optimizer;
+}
+
+static kd_status check_batch(const kd_trainer *trainer, const kd_micro_batch *batch)
+{
+    KD_CHECK(batch->n_batch > 0 && batch->n_batch <= trainer->settings.max_batch);
+    return kd_tokens_check(batch->tokens, batch->labels, batch->n_batch, trainer->settings.n_tokens,
+                           trainer->params->config.vocab_size,
+                           kd_objective_vocab(trainer->objective));
+}
+
+/* Forward, objective and backward of one micro-batch; adds to gradients and sums. */
+static kd_status run_batch(kd_trainer *trainer, const kd_micro_batch *batch)
+{
+    kd_backend *be = trainer->params->be;
+    kd_channel *channel = trainer->channel;
+    const int64_t n_rows = batch->n_batch * trainer->settings.n_tokens;
+    const kd_tensor labels = kd_tensor_1d(trainer->labels.data, KD_I32, n_rows);
+    void *message = NULL;
+
+    be->ops->upload(be, labels, batch->labels);
+    kd_decoder_forward(trainer->decoder, batch->tokens, batch->n_batch);
+    if (channel != NULL) { /* after the forward pass, so that the message had time to come */
+        const kd_status st = channel->ops->receive(channel, batch->m, &message);
+        if (st) {
+            return st;
+        }
+    }
+    const kd_tensor d_hidden =
+        kd_objective_run(trainer->objective, trainer->decoder, labels, message);
+    if (channel != NULL) { /* the queue must be past the message before it is given back */
+        kd_status st = kd_backend_wait(be);
+        if (!st) {
+            st = channel->ops->release(channel, batch->m);
+        }
+        if (st) {
+            return st;
+        }
+    }
+    kd_decoder_backward(trainer->decoder, d_hidden);
+    return KD_OK;
+}
+
+static kd_status run_batches(kd_trainer *trainer, const kd_micro_batch *batches, int64_t n_batches)
+{
+    for (int64_t i = 0; i < n_batches; i++) {
+        const kd_status st = run_batch(trainer, &batches[i]);
+        if (st) {
+            return st;
+        }
+    }
+    return KD_OK;
+}
+
+/*
+ * Gradients and losses summed over all ranks, and the gradient's norm squared. Here is where the host waits
+ * for the step.
+ */
+static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *sums, double *norm_sq)
+{
+    const kd_parameters *params = trainer->params;
+    kd_backend *be = params->be;
+
+    if (reduce->n_ranks > 1) {
+        kd_status st = kd_backend_wait(be);
+        if (!st) {
+            st = reduce->sum_f32(reduce->user, params->grad.data, params->n_elements);
+        }
+        if (st) {
+            return st;
+        }
+    }
+    kd_optimizer_measure(trainer->optimizer);
+    be->ops->download(be, sums, kd_objective_sums(trainer->objective));
+    be->ops->download(be, sums + KD_SUM_BALANCE, kd_decoder_router_sums(trainer->decoder));
+    be->ops->download(be, norm_sq, trainer->optimizer->norm_sq);
+    kd_status st = kd_backend_wait(be);
+    if (!st) {
+        st = reduce->sum_f64(reduce->user, sums, KD_SUM_COUNT);
+    }
+    /* The decoder's sums run over its layers too, of which the losses are means. */
+    sums[KD_SUM_BALANCE] /= (double)params->config.n_layers;
+    sums[KD_SUM_Z] /= (double)params->config.n_layers;
+    return st;
+}
+
+/* Only finite numbers may reach the weights. All ranks see the same sums, so all come to the same end. */
+static kd_status check_finite(uint64_t step, const kd_step_result *result)
+{
+    for (int i = 0; i < result->n_losses; i++) {
+        if (!isfinite(result->losses[i].raw)) {
+            return kd_fail(KD_ERR_STATE,
+                           "step %" PRIu64 ": loss %s is %g, expected a finite number", step,
+                           result->losses[i].name, result->losses[i].raw);
+        }
+    }
+    if (!isfinite(result->gradient_norm)) {
+        return kd_fail(KD_ERR_STATE,
+                       "step %" PRIu64 ": the gradient's norm is %g, expected a finite number",
+                       step, result->gradient_norm);
+    }
+    return KD_OK;
+}
+
+static kd_status
+conclude(kd_trainer *trainer, uint64_t step, const kd_reduce *reduce, kd_step_result *result_out)
+{
+    double sums[KD_SUM_COUNT];
+    double norm_sq;
+    kd_status st = gather(trainer, reduce, sums, &norm_sq);
+    if (st) {
+        return st;
+    }
+    const double n_tokens = sums[KD_VOCAB_SUM_ROWS];
+    if (!(n_tokens > 0)) {
+        return kd_fail(KD_ERR_INVALID, "step %" PRIu64 ": found no label, expected at least one",
+                       step);
+    }
+    kd_step_result result = {
+        .gradient_norm = sqrt(norm_sq) / n_tokens,
+        .learning_rate = kd_learning_rate_at(&trainer->settings.learning_rate, step),
+        .accuracy = sums[KD_VOCAB_SUM_CORRECT] / n_tokens,
+        .n_tokens = (uint64_t)n_tokens,
+    };
+    result.n_losses = kd_objective_report(trainer->objective, sums, result.losses, &result.loss);
+    st = check_finite(step, &result);
+    if (st) {
+        return st;
+    }
+    kd_optimizer_apply(trainer->optimizer, 1.0 / n_tokens, result.learning_rate, step + 1);
+    *result_out = result;
+    return KD_OK;
+}
+
+kd_status kd_trainer_step(kd_trainer *trainer,
+                          uint64_t step,
+                          const kd_micro_batch *batches,
+                          int64_t n_batches,
+                          kd_channel *channel,
+                          const kd_reduce *reduce,
+                          kd_step_result *result_out)
+{
+    kd_backend *be = trainer->params->be;
+    KD_CHECK(n_batches > 0);
+    for (int64_t i = 0; i < n_batches; i++) {
+        const kd_status st = check_batch(trainer, &batches[i]);
+        if (st) {
+            return st;
+        }
+    }
+    be->ops->zero(be, trainer->params->grad);
+    be->ops->zero(be, kd_decoder_router_sums(trainer->decoder));
+    kd_objective_begin(trainer->objective, step);
+
+    /* Without signals no message is ever sent. */
+    trainer->channel = kd_trainer_signals(trainer)->n_signals > 0 ? channel : NULL;
+    const uint64_t stall_before_ns = channel != NULL ? channel->stall_ns : 0;
+    kd_status st = run_batches(trainer, batches, n_batches);
+    trainer->channel = NULL;
+    if (!st) {
+        st = conclude(trainer, step, reduce, result_out);
+    }
+    if (!st && channel != NULL) {
+        result_out->stall_s = (double)(channel->stall_ns - stall_before_ns) * 1e-9;
+    }
+    return st;
+}
+
+kd_status kd_trainer_evaluate(kd_trainer *trainer,
+                              const kd_sequences *sequences,
+                              const kd_reduce *reduce,
+                              kd_evaluation *evaluation_out)
+{
+    const kd_evaluate_settings settings = {.max_batch = trainer->settings.max_batch,
+                                           .n_tokens = trainer->settings.n_tokens,
+                                           .n_vocab = kd_objective_vocab(trainer->objective)};
+    return kd_evaluate(trainer->params, trainer->decoder, &settings, sequences, reduce,
+                       evaluation_out);
+}
