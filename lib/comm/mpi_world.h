@@ -12,10 +12,11 @@
 #include "comm/world.h"
 
 struct kd_world {
-    MPI_Comm everyone; /* a duplicate of MPI_COMM_WORLD                    */
-    MPI_Comm students; /* MPI_COMM_NULL on teachers                        */
-    int rank;          /* in everyone                                      */
-    int n_students, n_teachers;
+    MPI_Comm everyone; /* a duplicate of MPI_COMM_WORLD                     */
+    MPI_Comm students; /* MPI_COMM_NULL on teachers, and before roles are assigned */
+    int rank, size;    /* of everyone                                       */
+    int n_students;    /* 0 before roles are assigned                       */
+    int n_teachers;
 };
 
 /* KD_OK for MPI_SUCCESS; otherwise reports the call's name with MPI's text and returns KD_ERR_IO. */

@@ -50,52 +50,55 @@ kd_status kd_mpi_wait(MPI_Request *request, uint64_t patience_ns)
     }
 }
 
-static kd_status split(kd_world *world)
+static kd_status duplicate_world(kd_world *world)
 {
-    kd_status st = kd_mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &world->everyone), "MPI_Comm_dup");
-    if (st) {
-        return st;
-    }
-    const int color = kd_world_role(world) == KD_ROLE_STUDENT ? 0 : MPI_UNDEFINED;
-    return kd_mpi_check(MPI_Comm_split(world->everyone, color, world->rank, &world->students),
-                        "MPI_Comm_split");
-}
-
-kd_status kd_world_create(int n_students, int n_teachers, kd_world **world_out)
-{
-    int size = 0;
-    KD_CHECK(n_students >= 1 && n_teachers >= 0);
-
     /* Communicators made from this one inherit the handler. */
     kd_status st = kd_mpi_check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN),
                                 "MPI_Comm_set_errhandler");
-    if (st) {
-        return st;
+    if (!st) {
+        st = kd_mpi_check(MPI_Comm_rank(MPI_COMM_WORLD, &world->rank), "MPI_Comm_rank");
     }
-    st = kd_mpi_check(MPI_Comm_size(MPI_COMM_WORLD, &size), "MPI_Comm_size");
-    if (st) {
-        return st;
+    if (!st) {
+        st = kd_mpi_check(MPI_Comm_size(MPI_COMM_WORLD, &world->size), "MPI_Comm_size");
     }
-    if (size != n_students + n_teachers) {
-        return kd_fail(KD_ERR_INVALID,
-                       "MPI started %d ranks, but the job wants %d (%d students and %d teachers)",
-                       size, n_students + n_teachers, n_students, n_teachers);
+    if (!st) {
+        st = kd_mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &world->everyone), "MPI_Comm_dup");
     }
+    return st;
+}
+
+kd_status kd_world_create(kd_world **world_out)
+{
     kd_world *world = malloc(sizeof *world);
     if (world == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for the world of ranks");
     }
-    *world = (kd_world){MPI_COMM_NULL, MPI_COMM_NULL, 0, n_students, n_teachers};
-    st = kd_mpi_check(MPI_Comm_rank(MPI_COMM_WORLD, &world->rank), "MPI_Comm_rank");
-    if (!st) {
-        st = split(world);
-    }
+    *world = (kd_world){.everyone = MPI_COMM_NULL, .students = MPI_COMM_NULL};
+    const kd_status st = duplicate_world(world);
     if (st) {
         kd_world_destroy(world);
         return st;
     }
     *world_out = world;
     return KD_OK;
+}
+
+kd_status kd_world_assign(kd_world *world, int n_students, int n_teachers)
+{
+    KD_CHECK(world->n_students == 0 && n_students >= 1 && n_teachers >= 0);
+    if (world->size != n_students + n_teachers) {
+        return kd_fail(KD_ERR_INVALID,
+                       "MPI started %d ranks, but the job wants %d (%d students and %d teachers)",
+                       world->size, n_students + n_teachers, n_students, n_teachers);
+    }
+    const int color = world->rank < n_students ? 0 : MPI_UNDEFINED;
+    const kd_status st = kd_mpi_check(
+        MPI_Comm_split(world->everyone, color, world->rank, &world->students), "MPI_Comm_split");
+    if (!st) {
+        world->n_students = n_students;
+        world->n_teachers = n_teachers;
+    }
+    return st;
 }
 
 void kd_world_destroy(kd_world *world)
@@ -114,7 +117,13 @@ void kd_world_destroy(kd_world *world)
 
 kd_role kd_world_role(const kd_world *world)
 {
+    KD_CHECK(world->n_students > 0);
     return world->rank < world->n_students ? KD_ROLE_STUDENT : KD_ROLE_TEACHER;
+}
+
+int kd_world_size(const kd_world *world)
+{
+    return world->size;
 }
 
 int kd_world_rank(const kd_world *world)
@@ -150,7 +159,7 @@ kd_status kd_world_broadcast(kd_world *world, void *bytes, int size)
 /* The lowest rank that comes with a fault, or the world's size. */
 static kd_status find_failed(kd_world *world, kd_status mine, int *failed_out)
 {
-    const int all_fine = world->n_students + world->n_teachers;
+    const int all_fine = world->size;
     int candidate = mine ? world->rank : all_fine;
     int lowest = all_fine;
     MPI_Request request;
@@ -176,7 +185,7 @@ kd_status kd_world_agree(kd_world *world, kd_status mine)
     if (st) {
         return mine ? mine : st;
     }
-    if (failed == world->n_students + world->n_teachers) {
+    if (failed == world->size) {
         return KD_OK;
     }
     const size_t length = strnlen(kd_fault_text(), FAULT_BYTES - 1);

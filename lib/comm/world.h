@@ -21,22 +21,16 @@ typedef enum kd_role { KD_ROLE_STUDENT, KD_ROLE_TEACHER } kd_role;
 typedef struct kd_world kd_world; /* holds the communicators */
 
 /*
- * Collective over MPI_COMM_WORLD (initialised with MPI_THREAD_FUNNELED or more). KD_ERR_INVALID on
- * every rank if the world's size is not n_students + n_teachers, naming both.
+ * Collective over MPI_COMM_WORLD (initialised with MPI_THREAD_FUNNELED or more). Roles come later, so
+ * that ranks can agree on what they read before.
  */
-KD_MUST_USE kd_status kd_world_create(int n_students, int n_teachers, kd_world **world_out);
+KD_MUST_USE kd_status kd_world_create(kd_world **world_out);
 /* Collective; NULL is fine. */
 void kd_world_destroy(kd_world *world);
 
-kd_role kd_world_role(const kd_world *world);
-int kd_world_rank(const kd_world *world);      /* in the world */
-int kd_world_role_rank(const kd_world *world); /* among those of the same role */
-int kd_world_students(const kd_world *world);
-int kd_world_teachers(const kd_world *world);
+int kd_world_rank(const kd_world *world);
+int kd_world_size(const kd_world *world);
 bool kd_world_is_leader(const kd_world *world);
-
-/* The sums over student ranks that training needs; only on students. */
-kd_reduce kd_world_reduce(kd_world *world);
 
 /* All ranks. From the leader to everyone; small. */
 KD_MUST_USE kd_status kd_world_broadcast(kd_world *world, void *bytes, int size);
@@ -47,5 +41,19 @@ KD_MUST_USE kd_status kd_world_broadcast(kd_world *world, void *bytes, int size)
  * without burning a core, so one rank may work for minutes before it comes.
  */
 KD_MUST_USE kd_status kd_world_agree(kd_world *world, kd_status mine);
+
+/*
+ * All ranks, once, with the same numbers. KD_ERR_INVALID on every rank if the world's size is not
+ * n_students + n_teachers, naming both. What follows may be called after it.
+ */
+KD_MUST_USE kd_status kd_world_assign(kd_world *world, int n_students, int n_teachers);
+
+kd_role kd_world_role(const kd_world *world);
+int kd_world_role_rank(const kd_world *world); /* among those of the same role */
+int kd_world_students(const kd_world *world);
+int kd_world_teachers(const kd_world *world);
+
+/* The sums over student ranks that training needs; only on students. */
+kd_reduce kd_world_reduce(kd_world *world);
 
 #endif

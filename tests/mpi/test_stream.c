@@ -206,7 +206,8 @@ int main(int argc, char **argv)
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     EXPECT(argc == 3, "usage: %s STUDENTS TEACHERS", argv[0]);
     const int n_students = atoi(argv[1]), n_teachers = atoi(argv[2]);
-    EXPECT(kd_world_create(n_students, n_teachers, &world) == KD_OK, "world");
+    EXPECT(kd_world_create(&world) == KD_OK, "world");
+    EXPECT(kd_world_assign(world, n_students, n_teachers) == KD_OK, "roles");
 
     const size_t sizes[] = {1, 65, 5000, 300000};
     for (int depth = 1; depth <= 4; depth++) {
