@@ -273,10 +273,7 @@ static kd_status read_fields(fields *f, kd_model_config *config_out)
     if (f->st) {
         return f->st;
     }
-    st = kd_model_config_check(&config);
-    if (!st) {
-        st = kd_hf_config_check(&config);
-    }
+    st = kd_hf_config_check(&config);
     if (st) {
         return fail_in_file(f->path, st);
     }

@@ -21,8 +21,8 @@
 KD_MUST_USE kd_status kd_hf_config_read(const char *path, kd_model_config *config_out);
 
 /*
- * Whether the Hugging Face type of `config` can express its shape, so that others can load it;
- * KD_ERR_INVALID names the field. Ask before training, not after.
+ * kd_model_config_check(), and what only others ask for: that transformers can load a model of this
+ * shape. KD_ERR_INVALID names the field. Ask before training, not after.
  */
 KD_MUST_USE kd_status kd_hf_config_check(const kd_model_config *config);
 
