@@ -21,7 +21,8 @@
 #include "base/status.h"
 #include "data/shard.h"
 
-enum { KD_LABEL_IGNORED = -100 }; /* a label that no loss counts */
+/* A label that no loss counts. As in tensor/ops.h, which data code may not see. */
+#define KD_LABEL_IGNORED (-100)
 
 typedef struct kd_order {
     uint64_t n_windows; /* > 0 */
