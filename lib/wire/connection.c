@@ -317,6 +317,9 @@ kd_status kd_connection_send(kd_connection *c, const ProtobufCMessage *message)
     const int error = uv_write(&request->uv, &c->as.stream, &buf, 1, on_written);
     if (error != 0) {
         free(request);
+        if (c->state == CONNECTION_OPENING) {
+            return KD_OK; /* it failed to open at once; on_connect() is about to tell why */
+        }
         return kd_fail(KD_ERR_IO, "write: %s", uv_strerror(error));
     }
     c->queued_bytes += size_bytes;
