@@ -39,8 +39,6 @@
 extern "C" {
 #endif
 
-#define KD_API __attribute__((visibility("default")))
-
 /* A model's shape, in the words of config.json. */
 typedef struct kd_student_model {
     const char *type; /* "mixtral", ... */
@@ -75,7 +73,7 @@ typedef struct kd_student_options {
 } kd_student_options;
 
 /* f32, one thread, learning rate 3e-4, decay 0.1, clip 1, 8 sequences of 256 tokens, type mixtral. */
-KD_API kd_student_options kd_student_options_default(void);
+kd_student_options kd_student_options_default(void);
 
 #define KD_STUDENT_LOSSES_MAX 16
 
@@ -107,81 +105,79 @@ typedef struct kd_scores {
 typedef struct kd_student kd_student;
 
 /* Strings of the options are not kept. */
-KD_API KD_MUST_USE kd_status kd_student_create(const kd_student_options *options,
-                                               kd_student **student_out);
-KD_API void kd_student_destroy(kd_student *student); /* NULL is fine */
+KD_MUST_USE kd_status kd_student_create(const kd_student_options *options,
+                                        kd_student **student_out);
+void kd_student_destroy(kd_student *student); /* NULL is fine */
 
 /*
  * Loads a teacher from a model folder; it replaces the one before. The vocabularies must be the same but
  * for padding. NULL detaches.
  */
-KD_API KD_MUST_USE kd_status kd_student_attach_teacher(kd_student *student, const char *folder);
+KD_MUST_USE kd_status kd_student_attach_teacher(kd_student *student, const char *folder);
 
 /* Off: the teacher rests, and "kd" is not computed until it is turned on again. On at start. */
-KD_API KD_MUST_USE kd_status kd_student_set_distillation(kd_student *student, bool on);
+void kd_student_set_distillation(kd_student *student, bool on);
 
 /* T > 0 of "kd", whose raw value is T * T times the divergence. 4 at start. */
-KD_API KD_MUST_USE kd_status kd_student_set_temperature(kd_student *student, double temperature);
+KD_MUST_USE kd_status kd_student_set_temperature(kd_student *student, double temperature);
 
 /*
  * Weight >= 0 of a loss by its name; 0 turns it off. At start kd 0.7, hard 0.3, balance 0.01, z 0.001.
  * KD_ERR_NOT_FOUND names the nearest right name.
  */
-KD_API KD_MUST_USE kd_status kd_student_set_weight(kd_student *student,
-                                                   const char *loss,
-                                                   double weight);
-KD_API KD_MUST_USE kd_status kd_student_get_weight(const kd_student *student,
-                                                   const char *loss,
-                                                   double *weight_out);
+KD_MUST_USE kd_status kd_student_set_weight(kd_student *student, const char *loss, double weight);
+KD_MUST_USE kd_status kd_student_get_weight(const kd_student *student,
+                                            const char *loss,
+                                            double *weight_out);
 
 /*
  * One update. tokens and labels: (n_sequences, T) token ids; a label is what follows its token, and -100
  * counts nowhere. With a teacher attached and distillation on, "kd" is computed against it.
  * KD_ERR_STATE: a loss was not finite; the weights are those before the step.
  */
-KD_API KD_MUST_USE kd_status kd_student_step(kd_student *student,
-                                             const int32_t *tokens,
-                                             const int32_t *labels,
-                                             int64_t n_sequences,
-                                             kd_losses *losses_out);
+KD_MUST_USE kd_status kd_student_step(kd_student *student,
+                                      const int32_t *tokens,
+                                      const int32_t *labels,
+                                      int64_t n_sequences,
+                                      kd_losses *losses_out);
 
 /*
  * The same against target logits of the caller's, (n_sequences * T, vocab_size) f32, instead of a teacher's.
  */
-KD_API KD_MUST_USE kd_status kd_student_step_on_logits(kd_student *student,
-                                                       const int32_t *tokens,
-                                                       const int32_t *labels,
-                                                       const float *target_logits,
-                                                       int64_t n_sequences,
-                                                       kd_losses *losses_out);
+KD_MUST_USE kd_status kd_student_step_on_logits(kd_student *student,
+                                                const int32_t *tokens,
+                                                const int32_t *labels,
+                                                const float *target_logits,
+                                                int64_t n_sequences,
+                                                kd_losses *losses_out);
 
 /* tokens and labels: (n_sequences, T), any number of sequences. Changes nothing. */
-KD_API KD_MUST_USE kd_status kd_student_evaluate(kd_student *student,
-                                                 const int32_t *tokens,
-                                                 const int32_t *labels,
-                                                 int64_t n_sequences,
-                                                 kd_scores *scores_out);
+KD_MUST_USE kd_status kd_student_evaluate(kd_student *student,
+                                          const int32_t *tokens,
+                                          const int32_t *labels,
+                                          int64_t n_sequences,
+                                          kd_scores *scores_out);
 
 /*
  * Writes the student as a model folder, whole or not at all; kd_student_options.folder loads it. Only the
  * weights: a student that is loaded starts its optimizer anew.
  */
-KD_API KD_MUST_USE kd_status kd_student_save(kd_student *student, const char *folder);
+KD_MUST_USE kd_status kd_student_save(kd_student *student, const char *folder);
 
 /*
  * Writes a training state below `folder` (step-<n>/), and goes on from the newest valid one there: the same
  * steps afterwards end in the same bytes. KD_ERR_NOT_FOUND if there is none, KD_ERR_INVALID if it is of
- * another model.
+ * another model; after a fault in reading it the student's weights are undefined.
  */
-KD_API KD_MUST_USE kd_status kd_student_checkpoint(kd_student *student, const char *folder);
-KD_API KD_MUST_USE kd_status kd_student_resume(kd_student *student, const char *folder);
+KD_MUST_USE kd_status kd_student_checkpoint(kd_student *student, const char *folder);
+KD_MUST_USE kd_status kd_student_resume(kd_student *student, const char *folder);
 
-KD_API uint64_t kd_student_steps(const kd_student *student); /* updates made */
+uint64_t kd_student_steps(const kd_student *student); /* updates made */
 
 /* The text of this thread's last error, "" if there was none; valid until its next one. */
-KD_API const char *kd_error_text(void);
+const char *kd_error_text(void);
 
-KD_API const char *kd_version(void); /* "0.1.0" */
+const char *kd_version(void); /* "0.1.0" */
 
 #ifdef __cplusplus
 }

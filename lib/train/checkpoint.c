@@ -128,7 +128,7 @@ static kd_status write_and_publish(const char *temporary,
         st = kd_folder_publish(temporary, path);
     }
     if (st) {
-        (void)kd_folder_remove(temporary);
+        kd_folder_discard(temporary);
     }
     return st;
 }
@@ -139,7 +139,6 @@ kd_status kd_checkpoint_save(const char *folder,
                              const kd_checkpoint_state *state,
                              char **path_out)
 {
-    kd_checkpoint_state present;
     kd_status st = kd_folder_make(folder);
     if (st) {
         return st;
@@ -148,8 +147,7 @@ kd_status kd_checkpoint_save(const char *folder,
     char *temporary = join(folder, name_of(state->step, true).text);
     if (path == NULL || temporary == NULL) {
         st = KD_ERR_NOMEM;
-    } else if (!kd_file_exists(path) || verify_quietly(path, &present) ||
-               present.job_hash != state->job_hash) {
+    } else {
         st = write_and_publish(temporary, path, params, optimizer, state);
     }
     free(temporary);

@@ -25,8 +25,8 @@ typedef struct kd_checkpoint_state {
 } kd_checkpoint_state;
 
 /*
- * Writes FOLDER/step-<n>; makes FOLDER if needed. A checkpoint of that step that is there and valid is left
- * as it is: resume is exact, so it would hold the same bytes. On a fault nothing new is visible.
+ * Writes FOLDER/step-<n>, in place of one of that name; makes FOLDER if needed. On a fault nothing new is
+ * visible, and what was there still is.
  * path_out (NULL: not wanted): malloc'ed path of the checkpoint.
  */
 KD_MUST_USE kd_status kd_checkpoint_save(const char *folder,

@@ -32,4 +32,7 @@ KD_MUST_USE kd_status kd_checkpoint_tensors_read(const char *path,
  */
 KD_MUST_USE kd_status kd_folder_publish(const char *temporary, const char *path);
 
+/* After a fault: removes what was half written; what cannot be removed is named in a warning. */
+void kd_folder_discard(const char *folder);
+
 #endif

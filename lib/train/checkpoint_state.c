@@ -54,7 +54,7 @@ read_word(const char *path, const json_t *root, const char *field, uint64_t *wor
 static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint_state *state_out)
 {
     kd_checkpoint_state state = {0};
-    uint64_t version;
+    uint64_t version = 0;
     kd_status st = read_count(path, root, "version", &version);
     if (!st && version != VERSION) {
         st = kd_fail(KD_ERR_INVALID, "%s: found version %" PRIu64 ", expected %d", path, version,

@@ -148,9 +148,11 @@ static kd_status find_entry(const transfer *t,
 static kd_status read_values(const transfer *t, const kd_safetensors *file, slab which, int i)
 {
     const kd_parameter *parameter = &t->params->table[i];
-    const kd_safetensors_entry *entry;
+    const kd_safetensors_entry *entry = NULL;
     kd_status st = find_entry(t, file, which, i, &entry);
-
+    if (st) {
+        return st;
+    }
     for (int64_t at = 0; !st && at < parameter->n_elements; at += CHUNK) {
         const int64_t left = parameter->n_elements - at;
         const int64_t n = left < CHUNK ? left : CHUNK;

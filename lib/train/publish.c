@@ -64,6 +64,13 @@ kd_status kd_folder_publish(const char *temporary, const char *path)
     return st;
 }
 
+void kd_folder_discard(const char *folder)
+{
+    if (kd_folder_remove(folder)) {
+        kd_log(KD_LOG_WARN, "%s is left behind", folder);
+    }
+}
+
 /* PARENT/.NAME.tmp, beside `path`, whose parent is made. NULL with a fault reported. */
 static char *temporary_beside(const char *path)
 {
@@ -129,7 +136,7 @@ kd_status kd_model_export(const char *folder, const kd_parameters *params)
             st = kd_folder_publish(temporary, path);
         }
         if (st) {
-            (void)kd_folder_remove(temporary);
+            kd_folder_discard(temporary);
         }
     }
     free(temporary);
