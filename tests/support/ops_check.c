@@ -1,0 +1,153 @@
+#include "tests/support/ops_check.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "tensor/cpu/vec_math.h"
+
+#define GUARD_BYTES 64
+#define GUARD_BYTE  0xa5
+
+kd_backend *kd_test_backend(kd_dtype compute, int n_threads)
+{
+    kd_backend *be = NULL;
+    KD_CHECK(kd_backend_create_cpu(compute, n_threads, &be) == KD_OK);
+    return be;
+}
+
+/* Bytes from the first to behind the last element of the last row's whole stride. */
+static size_t stored_bytes(kd_tensor t)
+{
+    return (size_t)(kd_tensor_rows(t) * t.row_stride) * kd_dtype_bytes(t.dtype);
+}
+
+static kd_tensor make(kd_dtype dtype, int64_t rows, int64_t columns, int64_t stride)
+{
+    kd_tensor t = kd_tensor_2d(NULL, dtype, rows, columns);
+    t.row_stride = stride;
+    const size_t bytes = stored_bytes(t);
+    t.data = aligned_alloc(64, (bytes + GUARD_BYTES + 63) / 64 * 64);
+    KD_CHECK(t.data != NULL);
+    memset(t.data, GUARD_BYTE, bytes + GUARD_BYTES);
+    for (int64_t row = 0; row < rows; row++) {
+        memset((char *)t.data + (size_t)(row * stride) * kd_dtype_bytes(dtype), 0,
+               (size_t)columns * kd_dtype_bytes(dtype));
+    }
+    return t;
+}
+
+kd_tensor kd_test_zeros(kd_dtype dtype, int64_t rows, int64_t columns)
+{
+    return make(dtype, rows, columns, columns);
+}
+
+kd_tensor
+kd_test_padded(kd_dtype dtype, int64_t rows, int64_t columns, int64_t padding, uint64_t seed)
+{
+    const kd_tensor t = make(dtype, rows, columns, columns + padding);
+    for (int64_t i = 0; i < rows * columns; i++) {
+        kd_test_set(t, i / columns, i % columns, kd_rng_normal(seed, (uint64_t)i));
+    }
+    return t;
+}
+
+kd_tensor kd_test_random(kd_dtype dtype, int64_t rows, int64_t columns, uint64_t seed)
+{
+    return kd_test_padded(dtype, rows, columns, 0, seed);
+}
+
+static bool all_guard(const void *memory, size_t n)
+{
+    const unsigned char *bytes = memory;
+    for (size_t i = 0; i < n; i++) {
+        if (bytes[i] != GUARD_BYTE) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool kd_test_guarded(kd_tensor t)
+{
+    const size_t size = kd_dtype_bytes(t.dtype), stride = (size_t)t.row_stride * size;
+    const size_t used = (size_t)kd_tensor_columns(t) * size;
+    for (int64_t row = 0; row < kd_tensor_rows(t); row++) {
+        if (!all_guard((char *)t.data + (size_t)row * stride + used, stride - used)) {
+            return false;
+        }
+    }
+    return all_guard((char *)t.data + stored_bytes(t), GUARD_BYTES);
+}
+
+void kd_test_free(kd_tensor t)
+{
+    KD_CHECK(kd_test_guarded(t));
+    free(t.data);
+}
+
+double kd_test_get(kd_tensor t, int64_t row, int64_t column)
+{
+    const int64_t at = row * t.row_stride + column;
+    if (t.dtype == KD_F64) {
+        return ((const double *)t.data)[at];
+    }
+    return (double)kd_get(t.data, at, t.dtype);
+}
+
+void kd_test_set(kd_tensor t, int64_t row, int64_t column, double value)
+{
+    const int64_t at = row * t.row_stride + column;
+    if (t.dtype == KD_F64) {
+        ((double *)t.data)[at] = value;
+    } else {
+        kd_put(t.data, at, t.dtype, (float)value);
+    }
+}
+
+double kd_test_nmse(kd_tensor a, kd_tensor b)
+{
+    double error = 0.0, size = 0.0;
+    const int64_t columns = kd_tensor_columns(b);
+    KD_CHECK(kd_tensor_elements(a) == kd_tensor_elements(b));
+    for (int64_t i = 0; i < kd_tensor_elements(b); i++) {
+        const double x = kd_test_get(a, i / columns, i % columns);
+        const double y = kd_test_get(b, i / columns, i % columns);
+        error += (x - y) * (x - y);
+        size += y * y;
+    }
+    return error == 0.0 ? 0.0 : error / size;
+}
+
+double kd_test_project(kd_tensor t, kd_tensor factors)
+{
+    double sum = 0.0;
+    const int64_t columns = kd_tensor_columns(t);
+    for (int64_t i = 0; i < kd_tensor_elements(t); i++) {
+        sum += kd_test_get(t, i / columns, i % columns) *
+               kd_test_get(factors, i / columns, i % columns);
+    }
+    return sum;
+}
+
+double
+kd_test_slope_error(kd_test_function *f, void *user, kd_tensor x, kd_tensor gradient, double h)
+{
+    double worst = 0.0, largest = 0.0;
+    const int64_t columns = kd_tensor_columns(x);
+    for (int64_t i = 0; i < kd_tensor_elements(x); i++) {
+        const int64_t row = i / columns, column = i % columns;
+        const double value = kd_test_get(x, row, column);
+        kd_test_set(x, row, column, value + h);
+        const double up_at = kd_test_get(x, row, column), up = f(user);
+        kd_test_set(x, row, column, value - h);
+        const double down_at = kd_test_get(x, row, column), down = f(user);
+        kd_test_set(x, row, column, value);
+        const double slope = (up - down) / (up_at - down_at);
+        const double error = fabs(slope - kd_test_get(gradient, row, column));
+        worst = error > worst || isnan(error) ? error : worst;
+        largest = fabs(slope) > largest ? fabs(slope) : largest;
+    }
+    return largest == 0.0 ? worst : worst / largest;
+}
