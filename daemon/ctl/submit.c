@@ -46,19 +46,18 @@ static kd_status read_job(const ctl_options *options, Kd__Job **job_out)
     return KD_OK;
 }
 
+/* --after, as if the file's list were longer. */
 static kd_status add_after(Kd__Job *job, const ctl_options *options)
 {
-    const ProtobufCFieldDescriptor *field = kd_message_field(job->base.descriptor, "after");
-    for (size_t i = 0; i < options->n_after; i++) {
-        char *copy = strdup(options->after[i]);
-        char **place = copy ? kd_message_add(&job->base, field) : NULL;
-        if (place == NULL) {
-            free(copy);
-            return kd_fail(KD_ERR_NOMEM, "out of memory");
-        }
-        *place = copy;
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < options->n_after && st == KD_OK; i++) {
+        kd_text set = {0};
+        kd_text_printf(&set, "after.%zu=%s", job->n_after, options->after[i]);
+        st =
+            set.failed ? kd_fail(KD_ERR_NOMEM, "out of memory") : kd_yaml_set(&job->base, set.data);
+        kd_text_release(&set);
     }
-    return KD_OK;
+    return st;
 }
 
 /* All mistakes of a job, a line each; empty if there are none. Completes the job. */
