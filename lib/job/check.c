@@ -89,9 +89,12 @@ static void check_experts(kd_checker *c, const Kd__Model *m)
             kd_checker_add(c, "student.model.num_experts",
                            "found %u, expected 0: type llama has no experts", m->num_experts);
         }
-    } else if (kd_checker_number(c, "student.model.num_experts", m->has_num_experts, m->num_experts,
-                                 1, EXPERTS_MAX) &&
-               (m->experts_per_token == 0 || m->experts_per_token > m->num_experts)) {
+    } else {
+        kd_checker_number(c, "student.model.num_experts", m->has_num_experts, m->num_experts, 1,
+                          EXPERTS_MAX);
+    }
+    if (m->num_experts > 0 &&
+        (m->experts_per_token == 0 || m->experts_per_token > m->num_experts)) {
         kd_checker_add(c, "student.model.experts_per_token",
                        "found %u, expected 1 to num_experts (%u)", m->experts_per_token,
                        m->num_experts);

@@ -1,0 +1,228 @@
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/unit/job_fixture.h"
+
+TestSuite(job, .init = be_quiet);
+
+Test(job, sets_apply_in_order_over_the_file)
+{
+    const char *const sets[] = {"training.steps=5", "training.steps=6", "name=x"};
+    Kd__Job *job = parse(sets, 3);
+    cr_expect(eq(u64, job->training->steps, 6));
+    cr_expect(eq(str, job->name, "x"));
+    destroy(job);
+}
+
+Test(job, a_mistake_in_file_or_set_gives_no_job)
+{
+    Kd__Job *job = NULL;
+    const char *const bad[] = {"training.stps=5"};
+    cr_expect(eq(int, kd_job_parse("naem: x", 7, "j.yaml", NULL, 0, &job), KD_ERR_INVALID));
+    cr_expect(eq(str, (char *)kd_fault_text(),
+                 "j.yaml:1:1: naem: no such field; did you mean \"name\"?"));
+    cr_expect(eq(int, kd_job_parse("name: x", 7, "j.yaml", bad, 1, &job), KD_ERR_INVALID));
+    cr_expect(strncmp(kd_fault_text(), "--set: training.stps: no such field", 35) == 0);
+    cr_expect(job == NULL);
+}
+
+Test(job, relative_paths_are_below_the_base_folder)
+{
+    const char *const sets[] = {"output=out", "data.files=[a.txt, /b.txt]", "student.checkpoint=s",
+                                "teachers.0.checkpoint=t/m"};
+    Kd__Job *job = parse(sets, 4);
+    cr_assert(eq(int, kd_job_resolve_paths(job, "/home/x"), KD_OK));
+    cr_expect(eq(str, job->output, "/home/x/out"));
+    cr_expect(eq(str, job->data->files[0], "/home/x/a.txt"));
+    cr_expect(eq(str, job->data->files[1], "/b.txt"));
+    cr_expect(eq(str, job->student->checkpoint, "/home/x/s"));
+    cr_expect(eq(str, job->teachers[0]->checkpoint, "/home/x/t/m"));
+    destroy(job);
+
+    Kd__Job empty = KD__JOB__INIT;
+    cr_expect(eq(int, kd_job_resolve_paths(&empty, "/home/x"), KD_OK), "nothing there is fine");
+}
+
+Test(job, complete_fills_in_the_values_in_brackets)
+{
+    Kd__Job *job = complete(NULL, 0);
+    cr_expect(eq(dbl, job->objective->kd->weight->value, 0.7));
+    cr_expect(eq(dbl, job->objective->kd->temperature->value, 4.0));
+    cr_expect(eq(dbl, job->objective->hard->weight->value, 0.3));
+    cr_expect(eq(u32, job->student->model->num_kv_heads, 4));
+    cr_expect(eq(u32, job->student->model->head_dim, 16));
+    cr_expect(job->student->has_seed && job->student->seed == 3);
+    cr_expect(eq(u32, job->training->micro_batch_size, 8));
+    cr_expect(job->name == NULL);
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
+    destroy(job);
+}
+
+Test(job, complete_without_teachers_leaves_hard_targets_alone)
+{
+    const char *const sets[] = {"teachers=[]"};
+    Kd__Job *job = complete(sets, 1);
+    cr_expect(eq(dbl, job->objective->kd->weight->value, 0.0));
+    cr_expect(eq(dbl, job->objective->hard->weight->value, 1.0));
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
+    destroy(job);
+}
+
+Test(job, complete_keeps_what_is_given)
+{
+    const char *const sets[] = {"objective.kd.weight={points: [{step: 1, value: 2}]}",
+                                "student.seed=9", "student.model.head_dim=32",
+                                "student.model.num_kv_heads=2", "training.micro_batch_size=2"};
+    Kd__Job *job = complete(sets, 5);
+    cr_expect(eq(sz, job->objective->kd->weight->n_points, 1));
+    cr_expect(eq(int, job->objective->kd->weight->kind, KD__SCHEDULE__KIND__LINEAR));
+    cr_expect(not(job->objective->kd->weight->has_value));
+    cr_expect(eq(u64, job->student->seed, 9));
+    cr_expect(eq(u32, job->student->model->head_dim, 32));
+    cr_expect(eq(u32, job->student->model->num_kv_heads, 2));
+    cr_expect(eq(u32, job->training->micro_batch_size, 2));
+    destroy(job);
+}
+
+Test(job, completing_twice_is_the_same_as_once)
+{
+    const char *const checkpoint[] = {"student={init: checkpoint, checkpoint: /s}"};
+    for (size_t n_sets = 0; n_sets <= 1; n_sets++) {
+        Kd__Job *job = complete(checkpoint, n_sets);
+        ProtobufCMessage *once = kd_message_copy(&job->base);
+        cr_assert(eq(int, kd_job_complete(job), KD_OK));
+        cr_expect(kd_message_equal(&job->base, once));
+        kd_message_destroy(once);
+        destroy(job);
+    }
+}
+
+Test(job, micro_batch_size_is_the_largest_divisor_of_a_ranks_share_up_to_8)
+{
+    static const struct {
+        const char *batch, *ranks;
+        uint32_t expected;
+    } cases[] = {
+        {"training.batch_size=16", "resources.student_ranks=1", 8},
+        {"training.batch_size=16", "resources.student_ranks=4", 4},
+        {"training.batch_size=12", "resources.student_ranks=1", 6},
+        {"training.batch_size=7", "resources.student_ranks=1", 7},
+        {"training.batch_size=11", "resources.student_ranks=1", 1},
+        {"training.batch_size=1", "resources.student_ranks=4", 1},
+        {"training.batch_size=0", "resources.student_ranks=0", 1},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *const sets[] = {cases[i].batch, cases[i].ranks};
+        Kd__Job *job = complete(sets, 2);
+        cr_expect(eq(u32, job->training->micro_batch_size, cases[i].expected), "%s %s",
+                  cases[i].batch, cases[i].ranks);
+        destroy(job);
+    }
+}
+
+Test(job, a_student_from_a_checkpoint_has_no_shape_of_its_own)
+{
+    const char *const sets[] = {"student={init: checkpoint, checkpoint: /s}"};
+    Kd__Job *job = complete(sets, 1);
+    cr_expect(job->student->model == NULL);
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
+    destroy(job);
+}
+
+Test(job, ranks_and_slots_add_up)
+{
+    const char *const sets[] = {"resources.student_ranks=2", "resources.teacher_ranks=3",
+                                "resources.threads_per_rank=4"};
+    Kd__Job *job = complete(sets, 3);
+    cr_expect(eq(u32, kd_job_ranks(job), 5));
+    cr_expect(eq(u64, kd_job_slots(job), 20));
+    destroy(job);
+}
+
+static uint64_t hash_with(const char *set)
+{
+    Kd__Job *job = complete(&set, 1);
+    const uint64_t hash = kd_job_hash(job);
+    destroy(job);
+    return hash;
+}
+
+Test(job, the_hash_covers_what_a_resume_relies_on_and_nothing_else)
+{
+    const char *const same[] = {"name=other",
+                                "output=/else",
+                                "after=['7']",
+                                "evaluation.every_steps=5",
+                                "checkpoint.keep=9",
+                                "resources.threads_per_rank=2",
+                                "seed=3",
+                                "resources.teacher_ranks=1"};
+    const char *const different[] = {"seed=4",
+                                     "data.sequence_length=64",
+                                     "student.model.num_layers=3",
+                                     "teachers.0.checkpoint=/m2",
+                                     "objective.kd.temperature=2",
+                                     "training.steps=101",
+                                     "training.micro_batch_size=4"};
+    const uint64_t hash = hash_with("seed=3");
+    cr_expect(ne(u64, hash, 0));
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        cr_expect(eq(u64, hash_with(same[i]), hash), "%s", same[i]);
+    }
+    for (size_t i = 0; i < sizeof different / sizeof *different; i++) {
+        cr_expect(ne(u64, hash_with(different[i]), hash), "%s", different[i]);
+    }
+}
+
+static double value_at(Kd__Schedule__Kind kind, uint64_t step)
+{
+    Kd__Schedule__Point points[] = {KD__SCHEDULE__POINT__INIT, KD__SCHEDULE__POINT__INIT,
+                                    KD__SCHEDULE__POINT__INIT};
+    const uint64_t steps[] = {10, 20, 40};
+    const double values[] = {8.0, 4.0, 1.0};
+    Kd__Schedule__Point *list[3];
+    for (int i = 0; i < 3; i++) {
+        points[i].step = steps[i];
+        points[i].value = values[i];
+        list[i] = &points[i];
+    }
+    Kd__Schedule schedule = KD__SCHEDULE__INIT;
+    schedule.kind = kind;
+    schedule.n_points = 3;
+    schedule.points = list;
+    return kd_job_schedule_value(&schedule, step);
+}
+
+Test(job, a_constant_schedule_is_itself_everywhere)
+{
+    Kd__Schedule schedule = KD__SCHEDULE__INIT;
+    schedule.value = 2.5;
+    cr_expect(eq(dbl, kd_job_schedule_value(&schedule, 0), 2.5));
+    cr_expect(eq(dbl, kd_job_schedule_value(&schedule, UINT64_MAX), 2.5));
+}
+
+Test(job, every_schedule_has_its_points_and_is_flat_beyond_them)
+{
+    const Kd__Schedule__Kind kinds[] = {KD__SCHEDULE__KIND__STEP, KD__SCHEDULE__KIND__LINEAR,
+                                        KD__SCHEDULE__KIND__COSINE};
+    for (int i = 0; i < 3; i++) {
+        cr_expect(eq(dbl, value_at(kinds[i], 0), 8.0));
+        cr_expect(eq(dbl, value_at(kinds[i], 10), 8.0));
+        cr_expect(eq(dbl, value_at(kinds[i], 20), 4.0));
+        cr_expect(eq(dbl, value_at(kinds[i], 40), 1.0));
+        cr_expect(eq(dbl, value_at(kinds[i], UINT64_MAX), 1.0));
+    }
+}
+
+Test(job, between_points_each_schedule_follows_its_formula)
+{
+    cr_expect(eq(dbl, value_at(KD__SCHEDULE__KIND__STEP, 19), 8.0));
+    cr_expect(epsilon_eq(dbl, value_at(KD__SCHEDULE__KIND__LINEAR, 15), 6.0, 1e-12));
+    cr_expect(epsilon_eq(dbl, value_at(KD__SCHEDULE__KIND__LINEAR, 25), 3.25, 1e-12));
+    cr_expect(epsilon_eq(dbl, value_at(KD__SCHEDULE__KIND__COSINE, 15), 6.0, 1e-12));
+    /* A quarter of the way: (1 - cos(pi / 4)) / 2 of the drop of 3. */
+    cr_expect(epsilon_eq(dbl, value_at(KD__SCHEDULE__KIND__COSINE, 25), 3.560660171779821, 1e-12));
+}

@@ -1,0 +1,277 @@
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "tests/unit/job_fixture.h"
+
+TestSuite(job_check, .init = be_quiet);
+TestSuite(job_files, .init = be_quiet);
+
+/* The mistakes of the least job with these changes, one line each. */
+static void expect_mistakes(const char *const *sets, size_t n_sets, const char *expected)
+{
+    Kd__Job *job = complete(sets, n_sets);
+    kd_text mistakes = {0};
+    cr_expect(eq(int, kd_job_check(job, &mistakes), KD_ERR_INVALID), "%s", sets[0]);
+    cr_expect(eq(str, mistakes.data != NULL ? mistakes.data : "", (char *)expected));
+    cr_expect(strncmp(kd_fault_text(), expected, strcspn(expected, "\n")) == 0, "first mistake");
+    kd_text_release(&mistakes);
+    destroy(job);
+}
+
+Test(job_check, each_rule_names_path_found_and_expected)
+{
+    static const struct {
+        const char *set, *mistake;
+    } cases[] = {
+        {"output=", "output: found nothing, expected a path: it is required\n"},
+        {"output=here", "output: found \"here\", expected an absolute path\n"},
+        {"after=[first]", "after.0: found \"first\", expected the id of a job, a whole number\n"},
+        {"data.files=", "data.files: found no file, expected at least one: it is required\n"},
+        {"data.files=[a]", "data.files.0: found \"a\", expected an absolute path\n"},
+        {"data.text_field=''", "data.text_field: found nothing, expected a field's name\n"},
+        {"data.sequence_length=7", "data.sequence_length: found 7, expected 8 to 131072\n"},
+        {"data.sequence_length=131073",
+         "data.sequence_length: found 131073, expected 8 to 131072\n"},
+        {"data.held_out=0.51", "data.held_out: found 0.51, expected a number from 0 to 0.5\n"},
+        {"data.held_out=-0.1", "data.held_out: found -0.1, expected a number from 0 to 0.5\n"},
+        {"data.held_out=.nan", "data.held_out: found nan, expected a number that is finite\n"},
+        {"student.model.vocab_size=255",
+         "student.model.vocab_size: found 255, expected 256 to 1048576\n"},
+        {"student.model.hidden_size=",
+         "student.model.hidden_size: found nothing, expected a number: it is required\n"},
+        {"student.model.num_layers=0", "student.model.num_layers: found 0, expected 1 to 1024\n"},
+        {"student.model.num_heads=",
+         "student.model.num_heads: found nothing, expected a number: it is required\n"},
+        {"student.model.intermediate_size=",
+         "student.model.intermediate_size: found nothing, expected a number: it is required\n"},
+        {"student.model.hidden_size=66",
+         "student.model.hidden_size: found 66, expected a multiple of num_heads (4)\n"},
+        {"student.model.num_kv_heads=3",
+         "student.model.num_kv_heads: found 3, expected a divisor of num_heads (4)\n"},
+        {"student.model.head_dim=15", "student.model.head_dim: found 15, expected an even number: "
+                                      "rotary embedding turns pairs\n"},
+        {"student.model.num_experts=",
+         "student.model.num_experts: found nothing, expected a number: it is required\n"},
+        {"student.model.num_experts=0", "student.model.num_experts: found 0, expected 1 to 4096\n"},
+        {"student.model.type=llama",
+         "student.model.num_experts: found 4, expected 0: type llama has no experts\n"},
+        {"student.model.experts_per_token=5",
+         "student.model.experts_per_token: found 5, expected 1 to num_experts (4)\n"},
+        {"student.model.shared_expert_size=8",
+         "student.model.shared_expert_size: found 8, expected 0: only type qwen2_moe has a shared "
+         "expert\n"},
+        {"student.model.rope_theta=0",
+         "student.model.rope_theta: found 0, expected a number above 0\n"},
+        {"student.model.norm_eps=0",
+         "student.model.norm_eps: found 0, expected a number above 0\n"},
+        {"student.checkpoint=/s", "student.checkpoint: found a path, expected none with init: "
+                                  "random; did you mean init: checkpoint?\n"},
+        {"student={init: checkpoint}",
+         "student.checkpoint: found nothing, expected a path: it is required\n"},
+        {"student={init: checkpoint, checkpoint: /s, model: {hidden_size: 8}}",
+         "student.model: found a shape, expected none: with init: checkpoint the checkpoint has "
+         "it\n"},
+        {"teachers=[{checkpoint: /a}, {checkpoint: /b}]",
+         "teachers: found 2, expected at most 1\n"},
+        {"teachers=[{name: t}]",
+         "teachers.0.checkpoint: found nothing, expected a path: it is required\n"},
+        {"teachers.0.name=''", "teachers.0.name: found nothing, expected a name\n"},
+        {"objective.kd.weight=-1",
+         "objective.kd.weight: found -1, expected a number of at least 0\n"},
+        {"objective.kd.temperature=0",
+         "objective.kd.temperature: found 0, expected a number above 0\n"},
+        {"objective.hard.weight={}", "objective.hard.weight: found neither a value nor points, "
+                                     "expected one of them\n"},
+        {"objective.hard.weight={value: 1, points: [{step: 1, value: 1}]}",
+         "objective.hard.weight: found both a value and points, expected one of them\n"},
+        {"objective.hard.weight={points: [{step: 5, value: 1}, {step: 5, value: 2}]}",
+         "objective.hard.weight.points.1.step: found 5, expected more than the step before (5)\n"},
+        {"objective.hard.weight={points: [{step: 5}]}",
+         "objective.hard.weight.points.0: expected a step and a value\n"},
+        {"objective.kd.temperature={points: [{step: 5, value: 0}]}",
+         "objective.kd.temperature.points.0.value: found 0, expected a number above 0\n"},
+        {"objective={kd: {weight: 0}, hard: {weight: 0}}",
+         "objective: found only weights of 0, expected a loss to train on\n"},
+        {"objective.balance.weight=-1",
+         "objective.balance.weight: found -1, expected a number of at least 0\n"},
+        {"objective.balance.z_weight=-1",
+         "objective.balance.z_weight: found -1, expected a number of at least 0\n"},
+        {"training.steps=", "training.steps: found nothing, expected a number: it is required\n"},
+        {"training.steps=0", "training.steps: found 0, expected 1 to 1000000000000\n"},
+        {"training.warmup_steps=101", "training.warmup_steps: found 101, expected 0 to 100\n"},
+        {"training.learning_rate=0",
+         "training.learning_rate: found 0, expected a number above 0\n"},
+        {"training.final_learning_rate_ratio=1.5",
+         "training.final_learning_rate_ratio: found 1.5, expected a number from 0 to 1\n"},
+        {"training.weight_decay=-1",
+         "training.weight_decay: found -1, expected a number of at least 0\n"},
+        {"training.beta1=1", "training.beta1: found 1, expected a number between 0 and 1\n"},
+        {"training.beta2=0", "training.beta2: found 0, expected a number between 0 and 1\n"},
+        {"training.epsilon=0", "training.epsilon: found 0, expected a number above 0\n"},
+        {"training.clip_norm=-1",
+         "training.clip_norm: found -1, expected a number of at least 0\n"},
+        {"training.micro_batch_size=0",
+         "training.micro_batch_size: found 0, expected 1 to 1048576\n"},
+        {"training.micro_batch_size=5", "training.batch_size: found 16, expected a multiple of "
+                                        "student_ranks * micro_batch_size (5)\n"},
+        {"training.batch_size=0", "training.batch_size: found 0, expected 1 to 1048576\n"},
+        {"resources.student_ranks=0", "resources.student_ranks: found 0, expected 1 to 4096\n"},
+        {"resources.threads_per_rank=0",
+         "resources.threads_per_rank: found 0, expected 1 to 1024\n"},
+        {"resources.stream_depth=65", "resources.stream_depth: found 65, expected 1 to 64\n"},
+        {"resources.max_restarts=1001", "resources.max_restarts: found 1001, expected 0 to 1000\n"},
+        {"resources.hang_timeout_seconds=0",
+         "resources.hang_timeout_seconds: found 0, expected 1 to 604800\n"},
+        {"checkpoint.keep=0", "checkpoint.keep: found 0, expected 1 to 1000\n"},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        expect_mistakes(&cases[i].set, 1, cases[i].mistake);
+    }
+}
+
+Test(job_check, what_needs_a_teacher_is_refused_without_one)
+{
+    const char *const ranks[] = {"teachers=[]", "resources.teacher_ranks=1"};
+    expect_mistakes(ranks, 2,
+                    "resources.teacher_ranks: found 1, expected 0: the job has no teachers\n");
+    const char *const weight[] = {"teachers=[]", "objective.kd.weight=0.7"};
+    expect_mistakes(weight, 2,
+                    "objective.kd.weight: found a weight, expected none or 0: the job "
+                    "has no teachers\n");
+}
+
+Test(job_check, batch_size_must_divide_over_ranks)
+{
+    const char *const sets[] = {"training.batch_size=10", "resources.student_ranks=2",
+                                "training.micro_batch_size=2"};
+    expect_mistakes(sets, 3,
+                    "training.batch_size: found 10, expected a multiple of student_ranks "
+                    "* micro_batch_size (4)\n");
+}
+
+Test(job_check, all_mistakes_are_told_at_once)
+{
+    const char *const sets[] = {"output=", "training.steps=0", "checkpoint.keep=0"};
+    expect_mistakes(sets, 3,
+                    "output: found nothing, expected a path: it is required\n"
+                    "training.steps: found 0, expected 1 to 1000000000000\n"
+                    "checkpoint.keep: found 0, expected 1 to 1000\n");
+}
+
+Test(job_check, an_enum_value_that_only_a_peer_can_send_is_refused)
+{
+    Kd__Job *job = complete(NULL, 0);
+    job->objective->kd->temperature->kind = (Kd__Schedule__Kind)77;
+    job->objective->kd->temperature->has_kind = 1;
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID));
+    cr_expect(eq(str, (char *)kd_fault_text(),
+                 "objective.kd.temperature.kind: found 77, expected one of the 3 known values"));
+    destroy(job);
+}
+
+Test(job_check, an_empty_job_that_a_peer_sent_is_refused_not_crashed_on)
+{
+    ProtobufCMessage *message = kd_message_create(&kd__job__descriptor);
+    Kd__Job *job = (Kd__Job *)message;
+    cr_assert(eq(int, kd_job_complete(job), KD_OK));
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID));
+    destroy(job);
+}
+
+Test(job_check, a_long_name_is_refused)
+{
+    Kd__Job *job = complete(NULL, 0);
+    job->name = malloc(202);
+    memset(job->name, 'n', 201);
+    job->name[201] = '\0';
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID));
+    cr_expect(eq(str, (char *)kd_fault_text(), "name: found 201 bytes, expected at most 200"));
+    destroy(job);
+}
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    cr_assert(file != NULL);
+    cr_assert(fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
+/* A job whose files are all there, below a new folder. */
+static Kd__Job *job_with_files(char folder[32])
+{
+    char sets[3][96], path[64];
+    (void)strcpy(folder, "/tmp/kd-job-XXXXXX");
+    cr_assert(mkdtemp(folder) != NULL);
+    (void)snprintf(path, sizeof path, "%s/a.txt", folder);
+    write_file(path, "text");
+    (void)snprintf(path, sizeof path, "%s/m", folder);
+    cr_assert(mkdir(path, 0700) == 0);
+    (void)snprintf(path, sizeof path, "%s/m/config.json", folder);
+    write_file(path, "{}");
+    (void)snprintf(sets[0], sizeof sets[0], "data.files=[%s/a.txt]", folder);
+    (void)snprintf(sets[1], sizeof sets[1], "teachers.0.checkpoint=%s/m", folder);
+    (void)snprintf(sets[2], sizeof sets[2], "output=%s/new/out", folder);
+    const char *const pointers[] = {sets[0], sets[1], sets[2]};
+    return complete(pointers, 3);
+}
+
+static void expect_file_mistake(Kd__Job *job, const char *start, const char *end)
+{
+    cr_expect(eq(int, kd_job_check_files(job), KD_ERR_INVALID));
+    cr_expect(strncmp(kd_fault_text(), start, strlen(start)) == 0, "%s", kd_fault_text());
+    cr_expect(strstr(kd_fault_text(), end) != NULL, "%s", kd_fault_text());
+}
+
+static void replace(char **text, const char *by)
+{
+    free(*text);
+    *text = strdup(by);
+}
+
+Test(job_files, files_that_are_there_pass)
+{
+    char folder[32];
+    Kd__Job *job = job_with_files(folder);
+    cr_expect(eq(int, kd_job_check_files(job), KD_OK), "%s", kd_fault_text());
+    cr_expect(eq(int, kd_folder_remove(folder), KD_OK));
+    destroy(job);
+}
+
+Test(job_files, each_missing_or_wrong_file_is_named_by_its_field)
+{
+    char folder[32], path[64];
+    Kd__Job *job = job_with_files(folder);
+
+    replace(&job->output, "/proc/version/out");
+    expect_file_mistake(job, "output: ", "folder that can be written to");
+    (void)snprintf(path, sizeof path, "%s/a.txt", folder);
+    replace(&job->output, path);
+    expect_file_mistake(job, "output: ", "found a file, expected a folder");
+
+    replace(&job->teachers[0]->checkpoint, path);
+    expect_file_mistake(job, "teachers.0.checkpoint: ", "Not a directory");
+    replace(&job->teachers[0]->checkpoint, folder);
+    expect_file_mistake(job, "teachers.0.checkpoint: ", "config.json: No such file");
+    replace(&job->teachers[0]->checkpoint, "/nonexistent-folder");
+    expect_file_mistake(job, "teachers.0.checkpoint: /nonexistent-folder: No such file",
+                        "expected a model directory");
+    job->student->checkpoint = strdup("/nonexistent-student");
+    expect_file_mistake(job, "student.checkpoint: /nonexistent-student: ", "No such file");
+
+    write_file(path, "");
+    expect_file_mistake(job, "data.files.0: ", "found an empty file, expected text");
+    replace(&job->data->files[0], folder);
+    expect_file_mistake(job, "data.files.0: ", "Is a directory");
+    replace(&job->data->files[0], "/nonexistent.txt");
+    expect_file_mistake(job, "data.files.0: /nonexistent.txt: No such file", "can be read");
+
+    cr_expect(eq(int, kd_folder_remove(folder), KD_OK));
+    destroy(job);
+}
