@@ -1,0 +1,300 @@
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "format/hf_config.h"
+
+static char folder[64];
+
+static void enter(void)
+{
+    (void)snprintf(folder, sizeof folder, "%s", "/tmp/kd-config-XXXXXX");
+    cr_assert(mkdtemp(folder) != NULL);
+    cr_assert(chdir(folder) == 0);
+    kd_fault_quiet(1);
+}
+
+static void leave(void)
+{
+    cr_assert(chdir("/") == 0);
+    cr_assert(eq(int, kd_folder_remove(folder), KD_OK));
+}
+
+TestSuite(hf_config, .init = enter, .fini = leave);
+
+static void expect_text(const char *part)
+{
+    cr_expect(strstr(kd_fault_text(), part) != NULL, "'%s' not in '%s'", part, kd_fault_text());
+}
+
+static kd_status read_text(const char *text, kd_model_config *config)
+{
+    cr_assert(eq(int, kd_file_replace("config.json", text, strlen(text)), KD_OK));
+    return kd_hf_config_read("config.json", config);
+}
+
+/* The fields that every type needs, and more behind them. */
+static kd_status read_with(const char *more, kd_model_config *config)
+{
+    char text[2048];
+    (void)snprintf(text, sizeof text,
+                   "{\"vocab_size\": 100, \"hidden_size\": 64, \"num_hidden_layers\": 3, "
+                   "\"num_attention_heads\": 4, \"rms_norm_eps\": 1e-5, "
+                   "\"intermediate_size\": 80, %s}",
+                   more);
+    return read_text(text, config);
+}
+
+#define LLAMA "\"model_type\": \"llama\""
+#define MIXTRAL                                                                                    \
+    "\"model_type\": \"mixtral\", \"num_key_value_heads\": 2, \"num_local_experts\": 8, "          \
+    "\"num_experts_per_tok\": 2"
+#define QWEN3                                                                                      \
+    "\"model_type\": \"qwen3_moe\", \"num_key_value_heads\": 2, \"moe_intermediate_size\": 24, "   \
+    "\"num_experts_per_tok\": 2"
+
+static void expect_refused(const char *more, kd_status st, const char *field, const char *expected)
+{
+    kd_model_config config = {.vocab_size = 7};
+    cr_expect(eq(int, read_with(more, &config), st), "%s: %s", more, kd_fault_text());
+    cr_expect(eq(i64, config.vocab_size, 7), "%s", more);
+    expect_text("config.json: ");
+    expect_text(field);
+    expect_text(expected);
+}
+
+static kd_model_config example(kd_model_type type)
+{
+    kd_model_config config = {
+        .type = type,
+        .vocab_size = 1000,
+        .hidden_size = 64,
+        .n_layers = 3,
+        .n_heads = 4,
+        .n_kv_heads = 2,
+        .head_dim = 16,
+        .intermediate_size = 48,
+        .n_experts = type == KD_MODEL_LLAMA ? 0 : 6,
+        .experts_per_token = type == KD_MODEL_LLAMA ? 0 : 3,
+        .shared_expert_size = type == KD_MODEL_QWEN2_MOE ? 40 : 0,
+        .rope_theta = 500000.1234567891,
+        .norm_eps = 1e-6f,
+        .max_positions = 2048,
+    };
+    kd_model_config_apply_type(&config);
+    return config;
+}
+
+static void expect_same(kd_model_config a, kd_model_config b)
+{
+    cr_expect(eq(int, (int)a.type, (int)b.type));
+    cr_expect(eq(i64, a.vocab_size, b.vocab_size));
+    cr_expect(eq(i64, a.hidden_size, b.hidden_size));
+    cr_expect(eq(i64, a.n_layers, b.n_layers));
+    cr_expect(eq(i64, a.n_heads, b.n_heads));
+    cr_expect(eq(i64, a.n_kv_heads, b.n_kv_heads));
+    cr_expect(eq(i64, a.head_dim, b.head_dim));
+    cr_expect(eq(i64, a.intermediate_size, b.intermediate_size));
+    cr_expect(eq(i64, a.n_experts, b.n_experts));
+    cr_expect(eq(i64, a.experts_per_token, b.experts_per_token));
+    cr_expect(eq(i64, a.shared_expert_size, b.shared_expert_size));
+    cr_expect(eq(int, a.norm_topk, b.norm_topk));
+    cr_expect(eq(int, a.qkv_bias, b.qkv_bias));
+    cr_expect(eq(int, (int)a.qk_norm, (int)b.qk_norm));
+    cr_expect(eq(int, a.tied_embeddings, b.tied_embeddings));
+    cr_expect(a.rope_theta == b.rope_theta);
+    cr_expect(a.norm_eps == b.norm_eps);
+    cr_expect(eq(i64, a.max_positions, b.max_positions));
+}
+
+static void expect_round_trip(kd_model_config config)
+{
+    kd_model_config back;
+    cr_assert(eq(int, kd_hf_config_write("c.json", &config, KD_F32), KD_OK), "%s", kd_fault_text());
+    cr_assert(eq(int, kd_hf_config_read("c.json", &back), KD_OK), "%s", kd_fault_text());
+    expect_same(back, config);
+}
+
+Test(hf_config, every_type_reads_back_as_it_was_written)
+{
+    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
+        kd_model_config config = example((kd_model_type)type);
+        expect_round_trip(config);
+        config.tied_embeddings = true;
+        config.rope_theta = 10000.0;
+        config.max_positions = 0;
+        config.norm_eps = 0.1f / 3.0f;
+        if (type != KD_MODEL_MIXTRAL && type != KD_MODEL_LLAMA) {
+            config.norm_topk = !config.norm_topk;
+        }
+        if (type == KD_MODEL_QWEN3_MOE) {
+            config.head_dim = 32;
+        }
+        expect_round_trip(config);
+    }
+}
+
+Test(hf_config, the_file_has_the_fields_that_others_read)
+{
+    const char *const parts[] = {
+        "\"architectures\": [\n    \"Qwen2MoeForCausalLM\"",
+        "\"model_type\": \"qwen2_moe\"",
+        "\"torch_dtype\": \"bfloat16\"",
+        "\"num_experts\": 6",
+        "\"moe_intermediate_size\": 48",
+        "\"shared_expert_intermediate_size\": 40",
+        "\"rms_norm_eps\": 1e-6",
+        "\"rope_type\": \"default\"",
+        "\"tie_word_embeddings\": false",
+        "\"eos_token_id\": null",
+    };
+    char *text;
+    size_t size;
+    kd_model_config config = example(KD_MODEL_QWEN2_MOE);
+
+    config.rope_theta = 500000.0;
+    cr_assert(eq(int, kd_hf_config_write("c.json", &config, KD_BF16), KD_OK));
+    cr_assert(eq(int, kd_file_read("c.json", 1 << 16, &text, &size), KD_OK));
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        cr_expect(strstr(text, parts[i]) != NULL, "%s not in %s", parts[i], text);
+    }
+    free(text);
+}
+
+Test(hf_config, shapes_that_transformers_cannot_load_are_not_written)
+{
+    kd_model_config config = example(KD_MODEL_QWEN2_MOE);
+    config.shared_expert_size = 0;
+    cr_expect(eq(int, kd_hf_config_write("c.json", &config, KD_F32), KD_ERR_INVALID));
+    expect_text("shared_expert_size is 0, expected 1 or more");
+    config = example(KD_MODEL_LLAMA);
+    config.n_heads = 6;
+    cr_expect(eq(int, kd_hf_config_write("c.json", &config, KD_F32), KD_ERR_INVALID));
+    expect_text("num_heads is 6, expected a divisor of hidden_size, 64");
+    config = example(KD_MODEL_MIXTRAL);
+    config.norm_topk = false;
+    cr_expect(eq(int, kd_hf_config_check(&config), KD_ERR_INVALID));
+    cr_expect(not(kd_file_exists("c.json")));
+}
+
+Test(hf_config, fields_left_out_take_the_defaults_of_their_type)
+{
+    kd_model_config config;
+    cr_assert(eq(int, read_with(LLAMA, &config), KD_OK), "%s", kd_fault_text());
+    cr_expect(eq(i64, config.n_kv_heads, 4));
+    cr_expect(eq(i64, config.head_dim, 16));
+    cr_expect(eq(i64, config.max_positions, 0));
+    cr_expect(config.rope_theta == 1e4);
+    cr_expect(not(config.tied_embeddings));
+    cr_assert(eq(int, read_with(MIXTRAL ", \"head_dim\": null", &config), KD_OK), "%s",
+              kd_fault_text());
+    cr_expect(config.rope_theta == 1e6);
+    cr_expect(config.norm_topk);
+    cr_assert(eq(int, read_with(QWEN3 ", \"num_experts\": 5", &config), KD_OK), "%s",
+              kd_fault_text());
+    cr_expect(not(config.norm_topk));
+    cr_expect(eq(i64, config.intermediate_size, 24));
+}
+
+Test(hf_config, both_forms_of_the_rotary_settings_are_read)
+{
+    kd_model_config config;
+    cr_assert(
+        eq(int, read_with(LLAMA ", \"rope_theta\": 5000, \"rope_scaling\": null", &config), KD_OK));
+    cr_expect(config.rope_theta == 5000.0);
+    cr_assert(eq(int,
+                 read_with(LLAMA ", \"rope_parameters\": {\"rope_type\": \"default\", "
+                                 "\"rope_theta\": 6000.5}",
+                           &config),
+                 KD_OK));
+    cr_expect(config.rope_theta == 6000.5);
+}
+
+Test(hf_config, both_names_of_the_expert_count_are_read)
+{
+    kd_model_config config;
+    cr_assert(eq(int, read_with(QWEN3 ", \"num_experts\": 5", &config), KD_OK));
+    cr_expect(eq(i64, config.n_experts, 5));
+    cr_assert(eq(int, read_with(QWEN3 ", \"num_local_experts\": 6", &config), KD_OK));
+    cr_expect(eq(i64, config.n_experts, 6));
+}
+
+Test(hf_config, what_the_decoder_does_not_have_is_refused)
+{
+    const struct {
+        const char *more, *field;
+    } cases[] = {
+        {LLAMA ", \"hidden_act\": \"gelu\"", "\"hidden_act\" is \"gelu\""},
+        {LLAMA ", \"attention_bias\": true", "\"attention_bias\" is true"},
+        {LLAMA ", \"mlp_bias\": true", "\"mlp_bias\" is true"},
+        {LLAMA ", \"quantization_config\": {\"bits\": 4}",
+         "\"quantization_config\" is {\"bits\":4}"},
+        {LLAMA ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}",
+         "\"type\" is \"linear\""},
+        {LLAMA ", \"rope_scaling\": {\"rope_type\": \"llama3\"}", "\"rope_type\" is \"llama3\""},
+        {LLAMA ", \"rope_parameters\": {\"rope_type\": \"yarn\"}", "\"rope_type\" is \"yarn\""},
+        {LLAMA ", \"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\" is 0.5"},
+        {LLAMA ", \"rope_theta\": 0", "\"rope_theta\" is 0"},
+        {MIXTRAL ", \"sliding_window\": 4096", "\"sliding_window\" is 4096"},
+        {QWEN3 ", \"num_experts\": 4, \"use_sliding_window\": true", "\"use_sliding_window\""},
+        {QWEN3 ", \"num_experts\": 4, \"mlp_only_layers\": [1]", "\"mlp_only_layers\" is [1]"},
+        {QWEN3 ", \"num_experts\": 4, \"decoder_sparse_step\": 2", "\"decoder_sparse_step\" is 2"},
+        {QWEN3 ", \"num_experts\": 4, \"layer_types\": [\"full_attention\", \"sliding_attention\"]",
+         "\"layer_types\" is \"sliding_attention\""},
+        {QWEN3 ", \"num_experts\": 4, \"clip_qkv\": 8", "\"clip_qkv\" is 8"},
+        {QWEN3 ", \"num_experts\": 0", "\"num_experts\" is 0"},
+        {QWEN3 ", \"num_experts\": 1", "experts_per_token is 2"},
+        {LLAMA ", \"head_dim\": 15", "head_dim is 15"},
+        {LLAMA ", \"num_key_value_heads\": 3", "num_kv_heads is 3"},
+        {"\"model_type\": \"qwen3_mo\"", "did you mean \"qwen3_moe\""},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        expect_refused(cases[i].more, KD_ERR_INVALID, cases[i].field, "expected");
+    }
+}
+
+Test(hf_config, a_sliding_window_that_is_not_used_is_fine)
+{
+    kd_model_config config;
+    cr_expect(eq(int,
+                 read_with(QWEN3 ", \"num_experts\": 4, \"use_sliding_window\": false, "
+                                 "\"sliding_window\": 4096, \"mlp_only_layers\": []",
+                           &config),
+                 KD_OK));
+}
+
+Test(hf_config, missing_fields_and_wrong_types_are_named)
+{
+    expect_refused(QWEN3, KD_ERR_PROTO, "there is no \"num_experts\"", "expected an integer");
+    expect_refused("\"a\": 1", KD_ERR_PROTO, "there is no \"model_type\"", "expected a string");
+    expect_refused("\"model_type\": 5", KD_ERR_PROTO, "\"model_type\" is 5", "expected a string");
+    expect_refused("\"model_type\": \"mixtral\"", KD_ERR_PROTO,
+                   "there is no \"num_key_value_heads\"", "expected an integer");
+    expect_refused(LLAMA ", \"head_dim\": \"16\"", KD_ERR_PROTO, "\"head_dim\" is \"16\"",
+                   "expected an integer");
+    expect_refused(LLAMA ", \"tie_word_embeddings\": 1", KD_ERR_PROTO,
+                   "\"tie_word_embeddings\" is 1", "expected true or false");
+    expect_refused(LLAMA ", \"rope_theta\": \"x\"", KD_ERR_PROTO, "\"rope_theta\" is \"x\"",
+                   "expected a number");
+    expect_refused(LLAMA ", \"rope_scaling\": 2", KD_ERR_PROTO, "\"rope_scaling\" is 2",
+                   "expected an object");
+    expect_refused(LLAMA ", \"max_position_embeddings\": -1", KD_ERR_INVALID,
+                   "\"max_position_embeddings\" is -1", "expected an integer from 1");
+}
+
+Test(hf_config, what_is_no_json_object_is_refused_with_its_place)
+{
+    kd_model_config config;
+    cr_expect(eq(int, read_text("{\n  \"a\": ,\n}", &config), KD_ERR_PROTO));
+    expect_text("config.json:2:");
+    cr_expect(eq(int, read_text("[]", &config), KD_ERR_PROTO));
+    expect_text("config.json: expected a JSON object");
+    cr_expect(eq(int, read_text("", &config), KD_ERR_PROTO));
+    cr_expect(eq(int, kd_hf_config_read("none.json", &config), KD_ERR_NOT_FOUND));
+}

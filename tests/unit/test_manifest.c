@@ -1,0 +1,122 @@
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "format/manifest.h"
+
+static char folder[64];
+
+static void put(const char *path, const char *text)
+{
+    cr_assert(eq(int, kd_file_replace(path, text, strlen(text)), KD_OK));
+}
+
+/* A sealed folder "s" of two files. */
+static void enter(void)
+{
+    (void)snprintf(folder, sizeof folder, "%s", "/tmp/kd-manifest-XXXXXX");
+    cr_assert(mkdtemp(folder) != NULL);
+    cr_assert(chdir(folder) == 0);
+    kd_fault_quiet(1);
+    cr_assert(eq(int, kd_folder_make("s/below"), KD_OK));
+    put("s/a.bin", "abc");
+    put("s/empty", "");
+    put("s/left.tmp", "of a crash");
+    cr_assert(eq(int, kd_manifest_write("s"), KD_OK), "%s", kd_fault_text());
+}
+
+static void leave(void)
+{
+    cr_assert(chdir("/") == 0);
+    cr_assert(eq(int, kd_folder_remove(folder), KD_OK));
+}
+
+TestSuite(manifest, .init = enter, .fini = leave);
+
+static void expect_verdict(kd_status st, const char *part)
+{
+    cr_expect(eq(int, kd_manifest_verify("s"), st), "%s", kd_fault_text());
+    cr_expect(strstr(kd_fault_text(), part) != NULL, "'%s' not in '%s'", part, kd_fault_text());
+}
+
+Test(manifest, lists_the_files_with_size_and_hash)
+{
+    char *text;
+    size_t size;
+    cr_assert(eq(int, kd_file_read("s/manifest.json", 1 << 16, &text, &size), KD_OK));
+    /* XXH3-64 of "abc" and of nothing, as xxhsum -H3 prints them. */
+    cr_expect(
+        strstr(text, "\"a.bin\": {\n      \"size\": 3,\n      \"xxh3\": \"78af5f94892f3950\"") !=
+            NULL,
+        "%s", text);
+    cr_expect(strstr(text, "\"xxh3\": \"2d06800538d394c2\"") != NULL, "%s", text);
+    cr_expect(strstr(text, "tmp") == NULL);
+    cr_expect(strstr(text, "below") == NULL);
+    cr_expect(strstr(text, "manifest") == NULL);
+    free(text);
+}
+
+Test(manifest, an_unharmed_folder_verifies_and_can_be_sealed_again)
+{
+    expect_verdict(KD_OK, "");
+    put("s/more", "x");
+    expect_verdict(KD_OK, "");
+    cr_assert(eq(int, kd_manifest_write("s"), KD_OK));
+    put("s/more", "y");
+    expect_verdict(KD_ERR_INVALID, "s/more has the hash");
+}
+
+Test(manifest, a_flipped_bit_is_found)
+{
+    put("s/a.bin", "abb");
+    expect_verdict(KD_ERR_INVALID, "s/a.bin has the hash");
+}
+
+Test(manifest, another_length_is_found)
+{
+    put("s/a.bin", "abcd");
+    expect_verdict(KD_ERR_INVALID, "s/a.bin is 4 bytes long, expected 3");
+}
+
+Test(manifest, a_missing_file_is_found)
+{
+    cr_assert(unlink("s/a.bin") == 0);
+    expect_verdict(KD_ERR_INVALID, "s/a.bin is missing, expected 3 bytes");
+}
+
+Test(manifest, a_folder_without_one_is_not_found)
+{
+    cr_assert(unlink("s/manifest.json") == 0);
+    expect_verdict(KD_ERR_NOT_FOUND, "s/manifest.json");
+    cr_expect(eq(int, kd_manifest_write("none"), KD_ERR_IO));
+}
+
+Test(manifest, one_that_does_not_parse_is_refused)
+{
+    const struct {
+        const char *text, *part;
+    } cases[] = {
+        {"", "not valid JSON"},
+        {"{\"version\": 1, \"files\": {", "not valid JSON"},
+        {"[1]", "expected an object with \"version\" 1"},
+        {"{\"version\": 2, \"files\": {}}", "\"version\" 1"},
+        {"{\"version\": 1}", "an object \"files\""},
+        {"{\"version\": 1, \"files\": {\"../x\": {}}}", "\"../x\" is not the name of a file"},
+        {"{\"version\": 1, \"files\": {\"d/x\": {}}}", "\"d/x\" is not the name of a file"},
+        {"{\"version\": 1, \"files\": {\"a\": {\"size\": -1, \"xxh3\": \"78af5f94892f3950\"}}}",
+         "expected an integer in \"size\""},
+        {"{\"version\": 1, \"files\": {\"a\": {\"size\": 3, \"xxh3\": \"78af\"}}}",
+         "16 hexadecimal digits"},
+        {"{\"version\": 1, \"files\": {\"a\": 3}}", "expected an integer in \"size\""},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        put("s/manifest.json", cases[i].text);
+        expect_verdict(KD_ERR_PROTO, cases[i].part);
+    }
+}
