@@ -47,26 +47,36 @@ const char *kd_model_type_name(kd_model_type type)
     return traits[type].name;
 }
 
-kd_status kd_model_type_parse(const char *name, kd_model_type *type_out)
+static kd_status unknown_type(const char *name)
 {
     const char *names[KD_MODEL_TYPE_COUNT];
-    kd_text known = {0};
+    kd_text known = {0}, hint = {0};
 
     for (int i = 0; i < KD_MODEL_TYPE_COUNT; i++) {
         names[i] = traits[i].name;
-        if (strcmp(name, names[i]) == 0) {
-            *type_out = (kd_model_type)i;
-            return KD_OK;
-        }
         kd_text_printf(&known, "%s%s", i > 0 ? ", " : "", names[i]);
     }
     const char *nearest = kd_text_nearest(name, names, KD_MODEL_TYPE_COUNT);
-    const kd_status st = kd_fail(KD_ERR_INVALID, "model type is \"%s\", expected one of %s%s%s%s",
-                                 name, known.data != NULL ? known.data : "the supported ones",
-                                 nearest != NULL ? "; did you mean \"" : "",
-                                 nearest != NULL ? nearest : "", nearest != NULL ? "\"?" : "");
+    if (nearest != NULL) {
+        kd_text_printf(&hint, "; did you mean \"%s\"?", nearest);
+    }
+    const kd_status st = kd_fail(KD_ERR_INVALID, "model type is \"%s\", expected one of %s%s", name,
+                                 known.data != NULL ? known.data : "the supported ones",
+                                 hint.data != NULL ? hint.data : "");
     kd_text_release(&known);
+    kd_text_release(&hint);
     return st;
+}
+
+kd_status kd_model_type_parse(const char *name, kd_model_type *type_out)
+{
+    for (int i = 0; i < KD_MODEL_TYPE_COUNT; i++) {
+        if (strcmp(name, traits[i].name) == 0) {
+            *type_out = (kd_model_type)i;
+            return KD_OK;
+        }
+    }
+    return unknown_type(name);
 }
 
 void kd_model_config_apply_type(kd_model_config *config)

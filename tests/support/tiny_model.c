@@ -1,0 +1,127 @@
+#include "tests/support/tiny_model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+
+kd_model_config tiny_config(kd_model_type type)
+{
+    kd_model_config c = {
+        .type = type,
+        .vocab_size = 11,
+        .hidden_size = 8,
+        .n_layers = 2,
+        .n_heads = 2,
+        .n_kv_heads = 1,
+        .head_dim = 6,
+        .intermediate_size = 5,
+        .n_experts = type == KD_MODEL_LLAMA ? 0 : 4,
+        .experts_per_token = type == KD_MODEL_LLAMA ? 0 : 2,
+        .shared_expert_size = type == KD_MODEL_QWEN2_MOE ? 3 : 0,
+        .tied_embeddings = type == KD_MODEL_LLAMA,
+        .rope_theta = 10000.0,
+        .norm_eps = 1e-5f,
+    };
+    if (type == KD_MODEL_LLAMA) {
+        c.intermediate_size = 17;
+        c.hidden_size = 9;
+    }
+    if (type == KD_MODEL_OLMOE) { /* its heads together are as wide as the model */
+        c.n_heads = c.n_kv_heads = 2;
+        c.head_dim = 4;
+    }
+    kd_model_config_apply_type(&c);
+    return c;
+}
+
+/* Products keep the size of what goes in, norms are near 1, biases near 0. */
+static void fill_entry(kd_parameters *params, const kd_parameter *entry, uint64_t seed)
+{
+    const uint64_t key = kd_rng_u64(kd_rng_key(seed, "tiny model"), (uint64_t)entry->offset);
+    const double mean = entry->n_dims == 1 && entry->role != KD_PARAM_QKV_BIAS ? 1.0 : 0.0;
+    const double fan_in = (double)entry->dims[entry->n_dims - 1];
+    const double gain =
+        entry->role == KD_PARAM_ROUTER || entry->role == KD_PARAM_EMBEDDING ? 1.5 : 1.0;
+    const double deviation = entry->n_dims == 1 ? 0.3 : gain / sqrt(fan_in);
+    float *values = malloc((size_t)entry->n_elements * sizeof *values);
+
+    KD_CHECK(values != NULL);
+    for (int64_t i = 0; i < entry->n_elements; i++) {
+        values[i] = (float)(mean + deviation * kd_rng_normal(key, (uint64_t)i));
+    }
+    kd_parameters_write(params, entry->offset, values, entry->n_elements);
+    free(values);
+}
+
+tiny_model
+tiny_model_with_seed(kd_model_config config, kd_dtype compute, kd_parameter_use use, uint64_t seed)
+{
+    tiny_model m;
+
+    KD_CHECK(kd_backend_create_cpu(compute, 1, &m.be) == KD_OK);
+    KD_CHECK(kd_parameters_create(m.be, &config, use, &m.params) == KD_OK);
+    for (int i = 0; i < m.params->n_table; i++) {
+        fill_entry(m.params, &m.params->table[i], seed);
+    }
+    return m;
+}
+
+tiny_model tiny_model_create(kd_model_config config, kd_dtype compute, kd_parameter_use use)
+{
+    return tiny_model_with_seed(config, compute, use, 1);
+}
+
+void tiny_model_destroy(tiny_model *model)
+{
+    kd_parameters_destroy(model->params);
+    kd_backend_destroy(model->be);
+}
+
+kd_decoder *tiny_decoder(tiny_model *model, kd_decoder_settings settings)
+{
+    kd_decoder *decoder;
+    KD_CHECK(kd_decoder_create(model->params, &settings, &decoder) == KD_OK);
+    return decoder;
+}
+
+void tiny_tokens(int32_t *tokens, int64_t n, int64_t n_vocab, uint64_t seed)
+{
+    const uint64_t key = kd_rng_key(seed, "tiny tokens");
+    for (int64_t i = 0; i < n; i++) {
+        tokens[i] = (int32_t)(kd_rng_u64(key, (uint64_t)i) % (uint64_t)n_vocab);
+    }
+}
+
+float *tiny_values(kd_backend *be, kd_tensor t)
+{
+    const size_t n = (size_t)kd_tensor_elements(t);
+    float *values = malloc(n * sizeof *values);
+    uint16_t *halves = malloc(n * sizeof *halves);
+
+    KD_CHECK(values != NULL && halves != NULL);
+    if (t.dtype == KD_F32) {
+        be->ops->download(be, values, t);
+    } else {
+        KD_CHECK(t.dtype == KD_BF16);
+        be->ops->download(be, halves, t);
+        for (size_t i = 0; i < n; i++) { /* bf16 is the upper half of an f32 */
+            const uint32_t bits = (uint32_t)halves[i] << 16;
+            memcpy(&values[i], &bits, sizeof bits);
+        }
+    }
+    free(halves);
+    return values;
+}
+
+double tiny_nmse(const float *found, const float *wanted, int64_t n)
+{
+    double difference = 0.0, size = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        difference +=
+            ((double)found[i] - (double)wanted[i]) * ((double)found[i] - (double)wanted[i]);
+        size += (double)wanted[i] * (double)wanted[i];
+    }
+    return size > 0.0 ? difference / size : difference;
+}

@@ -1,0 +1,36 @@
+/*
+ * tiny_model.h - models of a few thousand weights, one of each type, for tests.
+ *
+ * A fault in any of these ends the program.
+ */
+#ifndef KD_TESTS_TINY_MODEL_H
+#define KD_TESTS_TINY_MODEL_H
+
+#include "model/decoder.h"
+
+/* V 11, C 8, L 2, E 4, K 2; head counts and widths differ from type to type, and are odd where they may be. */
+kd_model_config tiny_config(kd_model_type type);
+
+/* A back end and parameters with values of order one, so that every path matters. */
+typedef struct tiny_model {
+    kd_backend *be;
+    kd_parameters *params;
+} tiny_model;
+
+tiny_model tiny_model_create(kd_model_config config, kd_dtype compute, kd_parameter_use use);
+tiny_model
+tiny_model_with_seed(kd_model_config config, kd_dtype compute, kd_parameter_use use, uint64_t seed);
+void tiny_model_destroy(tiny_model *model);
+
+kd_decoder *tiny_decoder(tiny_model *model, kd_decoder_settings settings);
+
+/* n token ids below n_vocab, from a seed. */
+void tiny_tokens(int32_t *tokens, int64_t n, int64_t n_vocab, uint64_t seed);
+
+/* All values of an f32 or bf16 tensor, as f32; the caller frees. */
+float *tiny_values(kd_backend *be, kd_tensor t);
+
+/* Sum of squared differences over sum of squares of `wanted`. */
+double tiny_nmse(const float *found, const float *wanted, int64_t n);
+
+#endif
