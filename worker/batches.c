@@ -1,0 +1,137 @@
+#include "worker/batches.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "worker/settings.h"
+
+typedef struct shard_paths {
+    char *folder, *train, *test; /* owned */
+} shard_paths;
+
+static void release_paths(shard_paths *paths)
+{
+    free(paths->test);
+    free(paths->train);
+    free(paths->folder);
+}
+
+static kd_status make_paths(const Kd__Job *job, shard_paths *paths_out)
+{
+    shard_paths paths = {.folder = kd_path_join(job->output, "data")};
+    if (paths.folder != NULL) {
+        paths.train = kd_path_join(paths.folder, "train.shard");
+        paths.test = kd_path_join(paths.folder, "test.shard");
+    }
+    if (paths.train == NULL || paths.test == NULL) {
+        release_paths(&paths);
+        return kd_fail(KD_ERR_NOMEM, "no memory for paths in %s", job->output);
+    }
+    *paths_out = paths;
+    return KD_OK;
+}
+
+static kd_status pack_into(const Kd__Job *job, const shard_paths *paths)
+{
+    const kd_pack_settings settings = settings_pack(job, paths->train, paths->test);
+    kd_pack_result result;
+    kd_status st = kd_folder_make(paths->folder);
+    if (st || kd_pack_is_current(&settings)) {
+        return st;
+    }
+    st = kd_pack(&settings, &result);
+    if (!st) {
+        kd_log(KD_LOG_INFO, "packed %llu tokens to train on and %llu to test with",
+               (unsigned long long)result.n_train_tokens, (unsigned long long)result.n_test_tokens);
+    }
+    return st;
+}
+
+kd_status batches_pack(const Kd__Job *job)
+{
+    shard_paths paths = {0};
+    kd_status st = make_paths(job, &paths);
+    if (!st) {
+        st = pack_into(job, &paths);
+        release_paths(&paths);
+    }
+    return st;
+}
+
+static kd_status open_train(const Kd__Job *job, const char *path, batches *b)
+{
+    kd_status st = kd_shard_open(&b->train, path);
+    if (!st) {
+        st = kd_order_shuffled(&b->train_order, &b->train, b->n_tokens, job->seed);
+    }
+    return st;
+}
+
+static kd_status open_test(const char *path, batches *b)
+{
+    kd_status st = kd_shard_open(&b->test, path);
+    if (!st) {
+        st = kd_order_sequential(&b->test_order, &b->test, b->n_tokens);
+    }
+    return st;
+}
+
+kd_status batches_open(const Kd__Job *job, batches *batches_out)
+{
+    shard_paths paths = {0};
+    batches b = {
+        .n_batch = job->training->micro_batch_size,
+        .n_tokens = job->data->sequence_length,
+        .has_test = job->data->held_out > 0.0,
+        .n_test_max = job->evaluation->max_sequences,
+    };
+    kd_status st = make_paths(job, &paths);
+    if (st) {
+        return st;
+    }
+    st = open_train(job, paths.train, &b);
+    if (!st && b.has_test) {
+        st = open_test(paths.test, &b);
+    }
+    release_paths(&paths);
+    if (st) {
+        batches_close(&b);
+        return st;
+    }
+    *batches_out = b;
+    return KD_OK;
+}
+
+void batches_close(batches *b)
+{
+    kd_shard_close(&b->test);
+    kd_shard_close(&b->train);
+}
+
+kd_status batches_check_model(const batches *b, const kd_model_config *config, const char *who)
+{
+    if (b->train.info.vocab_size <= config->vocab_size) {
+        return KD_OK;
+    }
+    return kd_fail(KD_ERR_INVALID,
+                   "%s: found a vocabulary of %lld tokens, expected at least the tokenizer's %u",
+                   who, (long long)config->vocab_size, b->train.info.vocab_size);
+}
+
+void batches_read(const batches *b, uint64_t m, int32_t *tokens, int32_t *labels)
+{
+    kd_batch_read(&b->train, &b->train_order, m * b->n_batch, b->n_batch, tokens, labels);
+}
+
+kd_sequences batches_held_out(batches *b)
+{
+    KD_CHECK(b->has_test);
+    b->held_out = (kd_shard_sequences){&b->test, &b->test_order};
+    kd_sequences sequences = kd_sequences_of_shard(&b->held_out);
+    if (b->n_test_max > 0 && b->n_test_max < (uint64_t)sequences.n_sequences) {
+        sequences.n_sequences = (int64_t)b->n_test_max;
+    }
+    return sequences;
+}

@@ -1,0 +1,46 @@
+/*
+ * batches.h - the tokens of a job, by the global numbers of micro-batches and held-out sequences.
+ *
+ * Micro-batch m is the sequences [m * n_batch, (m + 1) * n_batch) of the job's order, on any rank.
+ * The shards lie in OUTPUT/data: the leader packs them, then every rank maps them.
+ */
+#ifndef KD_WORKER_BATCHES_H
+#define KD_WORKER_BATCHES_H
+
+#include <stdbool.h>
+
+#include "data/order.h"
+#include "model/config.h"
+#include "proto/job.pb-c.h"
+#include "train/evaluate.h"
+
+typedef struct batches {
+    kd_shard train, test;
+    kd_order train_order, test_order;
+    kd_shard_sequences held_out; /* of test and test_order */
+    bool has_test;               /* something was held out */
+    uint32_t n_batch, n_tokens;
+    uint64_t n_test_max; /* held-out sequences wanted; 0: all */
+} batches;
+
+/* Packs the shards unless they are current. Blocks on the disk, for as long as the text is. */
+KD_MUST_USE kd_status batches_pack(const Kd__Job *job);
+
+/* Verifies and maps the shards; the job is not kept. */
+KD_MUST_USE kd_status batches_open(const Kd__Job *job, batches *batches_out);
+void batches_close(batches *b);
+
+/* KD_ERR_INVALID if the tokens are not of this model's vocabulary; `who` names the model. */
+KD_MUST_USE kd_status batches_check_model(const batches *b,
+                                          const kd_model_config *config,
+                                          const char *who);
+
+void batches_read(const batches *b,
+                  uint64_t m,
+                  int32_t *tokens,  /* (n_batch, n_tokens) */
+                  int32_t *labels); /* (n_batch, n_tokens) */
+
+/* The held-out split, as much of it as is wanted. Only if has_test; `b` must outlive it. */
+kd_sequences batches_held_out(batches *b);
+
+#endif

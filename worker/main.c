@@ -1,0 +1,281 @@
+/*
+ * main.c - one rank, from the command line to its exit code.
+ *
+ *   attempt -> job -> roles -> data -> resume point -> prepare -> connect -> run -> last word
+ *
+ * Up to `run` the ranks agree after each phase, so that all end with the true reason. In `run` they
+ * wait for each other in many places: whoever fails reports its fault and ends them all.
+ */
+#include <mpi.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "job/job.h"
+#include "wire/reflect.h"
+#include "worker/options.h"
+#include "worker/settings.h"
+#include "worker/student.h"
+#include "worker/teacher.h"
+
+#define JOB_BYTES_MAX        (1u << 20)
+#define LAST_WORD_TIMEOUT_MS 30000 /* the outcome is worth waiting for a daemon that restarts */
+#define FAULT_TIMEOUT_MS     5000
+#define GOODBYE_TIMEOUT_MS   2000
+
+static volatile sig_atomic_t stop_signal;
+
+static void on_sigterm(int signal_number)
+{
+    (void)signal_number;
+    stop_signal = 1;
+}
+
+/* On the link's thread; MPI belongs to the other one, and mpirun ends the rest. */
+static void on_refused(const char *text)
+{
+    kd_log(KD_LOG_ERROR, "the daemon refused this rank: %s", text);
+    _exit(WORKER_EXIT_REFUSED);
+}
+
+static void name_log(int rank)
+{
+    char who[32];
+    (void)snprintf(who, sizeof who, "rank %d", rank);
+    kd_log_set_who(who);
+}
+
+static kd_status open_link(worker *w, const options *o)
+{
+    Kd__Attempt *attempt = NULL;
+    if (o->attempt_path == NULL) {
+        return KD_OK;
+    }
+    kd_status st = rank_link_read_attempt(o->attempt_path, &attempt);
+    if (st) {
+        return st;
+    }
+    const rank_link_settings settings = {
+        .attempt = attempt,
+        .rank = (uint32_t)kd_world_rank(w->world),
+        .world_size = (uint32_t)kd_world_size(w->world),
+        .on_refused = on_refused,
+    };
+    st = rank_link_open(&settings, &w->link);
+    kd__attempt__free_unpacked(attempt, NULL);
+    return st;
+}
+
+/* Relative paths of a job are below the folder of its file. */
+static kd_status resolve_paths(Kd__Job *job, const char *job_path)
+{
+    char *absolute = realpath(job_path, NULL);
+    if (absolute == NULL) {
+        return kd_fail(KD_ERR_IO, "cannot resolve %s", job_path);
+    }
+    *strrchr(absolute, '/') = '\0';
+    const kd_status st = kd_job_resolve_paths(job, absolute);
+    free(absolute);
+    return st;
+}
+
+static kd_status load_job(worker *w, const options *o)
+{
+    char *text = NULL;
+    size_t size = 0;
+    kd_status st = kd_file_read(o->job_path, JOB_BYTES_MAX, &text, &size);
+    if (st) {
+        return st;
+    }
+    st = kd_job_parse(text, size, o->job_path, o->sets, o->n_sets, &w->job);
+    free(text);
+    if (!st) {
+        st = resolve_paths(w->job, o->job_path);
+    }
+    if (!st) {
+        st = kd_job_complete(w->job);
+    }
+    if (!st) {
+        st = kd_job_check(w->job, NULL);
+    }
+    if (!st) {
+        st = settings_trainer(w->job, &w->settings);
+    }
+    return st;
+}
+
+/* The leader packs and looks for a checkpoint; the others wait, then read what it wrote. */
+static kd_status prepare_data(worker *w)
+{
+    const bool leader = kd_world_is_leader(w->world);
+    kd_status st = kd_world_agree(w->world, leader ? batches_pack(w->job) : KD_OK);
+    if (!st) {
+        st = kd_world_agree(w->world, batches_open(w->job, &w->batches));
+    }
+    if (!st) {
+        st = kd_world_agree(w->world, leader ? output_find_resume(w->job, &w->resume) : KD_OK);
+    }
+    if (!st) {
+        st = kd_world_broadcast(w->world, &w->resume, (int)sizeof w->resume);
+    }
+    return st;
+}
+
+static kd_status begin(worker *w, const options *o)
+{
+    kd_status st = kd_world_agree(w->world, open_link(w, o));
+    if (!st) {
+        st = kd_world_agree(w->world, load_job(w, o));
+    }
+    if (!st) {
+        st = kd_world_assign(w->world, (int)w->job->resources->student_ranks,
+                             (int)w->job->resources->teacher_ranks);
+    }
+    if (!st) {
+        st = prepare_data(w);
+    }
+    return st;
+}
+
+static void report_fault(worker *w, kd_status st)
+{
+    Kd__RankMessage message = KD__RANK_MESSAGE__INIT;
+    Kd__FaultReport report = KD__FAULT_REPORT__INIT;
+    report.text = (char *)kd_fault_text(); /* only read */
+    report.has_permanent = 1;
+    report.permanent = options_is_permanent(st);
+    message.body_case = KD__RANK_MESSAGE__BODY_FAULT;
+    message.fault = &report;
+    rank_link_report(w->link, &message);
+}
+
+static void report_finished(worker *w, worker_outcome outcome)
+{
+    Kd__RankMessage message = KD__RANK_MESSAGE__INIT;
+    Kd__FinishedReport report = KD__FINISHED_REPORT__INIT;
+    report.has_outcome = report.has_step = 1;
+    report.outcome = outcome == WORKER_COMPLETED ? KD__FINISHED_REPORT__OUTCOME__COMPLETED
+                                                 : KD__FINISHED_REPORT__OUTCOME__STOPPED;
+    report.step = w->job->training->steps;
+    message.body_case = KD__RANK_MESSAGE__BODY_FINISHED;
+    message.finished = &report;
+    rank_link_report(w->link, &message);
+}
+
+/* A fault in the middle of the work: the others cannot know, and would wait for ever. */
+KD_NORETURN static void end_everything(worker *w, kd_status st)
+{
+    report_fault(w, st);
+    rank_link_close(w->link, FAULT_TIMEOUT_MS);
+    (void)MPI_Abort(MPI_COMM_WORLD, (int)options_exit_code(st));
+    _exit((int)options_exit_code(st)); /* MPI_Abort is not declared never to return */
+}
+
+static kd_status be_student(worker *w, worker_outcome *outcome_out)
+{
+    student_rank rank;
+    kd_status st = kd_world_agree(w->world, student_rank_prepare(w, &rank));
+    if (!st) {
+        st = student_rank_connect(&rank);
+        if (!st) {
+            st = student_rank_run(&rank, outcome_out);
+        }
+        if (st) {
+            end_everything(w, st);
+        }
+    }
+    student_rank_release(&rank);
+    return st;
+}
+
+static kd_status be_teacher(worker *w, worker_outcome *outcome_out)
+{
+    teacher_rank rank;
+    kd_status st = kd_world_agree(w->world, teacher_rank_prepare(w, &rank));
+    if (!st) {
+        st = teacher_rank_connect(&rank);
+        if (!st) {
+            st = teacher_rank_run(&rank, outcome_out);
+        }
+        if (st) {
+            end_everything(w, st);
+        }
+    }
+    teacher_rank_release(&rank);
+    return st;
+}
+
+static kd_status work(worker *w, const options *o, worker_outcome *outcome_out)
+{
+    const kd_status st = begin(w, o);
+    if (st) {
+        return st;
+    }
+    return kd_world_role(w->world) == KD_ROLE_STUDENT ? be_student(w, outcome_out)
+                                                      : be_teacher(w, outcome_out);
+}
+
+/* Every rank comes here with the same status. */
+static void say_last_word(worker *w, kd_status st, worker_outcome outcome)
+{
+    if (!kd_world_is_leader(w->world)) {
+        rank_link_close(w->link, GOODBYE_TIMEOUT_MS);
+        return;
+    }
+    if (st) {
+        report_fault(w, st);
+    } else {
+        report_finished(w, outcome);
+    }
+    rank_link_close(w->link, st ? FAULT_TIMEOUT_MS : LAST_WORD_TIMEOUT_MS);
+}
+
+static worker_exit run(const options *o)
+{
+    worker w = {.stop_signal = &stop_signal};
+    worker_outcome outcome = WORKER_COMPLETED;
+    kd_status st = kd_world_create(&w.world);
+    if (st) {
+        return options_exit_code(st);
+    }
+    name_log(kd_world_rank(w.world));
+    st = work(&w, o, &outcome);
+    say_last_word(&w, st, outcome);
+    batches_close(&w.batches);
+    if (w.job != NULL) {
+        kd_message_destroy(&w.job->base);
+    }
+    kd_world_destroy(w.world);
+    if (st) {
+        return options_exit_code(st);
+    }
+    return outcome == WORKER_STOPPED ? WORKER_EXIT_STOPPED : WORKER_EXIT_DONE;
+}
+
+int main(int argc, char **argv)
+{
+    const struct sigaction action = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
+    int provided = MPI_THREAD_SINGLE;
+    options o;
+
+    kd_log_set_who("distill-worker");
+    if (options_parse(argc, argv, &o)) {
+        return WORKER_EXIT_USAGE;
+    }
+    if (o.help) {
+        return fputs(options_help(), stdout) < 0 ? WORKER_EXIT_IO : WORKER_EXIT_DONE;
+    }
+    if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS ||
+        provided < MPI_THREAD_FUNNELED) {
+        kd_log(KD_LOG_ERROR, "MPI offers no MPI_THREAD_FUNNELED");
+        return WORKER_EXIT_INTERNAL;
+    }
+    (void)sigaction(SIGTERM, &action, NULL); /* after MPI, which may set handlers of its own */
+    const worker_exit code = run(&o);
+    (void)MPI_Finalize();
+    return code;
+}

@@ -1,0 +1,47 @@
+/*
+ * output.h - what the student leader leaves behind, on disk and with the daemon.
+ *
+ *   OUTPUT/job.yaml            the job as it runs
+ *   OUTPUT/metrics.csv         step,time,loss,<losses>,learning_rate,gradient_norm,tokens_per_second,stall_share
+ *   OUTPUT/evaluation.csv      step,loss,perplexity,accuracy,tokens
+ *   OUTPUT/checkpoints/        train/checkpoint.h
+ *   OUTPUT/final/              the model folder
+ *
+ * Steps here count updates made: the first row's is 1. Losses are raw means, time is seconds
+ * since 1970, stall_share the share of the step that the leader waited for signals.
+ *
+ * Every function blocks on the disk.
+ */
+#ifndef KD_WORKER_OUTPUT_H
+#define KD_WORKER_OUTPUT_H
+
+#include "worker/csv.h"
+#include "worker/worker.h"
+
+typedef struct output {
+    const worker *w;
+    char *checkpoints; /* owned: OUTPUT/checkpoints */
+    csv metrics, evaluations;
+    bool is_saved; /* a checkpoint of saved_step is there */
+    uint64_t saved_step;
+    double logged_at_s; /* monotonic */
+} output;
+
+/* The newest checkpoint of the job's output, if there is one. Leaves *resume_out as it is otherwise. */
+KD_MUST_USE kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out);
+
+/* Makes the folder and writes job.yaml. */
+KD_MUST_USE kd_status output_open(const worker *w, output *out);
+void output_close(output *out); /* fine on {0} */
+
+KD_MUST_USE kd_status output_add_step(output *out,
+                                      uint64_t step,
+                                      const kd_step_result *result,
+                                      double step_s);
+KD_MUST_USE kd_status output_add_evaluation(output *out,
+                                            uint64_t step,
+                                            const kd_evaluation *evaluation);
+KD_MUST_USE kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step);
+KD_MUST_USE kd_status output_save_final(output *out, kd_trainer *trainer);
+
+#endif

@@ -1,0 +1,35 @@
+/*
+ * settings.h - a completed and checked job, in the words of the libraries.
+ *
+ * Pure but for settings_student_model(), which reads the config.json of a checkpoint.
+ */
+#ifndef KD_WORKER_SETTINGS_H
+#define KD_WORKER_SETTINGS_H
+
+#include "data/pack.h"
+#include "model/config.h"
+#include "proto/job.pb-c.h"
+#include "train/step.h"
+
+/* The student's shape: of job.student.model, or of its checkpoint. */
+KD_MUST_USE kd_status settings_student_model(const Kd__Job *job, kd_model_config *config_out);
+
+/* Objective, optimizer, learning rate and the micro-batch's shape. KD_ERR_INVALID names the field. */
+KD_MUST_USE kd_status settings_trainer(const Kd__Job *job, kd_trainer_settings *settings_out);
+
+/* Borrows the paths of the files from the job, and the shards' from the caller. */
+kd_pack_settings
+settings_pack(const Kd__Job *job, const char *out_train_path, const char *out_test_path);
+
+kd_dtype settings_dtype(const Kd__Job *job);
+
+/* Micro-batches of one step, over all student ranks: m of step s are [s * n, (s + 1) * n). */
+uint64_t settings_micro_batches(const Kd__Job *job);
+
+/*
+ * Steps that an order is given ahead (comm/step_order.h), so that no teacher waits for one: depth
+ * messages are under way to each student, and depth more on each teacher.
+ */
+int settings_order_lead(const Kd__Job *job);
+
+#endif

@@ -1,0 +1,295 @@
+#include "worker/student.h"
+
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "comm/stream.h"
+#include "format/model_folder.h"
+#include "job/job.h"
+#include "train/checkpoint.h"
+#include "worker/settings.h"
+
+static bool is_leader(const student_rank *rank)
+{
+    return kd_world_is_leader(rank->w->world);
+}
+
+/* The model in this process, or only its lm_head if that is all that is needed here. */
+static kd_status open_teacher(student_rank *rank)
+{
+    const worker *w = rank->w;
+    if (w->job->resources->teacher_ranks == 0) {
+        return teacher_source_open(w, rank->be, &rank->teaching.plan, NULL, NULL, &rank->source);
+    }
+    if (kd_signal_plan_find(&rank->teaching.plan, KD_SIGNAL_HIDDEN, 0) == NULL) {
+        return KD_OK;
+    }
+    return kd_model_folder_load_lm_head(w->job->teachers[0]->checkpoint, rank->be, &rank->lm_head);
+}
+
+static kd_status open_parameters(const student_rank *rank, kd_parameters **params_out)
+{
+    const Kd__Student *student = rank->w->job->student;
+    kd_parameters *params = NULL;
+    kd_status st =
+        kd_parameters_create(rank->be, &rank->teaching.student, KD_PARAMS_TRAIN, &params);
+    if (st) {
+        return st;
+    }
+    if (student->init == KD__STUDENT__INIT__CHECKPOINT) {
+        st = kd_model_folder_load(student->checkpoint, params);
+    } else {
+        st = kd_parameters_init(params, student->seed);
+    }
+    if (st) {
+        kd_parameters_destroy(params);
+        return st;
+    }
+    *params_out = params;
+    return KD_OK;
+}
+
+static kd_status open_trainer(student_rank *rank)
+{
+    kd_trainer_teacher teacher = {0};
+    kd_parameters *params = NULL;
+    if (rank->teaching.plan.n_signals > 0) {
+        teacher.config = &rank->teaching.teacher;
+        teacher.lm_head =
+            rank->source.model != NULL ? kd_teacher_lm_head(rank->source.model) : rank->lm_head;
+    }
+    const kd_status st = open_parameters(rank, &params);
+    return st ? st : kd_trainer_create(params, &rank->w->settings, &teacher, &rank->trainer);
+}
+
+/* Back to where the last attempt stood, if one came that far. */
+static kd_status resume(const student_rank *rank)
+{
+    const resume_point *point = &rank->w->resume;
+    kd_checkpoint_state state;
+    if (point->path[0] == '\0') {
+        return KD_OK;
+    }
+    const kd_status st =
+        kd_checkpoint_load(point->path, kd_trainer_parameters(rank->trainer),
+                           kd_trainer_optimizer(rank->trainer), kd_job_hash(rank->w->job), &state);
+    if (!st && is_leader(rank)) {
+        kd_log(KD_LOG_INFO, "resumes at step %llu from %s", (unsigned long long)state.step,
+               point->path);
+    }
+    return st;
+}
+
+static kd_status take_memory(student_rank *rank)
+{
+    const batches *b = &rank->w->batches;
+    rank->n_micro =
+        (int64_t)settings_micro_batches(rank->w->job) / kd_world_students(rank->w->world);
+    const size_t n_micro = (size_t)rank->n_micro;
+    const size_t n_rows = (size_t)b->n_batch * b->n_tokens;
+    rank->micro = calloc(n_micro, sizeof *rank->micro);
+    rank->tokens = malloc(n_micro * n_rows * sizeof *rank->tokens);
+    rank->labels = malloc(n_micro * n_rows * sizeof *rank->labels);
+    if (rank->micro == NULL || rank->tokens == NULL || rank->labels == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for the tokens of a step");
+    }
+    for (size_t i = 0; i < n_micro; i++) {
+        rank->micro[i] = (kd_micro_batch){.tokens = rank->tokens + i * n_rows,
+                                          .labels = rank->labels + i * n_rows,
+                                          .n_batch = b->n_batch};
+    }
+    return KD_OK;
+}
+
+kd_status student_rank_prepare(worker *w, student_rank *rank)
+{
+    *rank = (student_rank){.w = w, .lm_head = kd_tensor_none()};
+    kd_status st = teaching_plan(w, &rank->teaching);
+    if (!st) {
+        st = kd_backend_create_cpu(settings_dtype(w->job), (int)w->job->resources->threads_per_rank,
+                                   &rank->be);
+    }
+    if (!st && rank->teaching.plan.n_signals > 0) {
+        st = open_teacher(rank);
+    }
+    if (!st) {
+        st = open_trainer(rank);
+    }
+    if (!st) {
+        st = resume(rank);
+    }
+    if (!st) {
+        st = take_memory(rank);
+    }
+    if (!st && is_leader(rank)) {
+        st = output_open(w, &rank->output);
+    }
+    return st;
+}
+
+kd_status student_rank_connect(student_rank *rank)
+{
+    const worker *w = rank->w;
+    const size_t message_bytes = rank->teaching.plan.message_bytes;
+    const uint64_t n_micro = settings_micro_batches(w->job);
+
+    rank->reduce = kd_world_reduce(w->world);
+    const kd_status st = kd_order_stream_create(w->world, w->resume.step,
+                                                settings_order_lead(w->job), &rank->orders);
+    if (st || rank->teaching.plan.n_signals == 0) {
+        return st;
+    }
+    if (rank->source.model != NULL) {
+        return kd_channel_create_local(message_bytes, teacher_source_fill, &rank->source,
+                                       &rank->channel);
+    }
+    return kd_stream_create(w->world, message_bytes, (int)w->job->resources->stream_depth,
+                            w->resume.step * n_micro, w->job->training->steps * n_micro,
+                            &rank->channel);
+}
+
+static void read_step(student_rank *rank, uint64_t step)
+{
+    const uint64_t n_students = (uint64_t)kd_world_students(rank->w->world);
+    const uint64_t first =
+        step * settings_micro_batches(rank->w->job) + (uint64_t)kd_world_role_rank(rank->w->world);
+    const size_t n_rows = (size_t)rank->w->batches.n_batch * rank->w->batches.n_tokens;
+
+    for (int64_t i = 0; i < rank->n_micro; i++) {
+        const uint64_t m = first + (uint64_t)i * n_students;
+        rank->micro[i].m = m;
+        batches_read(&rank->w->batches, m, rank->tokens + (size_t)i * n_rows,
+                     rank->labels + (size_t)i * n_rows);
+    }
+}
+
+static kd_status save(student_rank *rank, uint64_t step)
+{
+    return is_leader(rank) ? output_save_checkpoint(&rank->output, rank->trainer, step) : KD_OK;
+}
+
+/* All students together; the leader tells. */
+static kd_status evaluate(student_rank *rank, uint64_t step)
+{
+    kd_evaluation evaluation;
+    if (!rank->w->batches.has_test) {
+        return KD_OK;
+    }
+    const kd_sequences sequences = batches_held_out(&rank->w->batches);
+    const kd_status st = kd_trainer_evaluate(rank->trainer, &sequences, &rank->reduce, &evaluation);
+    if (st || !is_leader(rank)) {
+        return st;
+    }
+    return output_add_evaluation(&rank->output, step, &evaluation);
+}
+
+static bool is_due(uint64_t step, uint64_t every_steps)
+{
+    return every_steps > 0 && step % every_steps == 0;
+}
+
+/* One update, from reading to reporting; started_s is moved to its end. */
+static kd_status train_step(student_rank *rank, uint64_t step, double *started_s)
+{
+    kd_step_result result;
+    read_step(rank, step);
+    const kd_status st = kd_trainer_step(rank->trainer, step, rank->micro, rank->n_micro,
+                                         rank->channel, &rank->reduce, &result);
+    if (st) {
+        return st;
+    }
+    const double now_s = kd_clock_monotonic_s();
+    const double step_s = now_s - *started_s;
+    *started_s = now_s;
+    rank_link_set_step(rank->w->link, step + 1);
+    return is_leader(rank) ? output_add_step(&rank->output, step + 1, &result, step_s) : KD_OK;
+}
+
+/* What is due after `done` updates. The last ones belong to finish(). */
+static kd_status after_step(student_rank *rank, uint64_t done)
+{
+    const Kd__Job *job = rank->w->job;
+    kd_status st = KD_OK;
+    if (done == job->training->steps) {
+        return KD_OK;
+    }
+    if (is_due(done, job->evaluation->every_steps)) {
+        st = evaluate(rank, done);
+    }
+    if (!st && is_due(done, job->checkpoint->every_steps)) {
+        st = save(rank, done);
+    }
+    return st;
+}
+
+/* A resumed attempt may find that only this is left. */
+static kd_status finish(student_rank *rank)
+{
+    const uint64_t n_steps = rank->w->job->training->steps;
+    kd_status st = save(rank, n_steps);
+    if (!st) {
+        st = evaluate(rank, n_steps);
+    }
+    if (!st && is_leader(rank)) {
+        st = output_save_final(&rank->output, rank->trainer);
+    }
+    return st;
+}
+
+static kd_order_kind wish(const worker *w)
+{
+    if (rank_link_wants_stop(w->link) || *w->stop_signal) {
+        return KD_ORDER_STOP;
+    }
+    return rank_link_take_save(w->link) ? KD_ORDER_SAVE : KD_ORDER_CONTINUE;
+}
+
+kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
+{
+    const worker *w = rank->w;
+    double started_s = kd_clock_monotonic_s();
+    rank_link_set_step(w->link, w->resume.step);
+
+    for (uint64_t step = w->resume.step; step < w->job->training->steps; step++) {
+        kd_step_order order;
+        kd_status st = kd_order_stream_next(rank->orders, step, wish(w), &order);
+        if (!st && order.kind != KD_ORDER_CONTINUE) {
+            st = save(rank, step);
+        }
+        if (!st && order.kind == KD_ORDER_STOP) {
+            *outcome_out = WORKER_STOPPED;
+            return KD_OK;
+        }
+        if (!st) {
+            st = train_step(rank, step, &started_s);
+        }
+        if (!st) {
+            st = after_step(rank, step + 1);
+        }
+        if (st) {
+            return st;
+        }
+    }
+    const kd_status st = finish(rank);
+    if (!st) {
+        *outcome_out = WORKER_COMPLETED;
+    }
+    return st;
+}
+
+void student_rank_release(student_rank *rank)
+{
+    output_close(&rank->output);
+    kd_channel_destroy(rank->channel);
+    kd_order_stream_destroy(rank->orders);
+    kd_trainer_destroy(rank->trainer);
+    teacher_source_close(&rank->source);
+    if (rank->lm_head.data != NULL) {
+        rank->be->ops->free(rank->be, rank->lm_head.data);
+    }
+    kd_backend_destroy(rank->be);
+    free(rank->micro);
+    free(rank->tokens);
+    free(rank->labels);
+}

@@ -1,0 +1,41 @@
+/*
+ * student.h - a student rank: the loop over steps, and what happens at their boundaries.
+ *
+ *   order of the step -> (save | stop) -> micro-batches -> trainer -> metrics -> (evaluate, save)
+ *
+ * Student r of S takes the micro-batches m with m mod S == r. The leader alone writes
+ * (output.h); weights are the same on all students, so it needs nothing of the others.
+ */
+#ifndef KD_WORKER_STUDENT_H
+#define KD_WORKER_STUDENT_H
+
+#include "worker/output.h"
+#include "worker/teacher.h"
+#include "worker/worker.h"
+
+typedef struct student_rank {
+    worker *w;
+    teaching teaching;
+    kd_backend *be;
+    teacher_source source; /* the teacher in this process, where no rank teaches        */
+    kd_tensor lm_head;     /* of the teacher, where hidden states come from other ranks  */
+    kd_trainer *trainer;
+    kd_channel *channel; /* NULL if no loss needs signals */
+    kd_order_stream *orders;
+    kd_reduce reduce;
+    kd_micro_batch *micro;    /* (n_micro) of one step; owned */
+    int32_t *tokens, *labels; /* (n_micro, n_batch, n_tokens); owned */
+    int64_t n_micro;          /* of this rank, a step */
+    output output;            /* the leader's; {0} on others */
+} student_rank;
+
+/* This rank alone: models, the checkpoint, the output folder. */
+KD_MUST_USE kd_status student_rank_prepare(worker *w, student_rank *rank);
+/* Collective over the world. */
+KD_MUST_USE kd_status student_rank_connect(student_rank *rank);
+/* All steps, then evaluation and the final model; or until the order to stop. */
+KD_MUST_USE kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out);
+/* After a whole run, collective; after a fault in prepare, of what there is. */
+void student_rank_release(student_rank *rank);
+
+#endif

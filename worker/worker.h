@@ -1,0 +1,37 @@
+/*
+ * worker.h - what all parts of one rank share, from the job's parsing to its end.
+ */
+#ifndef KD_WORKER_WORKER_H
+#define KD_WORKER_WORKER_H
+
+#include <limits.h>
+#include <signal.h>
+
+#include "comm/world.h"
+#include "proto/job.pb-c.h"
+#include "train/step.h"
+#include "worker/batches.h"
+#include "worker/link.h"
+
+/* Where this attempt goes on: of the leader, the same on every rank. */
+typedef struct resume_point {
+    uint64_t step;       /* updates made before */
+    char path[PATH_MAX]; /* the checkpoint, or "" */
+} resume_point;
+
+typedef struct worker {
+    kd_world *world;
+    rank_link *link; /* NULL: no daemon */
+    Kd__Job *job;    /* completed and checked */
+    kd_trainer_settings settings;
+    batches batches;
+    resume_point resume;
+    const volatile sig_atomic_t *stop_signal; /* set by SIGTERM */
+} worker;
+
+typedef enum worker_outcome {
+    WORKER_COMPLETED, /* all steps done                       */
+    WORKER_STOPPED,   /* as ordered, after a checkpoint        */
+} worker_outcome;
+
+#endif
