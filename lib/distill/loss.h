@@ -86,9 +86,9 @@ const kd_loss_kind *kd_loss_get(kd_loss_id id);
 KD_MUST_USE kd_status kd_loss_find(const char *name, kd_loss_id *id_out);
 
 /*
- * The columns that both vocabularies know: the smaller of the two sizes. They must share it as a prefix,
- * the rest being padding: sizes that differ by KD_VOCAB_PADDING_MAX or more are KD_ERR_INVALID, naming
- * both.
+ * The columns that both vocabularies know: the smaller of the two sizes. They must share it as a prefix, the
+ * rest being padding that kd leaves out: sizes that differ by KD_VOCAB_PADDING_MAX or more are
+ * KD_ERR_INVALID, naming both.
  */
 #define KD_VOCAB_PADDING_MAX 256
 KD_MUST_USE kd_status kd_vocab_common(const kd_model_config *student,

@@ -210,11 +210,6 @@ const kd_signal_plan *kd_objective_signals(const kd_objective *objective)
     return &objective->plan;
 }
 
-int64_t kd_objective_vocab(const kd_objective *objective)
-{
-    return objective->n_vocab;
-}
-
 kd_tensor kd_objective_sums(const kd_objective *objective)
 {
     return objective->sums;

@@ -60,7 +60,6 @@ KD_MUST_USE kd_status kd_objective_create(kd_backend *be,
 void kd_objective_destroy(kd_objective *objective);
 
 const kd_signal_plan *kd_objective_signals(const kd_objective *objective);
-int64_t kd_objective_vocab(const kd_objective *objective); /* columns that get probability */
 
 /* Starts a step: weights and temperature are those of `step`, the sums are cleared. */
 void kd_objective_begin(kd_objective *objective, uint64_t step);

@@ -82,7 +82,7 @@ static void add_batch(evaluation *e, int64_t n_sequences)
             .student = kd_tensor_slice_rows(e->logits, 0, n),
             .labels = kd_tensor_1d((int32_t *)e->labels.data + first, KD_I32, n),
             .sums = e->sums,
-            .n_vocab = e->settings.n_vocab,
+            .n_vocab = e->params->config.vocab_size,
             .temperature = 1.0f,
             .kd_scale = 1.0f,
         };
@@ -106,7 +106,7 @@ add_batches(evaluation *e, const kd_sequences *sequences, const kd_reduce *reduc
         kd_status st = sequences->read(sequences->user, first, n, e->host_tokens, e->host_labels);
         if (!st) {
             st = kd_tokens_check(e->host_tokens, e->host_labels, n, e->settings.n_tokens,
-                                 e->params->config.vocab_size, e->settings.n_vocab);
+                                 e->params->config.vocab_size);
         }
         if (!st) {
             add_batch(e, n);
@@ -132,9 +132,6 @@ kd_status kd_evaluate(kd_parameters *params,
 
     if (sequences->n_sequences <= 0) {
         return kd_fail(KD_ERR_INVALID, "found no sequence to evaluate, expected at least one");
-    }
-    if (e.settings.n_vocab == 0) {
-        e.settings.n_vocab = params->config.vocab_size;
     }
     kd_status st = allocate(&e);
     if (st) {

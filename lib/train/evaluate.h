@@ -40,7 +40,6 @@ typedef struct kd_evaluation {
 typedef struct kd_evaluate_settings {
     int64_t max_batch; /* of the decoder */
     int64_t n_tokens;  /* of the decoder */
-    int64_t n_vocab;   /* columns that get probability; 0: the whole vocabulary */
 } kd_evaluate_settings;
 
 /*

@@ -172,8 +172,7 @@ static kd_status check_batch(const kd_trainer *trainer, const kd_micro_batch *ba
 {
     KD_CHECK(batch->n_batch > 0 && batch->n_batch <= trainer->settings.max_batch);
     return kd_tokens_check(batch->tokens, batch->labels, batch->n_batch, trainer->settings.n_tokens,
-                           trainer->params->config.vocab_size,
-                           kd_objective_vocab(trainer->objective));
+                           trainer->params->config.vocab_size);
 }
 
 /* Forward, objective and backward of one micro-batch; adds to gradients and sums. */
@@ -339,8 +338,7 @@ kd_status kd_trainer_evaluate(kd_trainer *trainer,
                               kd_evaluation *evaluation_out)
 {
     const kd_evaluate_settings settings = {.max_batch = trainer->settings.max_batch,
-                                           .n_tokens = trainer->settings.n_tokens,
-                                           .n_vocab = kd_objective_vocab(trainer->objective)};
+                                           .n_tokens = trainer->settings.n_tokens};
     return kd_evaluate(trainer->params, trainer->decoder, &settings, sequences, reduce,
                        evaluation_out);
 }

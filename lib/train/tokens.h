@@ -9,14 +9,13 @@
 #include "base/status.h"
 
 /*
- * Tokens (n_sequences * n_tokens) must be below n_vocab, labels below n_label_vocab or -100.
+ * Tokens and labels (n_sequences * n_tokens) must be below n_vocab; a label may be -100.
  * KD_ERR_INVALID names the sequence, the place, what was found and what was expected.
  */
 KD_MUST_USE kd_status kd_tokens_check(const int32_t *tokens,
                                       const int32_t *labels,
                                       int64_t n_sequences,
                                       int64_t n_tokens,
-                                      int64_t n_vocab,
-                                      int64_t n_label_vocab);
+                                      int64_t n_vocab);
 
 #endif

@@ -1,0 +1,415 @@
+/* The objective against the formulas in doubles, written out over whole (N, V) logits. */
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "distill/objective.h"
+#include "distill/teacher.h"
+#include "tests/support/tiny_model.h"
+
+enum { N_BATCH = 2, N_TOKENS = 5, N_ROWS = N_BATCH * N_TOKENS };
+
+static const int32_t test_labels[N_ROWS] = {3, -100, 0, 10, 7, 7, 2, -100, 9, 1};
+
+/* A student after its forward pass, and a message of a teacher for the same tokens. */
+typedef struct scene {
+    tiny_model student, teacher_model;
+    kd_teacher *teacher;
+    kd_decoder *decoder;
+    kd_objective *objective;
+    kd_tensor labels;
+    void *message;
+} scene;
+
+static kd_objective_settings settings_with(double kd, double hard, double temperature)
+{
+    kd_objective_settings s = kd_objective_defaults();
+    s.weights[KD_LOSS_KD] = kd_schedule_constant(kd);
+    s.weights[KD_LOSS_HARD] = kd_schedule_constant(hard);
+    s.temperature = kd_schedule_constant(temperature);
+    return s;
+}
+
+static scene scene_create(const kd_objective_settings *settings, int64_t teacher_vocab)
+{
+    scene s;
+    int32_t tokens[N_ROWS];
+    kd_model_config student = tiny_config(KD_MODEL_MIXTRAL);
+    kd_model_config teacher = tiny_config(KD_MODEL_QWEN3_MOE);
+    const kd_teacher_settings teacher_settings = {.max_batch = N_BATCH, .n_tokens = N_TOKENS};
+
+    teacher.vocab_size = teacher_vocab;
+    tiny_tokens(tokens, N_ROWS,
+                student.vocab_size < teacher_vocab ? student.vocab_size : teacher_vocab, 4);
+    s.student = tiny_model_with_seed(student, KD_F32, KD_PARAMS_TRAIN, 1);
+    s.teacher_model = tiny_model_with_seed(teacher, KD_F32, KD_PARAMS_INFER, 2);
+    cr_assert_eq(kd_teacher_create(s.teacher_model.params, &teacher_settings, &s.teacher), KD_OK);
+    kd_backend *be = s.student.be;
+    cr_assert_eq(kd_objective_create(be, settings, &student, &teacher,
+                                     kd_teacher_lm_head(s.teacher), N_ROWS, &s.objective),
+                 KD_OK);
+    const kd_signal_plan *plan = kd_objective_signals(s.objective);
+    s.message = be->ops->alloc(be, plan->message_bytes + KD_ARENA_ALIGN);
+    cr_assert_eq(kd_teacher_fill(s.teacher, tokens, N_BATCH, plan, s.message), KD_OK);
+
+    s.decoder = tiny_decoder(
+        &s.student,
+        (kd_decoder_settings){.max_batch = N_BATCH, .n_tokens = N_TOKENS, .train = true});
+    kd_decoder_forward(s.decoder, tokens, N_BATCH);
+    s.labels = kd_tensor_1d(be->ops->alloc(be, sizeof test_labels), KD_I32, N_ROWS);
+    be->ops->upload(be, s.labels, test_labels);
+    return s;
+}
+
+static void scene_destroy(scene *s)
+{
+    kd_backend *be = s->student.be;
+    cr_expect_eq(kd_backend_wait(be), KD_OK);
+    be->ops->free(be, s->labels.data);
+    be->ops->free(be, s->message);
+    kd_objective_destroy(s->objective);
+    kd_decoder_destroy(s->decoder);
+    kd_teacher_destroy(s->teacher); /* and the parameters of teacher_model */
+    kd_backend_destroy(s->teacher_model.be);
+    tiny_model_destroy(&s->student);
+}
+
+/* What one run gave. */
+typedef struct outcome {
+    double sums[KD_SUM_COUNT];
+    float *d_hidden, *d_lm_head;
+} outcome;
+
+static outcome run(scene *s, uint64_t step, void *message)
+{
+    kd_backend *be = s->student.be;
+    outcome o = {0};
+    be->ops->zero(be, kd_decoder_lm_head_grad(s->decoder));
+    kd_objective_begin(s->objective, step);
+    const kd_tensor d_hidden = kd_objective_run(s->objective, s->decoder, s->labels, message);
+    o.d_hidden = tiny_values(be, d_hidden);
+    o.d_lm_head = tiny_values(be, kd_decoder_lm_head_grad(s->decoder));
+    be->ops->download(be, o.sums, kd_objective_sums(s->objective));
+    return o;
+}
+
+static void outcome_release(outcome *o)
+{
+    free(o->d_hidden);
+    free(o->d_lm_head);
+}
+
+/* (N, V) = x (N, C) w (V, C)^T in doubles. */
+static double *multiply(kd_backend *be, kd_tensor x, kd_tensor w)
+{
+    const int64_t n = kd_tensor_rows(x), v = kd_tensor_rows(w), c = kd_tensor_columns(x);
+    float *a = tiny_values(be, x), *b = tiny_values(be, w);
+    double *y = calloc((size_t)(n * v), sizeof *y);
+    for (int64_t i = 0; i < n * v; i++) {
+        for (int64_t k = 0; k < c; k++) {
+            y[i] += (double)a[i / v * c + k] * (double)b[i % v * c + k];
+        }
+    }
+    free(a);
+    free(b);
+    return y;
+}
+
+static void softmax(double *p, const double *x, int64_t n, double temperature)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += p[i] = exp(x[i] / temperature);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        p[i] /= sum;
+    }
+}
+
+/* Sums over valid rows, and d_logits (N, V), of alpha * scale * KL + beta * CE. */
+typedef struct naive_loss {
+    double kd, hard, rows;
+    double *d_logits;
+} naive_loss;
+
+static naive_loss naive(const double *student,
+                        const double *teacher,
+                        int64_t v_student,
+                        int64_t v_teacher,
+                        const double *weights, /* alpha, beta, T, scale */
+                        const int32_t *labels)
+{
+    naive_loss l = {.d_logits = calloc((size_t)(N_ROWS * v_student), sizeof(double))};
+    const int64_t v = v_student < v_teacher ? v_student : v_teacher;
+    double p[32], q[32], hard[32];
+    for (int64_t r = 0; r < N_ROWS; r++) {
+        const double *x = student + r * v_student;
+        if (labels[r] < 0) {
+            continue;
+        }
+        softmax(p, teacher + r * v_teacher, v, weights[2]);
+        softmax(q, x, v, weights[2]);
+        softmax(hard, x, v_student, 1.0);
+        l.rows++;
+        l.hard -= log(hard[labels[r]]);
+        for (int64_t i = 0; i < v_student; i++) {
+            double *d = &l.d_logits[r * v_student + i];
+            *d = weights[1] * (hard[i] - (i == labels[r] ? 1.0 : 0.0));
+            if (i < v) {
+                l.kd += weights[3] * p[i] * (log(p[i]) - log(q[i]));
+                *d += weights[0] * weights[3] / weights[2] * (q[i] - p[i]);
+            }
+        }
+    }
+    return l;
+}
+
+static void expect_close(const float *found, const double *wanted, int64_t n, const char *what)
+{
+    double difference = 0.0, size = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        difference += pow((double)found[i] - wanted[i], 2.0);
+        size += wanted[i] * wanted[i];
+    }
+    cr_expect_lt(difference / size, 1e-11, "%s: %g", what, difference / size);
+}
+
+/* Gradients of the hidden states and of the lm_head that follow from d_logits. */
+static void expect_gradients(scene *s, const outcome *o, const double *d_logits)
+{
+    kd_backend *be = s->student.be;
+    const int64_t v = s->student.params->config.vocab_size;
+    const int64_t c = s->student.params->config.hidden_size;
+    float *hidden = tiny_values(be, kd_decoder_hidden(s->decoder));
+    float *head = tiny_values(be, kd_decoder_lm_head(s->decoder));
+    double *d_hidden = calloc((size_t)(N_ROWS * c), sizeof *d_hidden);
+    double *d_head = calloc((size_t)(v * c), sizeof *d_head);
+    for (int64_t r = 0; r < N_ROWS; r++) {
+        for (int64_t i = 0; i < v; i++) {
+            for (int64_t k = 0; k < c; k++) {
+                d_hidden[r * c + k] += d_logits[r * v + i] * (double)head[i * c + k];
+                d_head[i * c + k] += d_logits[r * v + i] * (double)hidden[r * c + k];
+            }
+        }
+    }
+    expect_close(o->d_hidden, d_hidden, N_ROWS * c, "d_hidden");
+    expect_close(o->d_lm_head, d_head, v * c, "d_lm_head");
+    free(d_head);
+    free(d_hidden);
+    free(head);
+    free(hidden);
+}
+
+static void expect_naive(int64_t teacher_vocab, double temperature, bool scale_by_t2, int64_t chunk)
+{
+    kd_objective_settings settings = settings_with(0.7, 0.3, temperature);
+    settings.scale_by_t2 = scale_by_t2;
+    settings.chunk_rows = chunk;
+    settings.transport = KD_TRANSPORT_LOGITS;
+    scene s = scene_create(&settings, teacher_vocab);
+    const double weights[] = {0.7, 0.3, temperature, scale_by_t2 ? temperature * temperature : 1.0};
+    double *student =
+        multiply(s.student.be, kd_decoder_hidden(s.decoder), kd_decoder_lm_head(s.decoder));
+    const kd_signal *signal = &kd_objective_signals(s.objective)->signals[0];
+    const float *sent = kd_signal_view(signal, s.message, N_ROWS).data;
+    double *teacher = malloc((size_t)(N_ROWS * teacher_vocab) * sizeof *teacher);
+    for (int64_t i = 0; i < N_ROWS * teacher_vocab; i++) {
+        teacher[i] = (double)sent[i];
+    }
+    naive_loss wanted = naive(student, teacher, 11, teacher_vocab, weights, test_labels);
+    outcome o = run(&s, 0, s.message);
+
+    cr_expect_float_eq(o.sums[KD_VOCAB_SUM_KD], wanted.kd, 2e-5 * wanted.kd);
+    cr_expect_float_eq(o.sums[KD_VOCAB_SUM_HARD], wanted.hard, 1e-5 * wanted.hard);
+    cr_expect_eq(o.sums[KD_VOCAB_SUM_ROWS], wanted.rows);
+    cr_expect_eq(wanted.rows, 8.0);
+    expect_gradients(&s, &o, wanted.d_logits);
+    outcome_release(&o);
+    free(wanted.d_logits);
+    free(teacher);
+    free(student);
+    scene_destroy(&s);
+}
+
+Test(objective, follows_the_formulas)
+{
+    expect_naive(11, 1.0, true, 0);
+    expect_naive(11, 4.0, true, 0);
+    expect_naive(11, 2.0, false, 0);
+}
+
+Test(objective, padding_of_either_vocabulary_gets_no_divergence)
+{
+    expect_naive(13, 2.0, true, 0);
+    expect_naive(9, 2.0, true, 0);
+}
+
+Test(objective, chunks_of_any_size_give_the_same)
+{
+    const int64_t chunks[] = {1, 3, 7, 10, 1000};
+    for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
+        expect_naive(11, 2.0, true, chunks[i]);
+    }
+}
+
+Test(objective, hidden_states_give_the_same_as_logits)
+{
+    outcome outcomes[2];
+    const kd_transport transports[2] = {KD_TRANSPORT_LOGITS, KD_TRANSPORT_HIDDEN};
+    for (int i = 0; i < 2; i++) {
+        kd_objective_settings settings = settings_with(0.7, 0.3, 2.0);
+        settings.transport = transports[i];
+        scene s = scene_create(&settings, 11);
+        cr_expect_eq(kd_objective_signals(s.objective)->signals[0].kind,
+                     i == 0 ? KD_SIGNAL_LOGITS : KD_SIGNAL_HIDDEN);
+        outcomes[i] = run(&s, 0, s.message);
+        scene_destroy(&s);
+    }
+    cr_expect_eq(outcomes[0].sums[KD_VOCAB_SUM_KD], outcomes[1].sums[KD_VOCAB_SUM_KD]);
+    cr_expect_arr_eq(outcomes[0].d_hidden, outcomes[1].d_hidden, N_ROWS * 8 * sizeof(float));
+    cr_expect_arr_eq(outcomes[0].d_lm_head, outcomes[1].d_lm_head, 11 * 8 * sizeof(float));
+    outcome_release(&outcomes[0]);
+    outcome_release(&outcomes[1]);
+}
+
+Test(objective, a_weight_of_zero_for_ever_needs_no_signal)
+{
+    const kd_objective_settings off = settings_with(0.0, 1.0, 1.0);
+    const kd_model_config config = tiny_config(KD_MODEL_MIXTRAL);
+    kd_signal_plan plan;
+    cr_assert_eq(kd_objective_plan(&off, &config, &config, KD_F32, N_ROWS, &plan), KD_OK);
+    cr_expect_eq(plan.n_signals, 0);
+    cr_expect_eq(plan.message_bytes, 0);
+    const kd_objective_settings on = settings_with(0.5, 1.0, 1.0);
+    cr_assert_eq(kd_objective_plan(&on, &config, NULL, KD_F32, N_ROWS, &plan), KD_OK);
+    cr_expect_eq(plan.n_signals, 0);
+    cr_assert_eq(kd_objective_plan(&on, &config, &config, KD_F32, N_ROWS, &plan), KD_OK);
+    cr_expect_eq(plan.n_signals, 1);
+}
+
+Test(objective, a_weight_of_zero_at_a_step_is_not_computed_then)
+{
+    kd_objective_settings settings = settings_with(0.0, 0.3, 2.0);
+    settings.weights[KD_LOSS_KD] =
+        (kd_schedule){.kind = KD_SCHEDULE_STEP, .n_points = 2, .points = {{0, 0.0}, {5, 0.7}}};
+    scene s = scene_create(&settings, 11);
+    kd_loss_value values[KD_LOSS_COUNT];
+    double total;
+
+    outcome o = run(&s, 4, s.message);
+    cr_expect_eq(o.sums[KD_VOCAB_SUM_KD], 0.0);
+    cr_assert_eq(kd_objective_report(s.objective, o.sums, values, &total), 4);
+    cr_expect_str_eq(values[0].name, "kd");
+    cr_expect_not(values[0].computed);
+    outcome_release(&o);
+
+    o = run(&s, 5, s.message);
+    cr_expect_gt(o.sums[KD_VOCAB_SUM_KD], 0.0);
+    (void)kd_objective_report(s.objective, o.sums, values, &total);
+    cr_expect(values[0].computed);
+    cr_expect_eq(values[0].weight, 0.7);
+    outcome_release(&o);
+    scene_destroy(&s);
+}
+
+Test(objective, without_a_message_only_the_labels_teach)
+{
+    const kd_objective_settings settings = settings_with(0.7, 1.0, 2.0);
+    const kd_objective_settings alone = settings_with(0.0, 1.0, 2.0);
+    scene s = scene_create(&settings, 11), t = scene_create(&alone, 11);
+    outcome o = run(&s, 0, NULL), wanted = run(&t, 0, NULL);
+    cr_expect_eq(o.sums[KD_VOCAB_SUM_KD], 0.0);
+    cr_expect_arr_eq(o.d_hidden, wanted.d_hidden, N_ROWS * 8 * sizeof(float));
+    outcome_release(&o);
+    outcome_release(&wanted);
+    scene_destroy(&s);
+    scene_destroy(&t);
+}
+
+Test(objective, report_divides_once_by_the_valid_tokens)
+{
+    const kd_objective_settings settings = settings_with(0.5, 0.25, 2.0);
+    scene s = scene_create(&settings, 11);
+    const double sums[KD_SUM_COUNT] = {
+        [KD_VOCAB_SUM_KD] = 8.0, [KD_VOCAB_SUM_HARD] = 12.0, [KD_VOCAB_SUM_ROWS] = 4.0,
+        [KD_SUM_BALANCE] = 4.0,  [KD_SUM_Z] = 40.0,
+    };
+    kd_loss_value values[KD_LOSS_COUNT];
+    double total;
+    outcome o = run(&s, 0, s.message);
+    cr_assert_eq(kd_objective_report(s.objective, sums, values, &total), 4);
+    cr_expect_eq(values[0].raw, 2.0);
+    cr_expect_eq(values[0].weighted, 1.0);
+    cr_expect_eq(values[1].raw, 3.0);
+    cr_expect_eq(values[2].raw, 1.0);
+    cr_expect_eq(values[3].raw, 10.0);
+    cr_expect_float_eq(total, 1.0 + 0.75 + 0.01 + 0.01, 1e-12);
+    outcome_release(&o);
+    scene_destroy(&s);
+}
+
+Test(objective, bad_settings_are_refused_by_name)
+{
+    const kd_model_config config = tiny_config(KD_MODEL_MIXTRAL);
+    tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
+    kd_model_config large = config;
+    kd_objective *objective = NULL;
+    kd_fault_quiet(1);
+
+    kd_objective_settings settings = settings_with(-0.1, 1.0, 1.0);
+    cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
+    cr_expect(strstr(kd_fault_text(), "weight of loss kd") != NULL);
+    settings = settings_with(0.5, 1.0, 0.0);
+    cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
+    cr_expect(strstr(kd_fault_text(), "temperature") != NULL);
+    settings = settings_with(0.5, 1.0, 1.0);
+    settings.chunk_rows = -1;
+    cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
+    settings = settings_with(0.5, 1.0, 1.0);
+    settings.weights[KD_LOSS_Z] =
+        (kd_schedule){.kind = KD_SCHEDULE_STEP, .n_points = 2, .points = {{0, 0.0}, {5, 0.7}}};
+    cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
+    cr_expect(strstr(kd_fault_text(), "loss z: found a schedule") != NULL);
+
+    settings = settings_with(0.5, 1.0, 1.0);
+    large.vocab_size += KD_VOCAB_PADDING_MAX;
+    cr_expect_eq(kd_objective_create(model.be, &settings, &config, &large, kd_tensor_none(), N_ROWS,
+                                     &objective),
+                 KD_ERR_INVALID);
+    settings.transport = KD_TRANSPORT_HIDDEN;
+    cr_expect_eq(kd_objective_create(model.be, &settings, &config, &config, kd_tensor_none(),
+                                     N_ROWS, &objective),
+                 KD_ERR_ARG);
+    cr_expect_null(objective);
+    tiny_model_destroy(&model);
+}
+
+Test(objective, teacher_refuses_tokens_that_it_does_not_know)
+{
+    const kd_objective_settings settings = settings_with(0.7, 0.3, 1.0);
+    scene s = scene_create(&settings, 11);
+    int32_t tokens[N_ROWS] = {0};
+    tokens[7] = 11;
+    kd_fault_quiet(1);
+    cr_expect_eq(
+        kd_teacher_fill(s.teacher, tokens, N_BATCH, kd_objective_signals(s.objective), s.message),
+        KD_ERR_INVALID);
+    cr_expect(strstr(kd_fault_text(), "token 2 of sequence 1: found 11, expected 0 to 10") != NULL);
+    scene_destroy(&s);
+}
+
+Test(objective, a_teacher_needs_its_folder)
+{
+    tiny_model model = tiny_model_create(tiny_config(KD_MODEL_LLAMA), KD_F32, KD_PARAMS_INFER);
+    const kd_teacher_settings settings = {.max_batch = 1, .n_tokens = 4};
+    kd_teacher *teacher = NULL;
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_teacher_load(model.be, "/there/is/no/such/folder", &settings, &teacher),
+                 KD_ERR_NOT_FOUND);
+    cr_expect_null(teacher);
+    kd_teacher_destroy(NULL);
+    tiny_model_destroy(&model);
+}
