@@ -72,3 +72,8 @@ kd_tokenizer_decode(const kd_tokenizer *tokenizer, const uint32_t *ids, size_t n
     }
     return tokenizer->decode(tokenizer, ids, n_ids, text);
 }
+
+kd_status kd_tokenizer_export(const kd_tokenizer *tokenizer, const char *folder)
+{
+    return tokenizer->export(folder);
+}

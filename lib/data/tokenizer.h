@@ -60,6 +60,8 @@ struct kd_tokenizer {
                         const uint32_t *ids,
                         size_t n_ids,
                         kd_text *text);
+    /* Writes what Hugging Face tools need to make the same tokens: tokenizer.json and its config. */
+    kd_status (*export)(const char *folder);
     void (*destroy)(kd_tokenizer *tokenizer);
 };
 
@@ -85,7 +87,11 @@ KD_MUST_USE kd_status kd_tokenizer_decode(const kd_tokenizer *tokenizer,
                                           size_t n_ids,
                                           kd_text *text);
 
+/* Into an existing folder, beside the model. */
+KD_MUST_USE kd_status kd_tokenizer_export(const kd_tokenizer *tokenizer, const char *folder);
+
 /* The table of each kind, for kd_tokenizer_create() alone. */
 KD_MUST_USE kd_status kd_tokenizer_byte_create(kd_tokenizer **tokenizer_out);
+KD_MUST_USE kd_status kd_tokenizer_byte_export(const char *folder);
 
 #endif

@@ -58,6 +58,7 @@ kd_status kd_tokenizer_byte_create(kd_tokenizer **tokenizer_out)
         .vocab_size = VOCAB_SIZE,
         .end_token = END_TOKEN,
         .encode = encode,
+        .export = kd_tokenizer_byte_export,
         .decode = decode,
         .destroy = destroy,
     };

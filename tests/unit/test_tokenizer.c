@@ -1,8 +1,10 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "data/tokenizer.h"
 
@@ -103,4 +105,36 @@ Test(tokenizer, tokens_beyond_all_memory_are_refused)
     kd_tokens tokens = {0};
     cr_expect(eq(int, kd_tokens_reserve(&tokens, SIZE_MAX), KD_ERR_NOMEM));
     cr_expect(tokens.ids == NULL);
+}
+
+/* The letters that ByteLevel writes: a space is U+0120, byte 0 is U+0100, é is bytes C3 A9. */
+Test(tokenizer, the_exported_vocabulary_gives_each_byte_its_own_number)
+{
+    char folder[] = "/tmp/kd-tokenizer-XXXXXX";
+    cr_assert(mkdtemp(folder) != NULL);
+    cr_assert(eq(int, kd_tokenizer_export(byte, folder), KD_OK));
+    char *path = kd_path_join(folder, "tokenizer.json");
+    char *json = NULL;
+    size_t size = 0;
+    cr_assert(eq(int, kd_file_read(path, 1 << 20, &json, &size), KD_OK));
+
+    const char *const entries[] = {"\"\u0100\":0", "\"\u0120\":32",  "\"\\\"\":34",   "\"A\":65",
+                                   "\"\\\\\":92",  "\"\u0143\":173", "\"\u00ff\":255"};
+    for (size_t i = 0; i < sizeof entries / sizeof *entries; i++) {
+        cr_expect(strstr(json, entries[i]) != NULL, "no entry %s", entries[i]);
+    }
+    for (int id = 0; id < 256; id++) {
+        char number[16];
+        (void)snprintf(number, sizeof number, "\":%d%c", id, id == 255 ? '}' : ',');
+        cr_expect(strstr(json, number) != NULL, "no letter has the number %d", id);
+    }
+    free(json);
+    free(path);
+    cr_expect(eq(int, kd_folder_remove(folder), KD_OK));
+}
+
+Test(tokenizer, an_export_into_no_folder_names_it)
+{
+    cr_expect(eq(int, kd_tokenizer_export(byte, "/nowhere/at/all"), KD_ERR_IO));
+    cr_expect(strstr(kd_fault_text(), "/nowhere/at/all") != NULL);
 }
