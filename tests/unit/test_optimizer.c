@@ -1,0 +1,160 @@
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "tests/support/tiny_model.h"
+#include "train/learning_rate.h"
+#include "train/optimizer.h"
+
+/* Parameters with gradients, an optimizer, and the weights before the first update. */
+typedef struct bench {
+    tiny_model model;
+    kd_optimizer *optimizer;
+    float *before, *grad;
+    int64_t n;
+} bench;
+
+static bench bench_create(kd_dtype compute, const kd_optimizer_settings *settings)
+{
+    bench b = {.model =
+                   tiny_model_create(tiny_config(KD_MODEL_QWEN2_MOE), compute, KD_PARAMS_TRAIN)};
+    const kd_parameters *params = b.model.params;
+    b.n = params->n_elements;
+    b.before = malloc((size_t)b.n * sizeof *b.before);
+    b.grad = calloc((size_t)b.n, sizeof *b.grad);
+    kd_parameters_read(params, 0, b.before, b.n);
+    for (int e = 0; e < params->n_table; e++) { /* gaps between entries get no gradient */
+        for (int64_t i = 0; i < params->table[e].n_elements; i++) {
+            b.grad[params->table[e].offset + i] = (float)sin((double)(i + e)) * 3.0f;
+        }
+    }
+    b.model.be->ops->upload(b.model.be, params->grad, b.grad);
+    cr_assert_eq(kd_optimizer_create(b.model.params, settings, &b.optimizer), KD_OK);
+    return b;
+}
+
+static void bench_destroy(bench *b)
+{
+    cr_expect_eq(kd_backend_wait(b->model.be), KD_OK);
+    kd_optimizer_destroy(b->optimizer);
+    kd_optimizer_destroy(NULL);
+    tiny_model_destroy(&b->model);
+    free(b->before);
+    free(b->grad);
+}
+
+static double norm_sq(const bench *b)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < b->n; i++) {
+        sum += (double)b->grad[i] * (double)b->grad[i];
+    }
+    return sum;
+}
+
+/* Two updates by the formula, in doubles. */
+static double naive(const kd_optimizer_settings *s, double w, double g, double decay, double lr)
+{
+    double m = 0.0, v = 0.0;
+    for (int t = 1; t <= 2; t++) {
+        m = s->beta1 * m + (1.0 - s->beta1) * g;
+        v = s->beta2 * v + (1.0 - s->beta2) * g * g;
+        const double m_hat = m / (1.0 - pow(s->beta1, t)), v_hat = v / (1.0 - pow(s->beta2, t));
+        w -= lr * (m_hat / (sqrt(v_hat) + s->epsilon) + decay * w);
+    }
+    return w;
+}
+
+static void expect_naive(const kd_optimizer_settings *settings, double grad_scale)
+{
+    bench b = bench_create(KD_F32, settings);
+    const double lr = 1e-2;
+    double scale = grad_scale;
+    const double norm = sqrt(norm_sq(&b)) * grad_scale;
+    if (settings->clip_norm > 0.0 && norm > settings->clip_norm) {
+        scale *= settings->clip_norm / norm;
+    }
+    kd_optimizer_measure(b.optimizer);
+    kd_optimizer_apply(b.optimizer, grad_scale, lr, 1);
+    kd_optimizer_apply(b.optimizer, grad_scale, lr, 2);
+    float *after = malloc((size_t)b.n * sizeof *after);
+    kd_parameters_read(b.model.params, 0, after, b.n);
+    for (int64_t i = 0; i < b.n; i++) {
+        const double decay = i < b.model.params->n_matrix ? settings->weight_decay : 0.0;
+        const double wanted =
+            naive(settings, (double)b.before[i], (double)b.grad[i] * scale, decay, lr);
+        cr_assert_float_eq((double)after[i], wanted, 2e-6, "element %lld", (long long)i);
+    }
+    free(after);
+    bench_destroy(&b);
+}
+
+Test(optimizer, matrices_decay_and_vectors_do_not)
+{
+    kd_optimizer_settings settings = kd_optimizer_defaults();
+    settings.clip_norm = 0.0;
+    settings.weight_decay = 0.5;
+    expect_naive(&settings, 0.125);
+}
+
+Test(optimizer, gradient_is_clipped_by_its_global_norm)
+{
+    kd_optimizer_settings settings = kd_optimizer_defaults();
+    settings.epsilon = 1e-3; /* so that the gradient's size matters */
+    settings.clip_norm = 0.1;
+    expect_naive(&settings, 1.0);
+}
+
+Test(optimizer, measure_sums_the_squares_of_the_whole_gradient)
+{
+    const kd_optimizer_settings settings = kd_optimizer_defaults();
+    bench b = bench_create(KD_F32, &settings);
+    double found;
+    kd_optimizer_measure(b.optimizer);
+    kd_optimizer_measure(b.optimizer); /* starts anew each time */
+    b.model.be->ops->download(b.model.be, &found, b.optimizer->norm_sq);
+    cr_expect_float_eq(found, norm_sq(&b), 1e-6 * found);
+    bench_destroy(&b);
+}
+
+Test(optimizer, products_read_the_new_weights_in_bf16)
+{
+    const kd_optimizer_settings settings = kd_optimizer_defaults();
+    bench b = bench_create(KD_BF16, &settings);
+    const int64_t n = b.model.params->n_matrix;
+    kd_optimizer_measure(b.optimizer);
+    kd_optimizer_apply(b.optimizer, 1.0, 0.5, 1);
+    float *found = tiny_values(b.model.be, b.model.params->compute);
+    kd_parameters_refresh(b.model.params); /* casts master anew */
+    float *wanted = tiny_values(b.model.be, b.model.params->compute);
+    cr_expect_arr_eq(found, wanted, (size_t)n * sizeof *found);
+    cr_expect_gt(tiny_nmse(found, b.before, n), 1e-4);
+    free(wanted);
+    free(found);
+    bench_destroy(&b);
+}
+
+Test(learning_rate, warms_up_then_decays_to_its_final_ratio)
+{
+    kd_learning_rate rate = {
+        .peak = 2.0, .warmup_steps = 4, .steps = 14, .decay = KD_DECAY_COSINE, .final_ratio = 0.1};
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 0), 0.5, 1e-12);
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 3), 2.0, 1e-12);
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 4), 2.0, 1e-12);
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 9), 2.0 * 0.55, 1e-12);
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 14), 0.2, 1e-12);
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 999), 0.2, 1e-12);
+    rate.decay = KD_DECAY_LINEAR;
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 6), 2.0 * (1.0 - 0.9 * 0.2), 1e-12);
+    rate.decay = KD_DECAY_CONSTANT;
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 13), 2.0, 1e-12);
+}
+
+Test(learning_rate, a_job_that_only_warms_up_is_well_defined)
+{
+    const kd_learning_rate rate = {
+        .peak = 1.0, .warmup_steps = 5, .steps = 5, .decay = KD_DECAY_COSINE, .final_ratio = 0.5};
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 4), 1.0, 1e-12);
+    cr_expect_float_eq(kd_learning_rate_at(&rate, 5), 0.5, 1e-12);
+}
