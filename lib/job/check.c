@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "job/checker.h"
 #include "job/job.h"
+#include "wire/reflect.h"
 
 /* Ends of ranges that only keep sums within their types and memory within reason. */
 enum {
@@ -282,6 +283,9 @@ static void check_resources(kd_checker *c, const Kd__Job *job)
 
 static void check_all(kd_checker *c, const Kd__Job *job)
 {
+    if (kd_message_has_unknown(&job->base)) {
+        kd_checker_add(c, "job", "found fields that this version of the program does not know");
+    }
     kd_checker_values(c, &job->base);
     if (c->n_mistakes > 0) {
         return; /* the rules below rely on it */

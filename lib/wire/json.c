@@ -45,11 +45,11 @@ static size_t decode_utf8(const uint8_t *bytes, size_t size, uint32_t *code_out)
     return n;
 }
 
-/* Controls, the byte order mark and what is no character: YAML does not take them unescaped. */
+/* Controls, line breaks of Unicode, the byte order mark and what is no character: not safe in YAML. */
 static bool must_escape(uint32_t code)
 {
-    return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0xfeff || code == 0xfffe ||
-           code == 0xffff;
+    return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x2028 || code == 0x2029 ||
+           code == 0xfeff || code == 0xfffe || code == 0xffff;
 }
 
 static void print_character(kd_text *text, const uint8_t *bytes, size_t n, uint32_t code)

@@ -255,6 +255,20 @@ void kd_message_replace_by_last(ProtobufCMessage *message, const field_descripto
     memcpy(place, kd_message_at(message, field, --*n), element_bytes(field));
 }
 
+bool kd_message_has_unknown(const ProtobufCMessage *message)
+{
+    bool found = message->n_unknown_fields > 0;
+    for (unsigned f = 0; f < message->descriptor->n_fields && !found; f++) {
+        const field_descriptor *field = &message->descriptor->fields[f];
+        const size_t n =
+            field->type == PROTOBUF_C_TYPE_MESSAGE ? kd_message_count(message, field) : 0;
+        for (size_t i = 0; i < n && !found; i++) {
+            found = kd_message_has_unknown(*(ProtobufCMessage **)kd_message_at(message, field, i));
+        }
+    }
+    return found;
+}
+
 /* Makes a field that reads as its default one that is set to it. */
 static kd_status fill_default(ProtobufCMessage *message, const field_descriptor *field)
 {

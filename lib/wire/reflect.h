@@ -27,6 +27,12 @@ void kd_message_destroy(ProtobufCMessage *message); /* NULL is fine */
 bool kd_message_equal(const ProtobufCMessage *a, const ProtobufCMessage *b);
 
 /*
+ * Whether it, or a message in it, came with fields that its type does not have. protobuf-c keeps them,
+ * but does not always read again what it writes of them.
+ */
+bool kd_message_has_unknown(const ProtobufCMessage *message);
+
+/*
  * Allocates every absent sub-message, recursively, and sets every absent field that has a default in
  * its proto, so that readers need no NULL checks. Left alone: repeated fields that are empty, members
  * of a oneof, and types with a bare `value`. KD_ERR_NOMEM leaves the message partly filled and valid.

@@ -176,6 +176,19 @@ Test(job_check, an_enum_value_that_only_a_peer_can_send_is_refused)
     destroy(job);
 }
 
+Test(job_check, fields_that_only_a_later_version_knows_are_refused)
+{
+    /* Field 127 of training. */
+    Kd__Job *job = kd__job__unpack(NULL, 5, (const uint8_t *)"\x4a\x03\xf8\x07\x01");
+    cr_assert(job != NULL);
+    cr_expect(kd_message_has_unknown(&job->base));
+    cr_assert(eq(int, kd_job_complete(job), KD_OK));
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID));
+    cr_expect(eq(str, (char *)kd_fault_text(),
+                 "job: found fields that this version of the program does not know"));
+    destroy(job);
+}
+
 Test(job_check, an_empty_job_that_a_peer_sent_is_refused_not_crashed_on)
 {
     ProtobufCMessage *message = kd_message_create(&kd__job__descriptor);

@@ -102,6 +102,7 @@ Test(json, strings_are_escaped)
     expect_string("\"\\\n\t\r\x01\x7f", 7, "\"\\\"\\\\\\n\\t\\u000d\\u0001\\u007f\"");
     expect_string("\xc3\xa4 \xf0\x9f\x98\x80", 7, "\"\xc3\xa4 \xf0\x9f\x98\x80\"");
     expect_string("\xc2\x85\xef\xbb\xbf", 5, "\"\\u0085\\ufeff\"");
+    expect_string("\xe2\x80\xa8", 3, "\"\\u2028\"");
     expect_string("a\0b", 3, "\"a\\u0000b\"");
 }
 

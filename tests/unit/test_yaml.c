@@ -110,9 +110,28 @@ Test(yaml, printed_text_parses_to_an_equal_message)
 
 Test(yaml, strings_that_look_like_something_else_survive_printing)
 {
-    const char *const strings[] = {"true", "null", "~",    "12",     "",         " x ", "a: b",
-                                   "- a",  "#",    "a\nb", "\x7f\t", "\"q\" \\", "é",   "0x1F",
-                                   "*a",   "&a",   "!t",   "yes",    "1e3",      "a #b"};
+    const char *const strings[] = {"true",
+                                   "null",
+                                   "~",
+                                   "12",
+                                   "",
+                                   " x ",
+                                   "a: b",
+                                   "- a",
+                                   "#",
+                                   "a\nb",
+                                   "\x7f\t",
+                                   "\"q\" \\",
+                                   "é",
+                                   "0x1F",
+                                   "*a",
+                                   "&a",
+                                   "!t",
+                                   "yes",
+                                   "1e3",
+                                   "a #b",
+                                   "a\xe2\x80\xa9"
+                                   "b"};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
         Kd__Job *job = parse("");
         job->name = strdup(strings[i]);
