@@ -109,7 +109,7 @@ kd_status attempt_register(attempt *a, const attempt_claim *claim, uint64_t now_
         return kd_fail(KD_ERR_STATE, "rank hello of job %" PRIu64 ": attempt %u is over", a->job_id,
                        a->number);
     }
-    if (rank_is_heard(a, rank, now_ms)) {
+    if (rank_is_heard(a, rank, now_ms) && rank->pid != claim->pid) {
         return kd_fail(KD_ERR_STATE, "rank hello of job %" PRIu64 ": rank %u is connected already",
                        a->job_id, claim->rank);
     }

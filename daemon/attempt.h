@@ -117,8 +117,8 @@ KD_MUST_USE kd_status attempt_init(attempt *a,
 void attempt_release(attempt *a);
 
 /*
- * A rank says hello. KD_ERR_INVALID if it is none of this attempt's, KD_ERR_STATE if that rank
- * has a live connection already or the attempt is over; the fault text is the answer.
+ * A rank says hello. KD_ERR_INVALID if it is none of this attempt's, KD_ERR_STATE if another process
+ * has a live connection as that rank or the attempt is over; the fault text is the answer.
  */
 KD_MUST_USE kd_status attempt_register(attempt *a, const attempt_claim *claim, uint64_t now_ms);
 void attempt_disconnect(attempt *a, uint32_t rank);

@@ -138,7 +138,7 @@ static kd_status read_version(database *db, int *version_out)
 /* Version 0 is a file that was just made, or whose making was interrupted. */
 static kd_status bring_schema(database *db)
 {
-    int version;
+    int version = 0;
     kd_status st = read_version(db, &version);
     if (st) {
         return st;

@@ -1,0 +1,227 @@
+#include "daemon/config.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "wire/reflect.h"
+#include "wire/yaml.h"
+
+const char options_help[] =
+    "distilld - takes distillation jobs, runs them over MPI, survives crashes\n"
+    "\n"
+    "usage: distilld --state DIR [--listen ADDRESS]... [--config FILE] [--slots N]\n"
+    "\n"
+    "  --state DIR       folder for the queue, logs and sockets; made with mode 0700\n"
+    "  --listen ADDRESS  unix:PATH or tcp:HOST:PORT (this machine only); may be repeated\n"
+    "                    [unix:DIR/distilld.sock]\n"
+    "  --config FILE     settings as YAML; the fields are those of proto/daemon.proto\n"
+    "  --slots N         ranks times threads that run at once [cores that are online]\n"
+    "  --worker PATH     the program each rank runs [$DISTILLD_WORKER, or distill-worker next to\n"
+    "                    distilld]\n"
+    "  --version         print the version\n"
+    "  --help            print this\n"
+    "\n"
+    "Runs in the foreground and prints one line when it is ready. SIGTERM and SIGINT stop it:\n"
+    "running jobs save a checkpoint and go back to the queue, to be resumed by the next start. A\n"
+    "second signal ends it at once; the next start takes up the jobs that go on without it.\n"
+    "\n"
+    "exit codes: 0 stopped, 2 wrong usage, 3 bad configuration, 4 address in use,\n"
+    "            5 state folder in use, 6 the store failed, 1 anything else\n"
+    "\n"
+    "example:    distilld --state ~/distilld &\n"
+    "            distillctl --server unix:$HOME/distilld/distilld.sock list\n";
+
+static kd_status parse_slots(const char *text, uint32_t *slots_out)
+{
+    char *end;
+    errno = 0;
+    const unsigned long n = strtoul(text, &end, 10);
+    if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || n == 0 || n > 1000000) {
+        return kd_fail(KD_ERR_INVALID, "--slots: found \"%s\", expected a number from 1 to 1000000",
+                       text);
+    }
+    *slots_out = (uint32_t)n;
+    return KD_OK;
+}
+
+static kd_status take_option(options *o, int option, const char *value, const char *word)
+{
+    switch (option) {
+    case 's':
+        o->state = value;
+        return KD_OK;
+    case 'c':
+        o->config_file = value;
+        return KD_OK;
+    case 'w':
+        o->worker = value;
+        return KD_OK;
+    case 'n':
+        return parse_slots(value, &o->slots);
+    case 'l':
+        if (o->n_listen == CONFIG_LISTEN_MAX) {
+            return kd_fail(KD_ERR_INVALID, "--listen: expected at most %d", CONFIG_LISTEN_MAX);
+        }
+        o->listen[o->n_listen++] = value;
+        return KD_OK;
+    case 'h':
+        o->help = true;
+        return KD_OK;
+    case 'v':
+        o->version = true;
+        return KD_OK;
+    case ':':
+        return kd_fail(KD_ERR_INVALID, "%s: expected a value", word);
+    default: /* '?', or a letter that getopt_long() cannot return */
+        return kd_fail(KD_ERR_INVALID, "%s: no such option; see --help", word);
+    }
+}
+
+kd_status options_parse(int argc, char *const *argv, options *options_out)
+{
+    static const struct option known[] = {
+        {"state", required_argument, NULL, 's'},  {"config", required_argument, NULL, 'c'},
+        {"listen", required_argument, NULL, 'l'}, {"slots", required_argument, NULL, 'n'},
+        {"worker", required_argument, NULL, 'w'}, {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'v'},      {0},
+    };
+    options o = {0};
+    optind = 1;
+    int option;
+    while ((option = getopt_long(argc, argv, ":", known, NULL)) != -1) {
+        const kd_status st = take_option(&o, option, optarg, argv[optind - 1]);
+        if (st) {
+            return st;
+        }
+    }
+    if (optind < argc) {
+        return kd_fail(KD_ERR_INVALID, "found \"%s\", expected only options; see --help",
+                       argv[optind]);
+    }
+    if (o.state == NULL && !o.help && !o.version) {
+        return kd_fail(KD_ERR_INVALID,
+                       "--state: missing; it names the folder for the daemon's state");
+    }
+    *options_out = o;
+    return KD_OK;
+}
+
+static kd_status read_file(const char *path, Kd__DaemonConfig **config_out)
+{
+    ProtobufCMessage *message = NULL;
+    if (path == NULL) {
+        message = kd_message_create(&kd__daemon_config__descriptor);
+        *config_out = (Kd__DaemonConfig *)message;
+        return message != NULL ? KD_OK : kd_fail(KD_ERR_NOMEM, "no memory for the configuration");
+    }
+    char *text;
+    size_t n_bytes;
+    kd_status st = kd_file_read(path, KD_YAML_BYTES_MAX, &text, &n_bytes);
+    if (st) {
+        return st;
+    }
+    st = kd_yaml_parse(text, n_bytes, path, &kd__daemon_config__descriptor, &message);
+    free(text);
+    if (st == KD_OK) {
+        *config_out = (Kd__DaemonConfig *)message;
+    }
+    return st;
+}
+
+static kd_status set_listen(Kd__DaemonConfig *config, const char *const *addresses, size_t n)
+{
+    const ProtobufCFieldDescriptor *field = kd_message_field(config->base.descriptor, "listen");
+    kd_message_clear(&config->base, field);
+    for (size_t i = 0; i < n; i++) {
+        char *copy = strdup(addresses[i]);
+        if (copy == NULL || kd_message_add_element(&config->base, field, &copy) == NULL) {
+            free(copy);
+            return kd_fail(KD_ERR_NOMEM, "no memory for the configuration");
+        }
+    }
+    return KD_OK;
+}
+
+static kd_status lay_over(Kd__DaemonConfig *config, const options *o, const char *state)
+{
+    if (o->n_listen > 0) {
+        const kd_status st = set_listen(config, o->listen, o->n_listen);
+        if (st) {
+            return st;
+        }
+    } else if (config->n_listen == 0) {
+        char address[4200];
+        const char *list[] = {address};
+        (void)snprintf(address, sizeof address, "unix:%s/distilld.sock", state);
+        const kd_status st = set_listen(config, list, 1);
+        if (st) {
+            return st;
+        }
+    }
+    if (o->slots != 0 || !config->has_slots) {
+        const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+        config->has_slots = 1;
+        config->slots = o->slots != 0 ? o->slots : cores > 0 ? (uint32_t)cores : 1;
+    }
+    return kd_message_fill(&config->base);
+}
+
+static kd_status check_range(const char *name, uint32_t found, uint32_t least, uint32_t most)
+{
+    return found >= least && found <= most
+               ? KD_OK
+               : kd_fail(KD_ERR_INVALID, "%s: found %u, expected %u to %u", name, found, least,
+                         most);
+}
+
+static kd_status check(const Kd__DaemonConfig *c)
+{
+    const struct {
+        const char *name;
+        uint32_t found, least, most;
+    } ranges[] = {
+        {"slots", c->slots, 1, 1000000},
+        {"heartbeat_ms", c->heartbeat_ms, 50, 600000},
+        {"rank_silence_ms", c->rank_silence_ms, 100, 3600000},
+        {"start_seconds", c->start_seconds, 1, 86400},
+        {"stop_grace_seconds", c->stop_grace_seconds, 0, 86400},
+        {"kill_grace_seconds", c->kill_grace_seconds, 0, 3600},
+        {"max_connections", c->max_connections, 1, 1000000},
+    };
+
+    kd_status st = KD_OK;
+    for (size_t i = 0; st == KD_OK && i < sizeof ranges / sizeof *ranges; i++) {
+        st = check_range(ranges[i].name, ranges[i].found, ranges[i].least, ranges[i].most);
+    }
+    if (st == KD_OK && c->rank_silence_ms <= c->heartbeat_ms) {
+        st = kd_fail(KD_ERR_INVALID,
+                     "rank_silence_ms: found %u, expected more than heartbeat_ms (%u)",
+                     c->rank_silence_ms, c->heartbeat_ms);
+    }
+    return st;
+}
+
+kd_status config_load(const options *o, const char *state, Kd__DaemonConfig **config_out)
+{
+    Kd__DaemonConfig *config = NULL;
+    kd_status st = read_file(o->config_file, &config);
+    if (st) {
+        return st;
+    }
+    st = lay_over(config, o, state);
+    if (st == KD_OK) {
+        st = check(config);
+    }
+    if (st) {
+        kd_message_destroy(&config->base);
+        return st;
+    }
+    *config_out = config;
+    return KD_OK;
+}

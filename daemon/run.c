@@ -1,0 +1,465 @@
+#include "daemon/run.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "base/log.h"
+#include "base/text.h"
+#include "daemon/launch_mpirun.h"
+#include "daemon/process.h"
+#include "daemon/rank.h"
+#include "job/job.h"
+#include "proto/worker.pb-c.h"
+#include "wire/yaml.h"
+
+/* What a pool thread needs to prepare a launch; the run leaves it alone meanwhile. */
+typedef struct preparation {
+    uv_work_t work;
+    launch launch;
+    Kd__Job *spec;
+    kd_text yaml;
+    uint8_t *attempt;
+    char folder[PATH_MAX], job_file[PATH_MAX], attempt_file[PATH_MAX], log_file[PATH_MAX];
+    kd_status status;
+    char fault[ATTEMPT_TEXT_BYTES];
+} preparation;
+
+struct run {
+    run *next;
+    coordinator *co;
+    entry *entry;
+    attempt attempt;
+    struct rank_link **links; /* (n_ranks), NULL where there is none */
+    preparation *preparation; /* until spawned */
+    bool launched;            /* the entry's launcher_pid is that of a process */
+    bool is_child;            /* its end will be told by the kernel */
+    bool found_gone;          /* it ended while no daemon watched */
+    bool stop_ordered;
+    char mark[PATH_MAX + 64];
+};
+
+run *run_next(const run *r)
+{
+    return r->next;
+}
+
+entry *run_entry(const run *r)
+{
+    return r->entry;
+}
+
+attempt *run_attempt(run *r)
+{
+    return &r->attempt;
+}
+
+static uint64_t now_ms(const run *r)
+{
+    return uv_now(r->co->loop);
+}
+
+/* Paths below PATH_MAX: the state folder's was resolved by realpath(3) and what follows is short. */
+static void job_path(const coordinator *co, uint64_t id, const char *name, char *path_out)
+{
+    if (snprintf(path_out, PATH_MAX, "%s/jobs/%" PRIu64 "%s", co->folder, id, name) >= PATH_MAX) {
+        path_out[0] = '\0'; /* no file has that name: opening it fails and is reported */
+    }
+}
+
+void run_log_path(const coordinator *co, uint64_t job_id, uint32_t number, char *path_out)
+{
+    char name[64];
+    (void)snprintf(name, sizeof name, "/attempt-%u.log", number);
+    job_path(co, job_id, name, path_out);
+}
+
+static void preparation_destroy(preparation *p)
+{
+    if (p != NULL) {
+        kd__job__free_unpacked(p->spec, NULL);
+        kd_text_release(&p->yaml);
+        free(p->attempt);
+        free(p);
+    }
+}
+
+static void run_destroy(run *r)
+{
+    for (uint32_t i = 0; i < r->attempt.n_ranks; i++) {
+        if (r->links[i] != NULL) {
+            rank_release(r->links[i]);
+        }
+    }
+    preparation_destroy(r->preparation);
+    attempt_release(&r->attempt);
+    free(r->links);
+    free(r);
+}
+
+static void unlink_run(run *r)
+{
+    run **at = &r->co->runs;
+    while (*at != r) {
+        at = &(*at)->next;
+    }
+    *at = r->next;
+    r->entry->run = NULL;
+}
+
+static attempt_limits limits_of(const coordinator *co, const Kd__Job *spec)
+{
+    const Kd__DaemonConfig *config = co->config;
+    return (attempt_limits){.start_ms = 1000ull * config->start_seconds,
+                            .silence_ms = config->rank_silence_ms,
+                            .hang_ms = 1000ull * spec->resources->hang_timeout_seconds,
+                            .grace_ms = 1000ull * config->stop_grace_seconds,
+                            .kill_ms = 1000ull * config->kill_grace_seconds,
+                            .leave_ms = 2000};
+}
+
+/* The entry's job counts the attempt already. */
+static run *run_create(coordinator *co, entry *e, const Kd__Job *spec, bool adopted)
+{
+    const attempt_limits limits = limits_of(co, spec);
+    const uint32_t n_ranks = kd_job_ranks(spec);
+    run *r = calloc(1, sizeof *r);
+    struct rank_link **links = calloc(n_ranks, sizeof *links);
+    if (r == NULL || links == NULL ||
+        attempt_init(&r->attempt, e->job.id, e->job.attempts, n_ranks, &limits, adopted,
+                     uv_now(co->loop))) {
+        free(r);
+        free(links);
+        return NULL;
+    }
+    memcpy(r->attempt.secret, e->secret, sizeof e->secret);
+    r->attempt.step = e->step;
+    r->co = co;
+    r->entry = e;
+    r->links = links;
+    (void)snprintf(r->mark, sizeof r->mark, PROCESS_MARK "=%s:%" PRIu64 ":%u", co->folder,
+                   e->job.id, e->job.attempts);
+    r->next = co->runs;
+    co->runs = r;
+    e->run = r;
+    e->metrics = (metrics){0};
+    return r;
+}
+
+static void on_launcher_exit(void *context, int exit_status)
+{
+    run *r = context;
+    kd_log(KD_LOG_INFO, "job %" PRIu64 ": mpirun of attempt %u ended with exit code %d",
+           r->entry->job.id, r->attempt.number, exit_status);
+    attempt_launcher_gone(&r->attempt, exit_status, now_ms(r));
+    run_drive(r);
+}
+
+static void spawn(run *r)
+{
+    entry *e = r->entry;
+    process_stat stat;
+    kd_fault_quiet(1);
+    const kd_status st =
+        launch_mpirun(r->co->loop, &r->preparation->launch, on_launcher_exit, r, &e->launcher_pid);
+    kd_fault_quiet(0);
+    if (st) {
+        attempt_fault(&r->attempt, kd_fault_text(), false);
+        attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
+        return;
+    }
+    /* Our child is not reaped before the loop runs again, so /proc has it. */
+    e->launcher_start = process_read((pid_t)e->launcher_pid, &stat) ? stat.start : 0;
+    r->launched = true;
+    r->is_child = true;
+    coordinator_note(r->co, e, "attempt", "attempt %u: %u ranks under mpirun, process %" PRId64,
+                     r->attempt.number, r->attempt.n_ranks, e->launcher_pid);
+}
+
+static void on_prepared(uv_work_t *work, int status)
+{
+    run *r = work->data;
+    preparation *p = r->preparation;
+    if (status != 0 || p->status) {
+        attempt_fault(&r->attempt, status != 0 ? "the launch was interrupted" : p->fault, true);
+        attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
+    } else if (r->attempt.cause != ATTEMPT_CAUSE_NONE) { /* stopped meanwhile */
+        attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
+    } else {
+        spawn(r);
+    }
+    r->preparation = NULL;
+    preparation_destroy(p);
+    run_drive(r);
+}
+
+/* On a pool thread. Files are looked at again: a job before this one may have made them, or not. */
+static void prepare(uv_work_t *work)
+{
+    const run *r = work->data;
+    preparation *p = r->preparation;
+    kd_fault_quiet(1);
+    p->status = kd_job_check_files(p->spec);
+    if (p->status == KD_OK) {
+        p->status = launch_prepare(&p->launch);
+    }
+    if (p->status) {
+        (void)snprintf(p->fault, sizeof p->fault, "%s", kd_fault_text());
+    }
+    kd_fault_quiet(0);
+}
+
+static void name_files(const run *r, preparation *p)
+{
+    const uint64_t id = r->entry->job.id;
+    char name[64];
+    job_path(r->co, id, "", p->folder);
+    job_path(r->co, id, "/job.yaml", p->job_file);
+    (void)snprintf(name, sizeof name, "/attempt-%u", r->attempt.number);
+    job_path(r->co, id, name, p->attempt_file);
+    run_log_path(r->co, id, r->attempt.number, p->log_file);
+}
+
+static bool pack_attempt(const run *r, preparation *p)
+{
+    Kd__Attempt file = KD__ATTEMPT__INIT;
+    file.has_job_id = file.has_number = file.has_secret = 1;
+    file.job_id = r->entry->job.id;
+    file.number = r->attempt.number;
+    file.secret.data = (uint8_t *)r->attempt.secret; /* only read */
+    file.secret.len = sizeof r->attempt.secret;
+    file.address = (char *)r->co->rank_address; /* only read */
+    p->attempt = malloc(kd__attempt__get_packed_size(&file));
+    p->launch.attempt_bytes = p->attempt == NULL ? 0 : kd__attempt__pack(&file, p->attempt);
+    return p->attempt != NULL;
+}
+
+static bool fill_preparation(const run *r, preparation *p)
+{
+    p->spec = entry_unpack(r->entry);
+    if (p->spec == NULL || kd_job_complete(p->spec) || !pack_attempt(r, p)) {
+        return false;
+    }
+    kd_yaml_print(&p->yaml, &p->spec->base);
+    name_files(r, p);
+    p->launch.worker = r->co->worker;
+    p->launch.folder = p->folder;
+    p->launch.job_file = p->job_file;
+    p->launch.attempt_file = p->attempt_file;
+    p->launch.log_file = p->log_file;
+    p->launch.mark = r->mark;
+    p->launch.n_ranks = r->attempt.n_ranks;
+    p->launch.n_threads = p->spec->resources->threads_per_rank;
+    p->launch.job_yaml = p->yaml.data;
+    p->launch.attempt = p->attempt;
+    return !p->yaml.failed;
+}
+
+/* The attempt is on disk: from here on a next daemon knows what to look for. */
+static void on_recorded(void *context, kd_status st)
+{
+    run *r = context;
+    if (st || r->co->over) {
+        return;
+    }
+    preparation *p = calloc(1, sizeof *p);
+    if (p == NULL || !fill_preparation(r, p)) {
+        preparation_destroy(p);
+        coordinator_fail(r->co);
+        return;
+    }
+    r->preparation = p;
+    p->work.data = r;
+    if (uv_queue_work(r->co->loop, &p->work, prepare, on_prepared) != 0) {
+        coordinator_fail(r->co);
+    }
+}
+
+static kd_status make_secret(uint8_t *secret)
+{
+    const ssize_t n = getrandom(secret, ATTEMPT_SECRET_BYTES, 0);
+    return n == ATTEMPT_SECRET_BYTES ? KD_OK
+                                     : kd_fail(KD_ERR_IO, "no random numbers: %s", strerror(errno));
+}
+
+void run_start(coordinator *co, entry *e)
+{
+    Kd__Job *spec = entry_unpack(e);
+    run *r = NULL;
+    e->launcher_pid = 0;
+    e->launcher_start = 0;
+    if (spec != NULL && kd_job_complete(spec) == KD_OK && make_secret(e->secret) == KD_OK &&
+        coordinator_apply(co, e, JOB_EV_LAUNCH, NULL) == KD_OK) {
+        r = run_create(co, e, spec, false);
+    }
+    kd__job__free_unpacked(spec, NULL);
+    if (r == NULL || store_barrier(co->store, on_recorded, r)) {
+        coordinator_fail(co);
+    }
+}
+
+kd_status run_adopt(coordinator *co, entry *e, const Kd__Job *spec)
+{
+    run *r = run_create(co, e, spec, e->job.state == JOB_RUNNING);
+    if (r == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    scheduler_adopt(&co->scheduler, &e->item);
+    if (e->launcher_pid ==
+        0) { /* the last daemon ended between recording and spawning, or just after */
+        e->launcher_pid = process_find_leader(r->mark, &e->launcher_start);
+    }
+    r->launched = e->launcher_pid != 0;
+    if (r->launched && process_is_alive((pid_t)e->launcher_pid, e->launcher_start)) {
+        kd_log(KD_LOG_INFO, "job %" PRIu64 ": attempt %u goes on under mpirun, process %" PRId64,
+               e->job.id, r->attempt.number, e->launcher_pid);
+        return KD_OK;
+    }
+    r->found_gone = true;
+    attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
+    return KD_OK;
+}
+
+static void log_where_it_hangs(const run *r)
+{
+    kd_text text = {0};
+    for (uint32_t i = 0; i < r->attempt.n_ranks; i++) {
+        const uint64_t pid = r->attempt.ranks[i].pid;
+        if (pid > 0 && pid <= INT32_MAX) {
+            kd_text_printf(&text, "rank %u:\n", i);
+            process_describe((pid_t)pid, &text);
+        }
+    }
+    kd_log(KD_LOG_WARN, "job %" PRIu64 ": attempt %u hangs after step %" PRIu64 "\n%s",
+           r->entry->job.id, r->attempt.number, r->attempt.step,
+           text.data != NULL ? text.data : "");
+    kd_text_release(&text);
+}
+
+static void terminate(const run *r)
+{
+    if (r->attempt.cause == ATTEMPT_CAUSE_HANG) {
+        log_where_it_hangs(r);
+    }
+    const entry *e = r->entry;
+    if (r->launched && process_is_alive((pid_t)e->launcher_pid, e->launcher_start)) {
+        (void)kill((pid_t)e->launcher_pid, SIGTERM);
+    }
+}
+
+static void finish(run *r)
+{
+    coordinator *co = r->co;
+    entry *e = r->entry;
+    char reason[ATTEMPT_TEXT_BYTES];
+    job_event event = attempt_verdict(&r->attempt, reason, sizeof reason);
+    if (event == JOB_EV_LOST && r->found_gone) {
+        event = JOB_EV_GONE;
+        (void)snprintf(reason, sizeof reason, "attempt %u ended while the daemon was down",
+                       r->attempt.number);
+    }
+    unlink_run(r);
+    run_destroy(r);
+    e->launcher_pid = 0;
+    e->launcher_start = 0;
+    KD_CHECK(coordinator_apply(co, e, event, reason) == KD_OK);
+    coordinator_schedule(co);
+}
+
+void run_drive(run *r)
+{
+    for (;;) {
+        switch (attempt_next(&r->attempt, now_ms(r))) {
+        case ATTEMPT_DO_NOTHING:
+            if (r->entry->job.state == JOB_STARTING && attempt_all_up(&r->attempt)) {
+                KD_CHECK(coordinator_apply(r->co, r->entry, JOB_EV_RANKS_UP, NULL) == KD_OK);
+            }
+            return;
+        case ATTEMPT_DO_ORDER_STOP:
+            r->stop_ordered = true;
+            if (r->links[0] != NULL) {
+                rank_order_stop(r->links[0]);
+            }
+            break;
+        case ATTEMPT_DO_TERMINATE:
+            terminate(r);
+            break;
+        case ATTEMPT_DO_KILL:
+            (void)process_signal_marked(r->mark, SIGKILL);
+            break;
+        case ATTEMPT_DO_SWEEP:
+            attempt_swept(&r->attempt, process_signal_marked(r->mark, SIGKILL), now_ms(r));
+            break;
+        case ATTEMPT_DO_END:
+            finish(r);
+            return;
+        }
+    }
+}
+
+void run_stop(run *r)
+{
+    attempt_stop(&r->attempt, now_ms(r));
+    run_drive(r);
+}
+
+static void tick(run *r)
+{
+    const entry *e = r->entry;
+    uint32_t rank;
+    if (r->launched && !r->is_child &&
+        !process_is_alive((pid_t)e->launcher_pid, e->launcher_start)) {
+        attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
+    }
+    while (attempt_find_silent(&r->attempt, now_ms(r), &rank)) {
+        coordinator_note(r->co, r->entry, "fault", "rank %u has been silent for %" PRIu64 " s",
+                         rank, r->attempt.limits.silence_ms / 1000);
+    }
+    run_drive(r);
+}
+
+void run_tick_all(coordinator *co)
+{
+    for (run *r = co->runs, *next; r != NULL; r = next) {
+        next = r->next;
+        tick(r);
+    }
+}
+
+void run_abandon_all(coordinator *co)
+{
+    while (co->runs != NULL) {
+        run *r = co->runs;
+        unlink_run(r);
+        run_destroy(r);
+    }
+}
+
+kd_status run_register(run *r, const attempt_claim *claim, struct rank_link *link)
+{
+    const kd_status st = attempt_register(&r->attempt, claim, now_ms(r));
+    if (st) {
+        return st;
+    }
+    if (r->links[claim->rank] != NULL) { /* silent for long; this one takes its place */
+        rank_release(r->links[claim->rank]);
+    }
+    r->links[claim->rank] = link;
+    if (claim->rank == 0 && r->stop_ordered) {
+        rank_order_stop(link);
+    }
+    return KD_OK;
+}
+
+void run_unregister(run *r, uint32_t rank, struct rank_link *link)
+{
+    if (r->links[rank] == link) {
+        r->links[rank] = NULL;
+        attempt_disconnect(&r->attempt, rank);
+    }
+}

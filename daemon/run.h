@@ -1,0 +1,49 @@
+/*
+ * run.h - a live attempt: the pure attempt (attempt.h) with its processes and its rank links.
+ *
+ * A launch goes record (the attempt and its secret are on disk), prepare (files, on a pool thread),
+ * spawn. So whatever is spawned is known to the next daemon, at the least by its mark.
+ *
+ * A run is destroyed when its attempt is over, and then its job goes on or ends.
+ */
+#ifndef KD_DAEMON_RUN_H
+#define KD_DAEMON_RUN_H
+
+#include "daemon/attempt.h"
+#include "daemon/coordinator.h"
+
+struct rank_link;
+
+typedef struct run run;
+
+/* For a job that has its slots. */
+void run_start(coordinator *co, entry *e);
+
+/*
+ * For a job whose attempt began under an earlier daemon: waits for its ranks if its launcher lives
+ * on, otherwise puts the job back into the queue at no cost. Blocks on /proc.
+ */
+KD_MUST_USE kd_status run_adopt(coordinator *co, entry *e, const Kd__Job *spec);
+
+/* Cancel, or the daemon stops: saves, ends, and is killed if it does not. */
+void run_stop(run *r);
+
+void run_tick_all(coordinator *co);
+/* Forgets every run and leaves its processes alone, for the next daemon to take up. */
+void run_abandon_all(coordinator *co);
+
+run *run_next(const run *r);
+entry *run_entry(const run *r);
+attempt *run_attempt(run *r);
+
+/* A rank said hello on this link, or its link closed. The link is the caller's. */
+KD_MUST_USE kd_status run_register(run *r, const attempt_claim *claim, struct rank_link *link);
+void run_unregister(run *r, uint32_t rank, struct rank_link *link);
+
+/* Carries out what the attempt wants; may destroy the run. After everything told to the attempt. */
+void run_drive(run *r);
+
+/* STATE/jobs/ID/attempt-N.log into a buffer of PATH_MAX bytes. */
+void run_log_path(const coordinator *co, uint64_t job_id, uint32_t number, char *path_out);
+
+#endif
