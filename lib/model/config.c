@@ -138,12 +138,12 @@ static kd_status check_heads(const kd_model_config *c)
                        "model: head_dim is %lld, expected an even number (rotary embedding)",
                        (long long)c->head_dim);
     }
-    if (c->qk_norm == KD_QK_NORM_ROW && c->n_heads * c->head_dim != c->hidden_size) {
+    const int64_t heads_width = c->n_heads * c->head_dim;
+    if (c->qk_norm == KD_QK_NORM_ROW && heads_width != c->hidden_size) {
         return kd_fail(
             KD_ERR_INVALID,
             "model: num_heads * head_dim is %lld, expected hidden_size, %lld, in type %s",
-            (long long)(c->n_heads * c->head_dim), (long long)c->hidden_size,
-            kd_model_type_name(c->type));
+            (long long)heads_width, (long long)c->hidden_size, kd_model_type_name(c->type));
     }
     return KD_OK;
 }

@@ -90,7 +90,7 @@ static void mlp_grads_layout(kd_moe_grads *grads, const kd_pass *pass, int64_t w
 
     grads->mlp.d_hidden = kd_tensor_carve_2d(a, compute, n, width);
     grads->mlp.d_gate_up = kd_tensor_carve_2d(a, compute, n, 2 * width);
-    grads->d_out = kd_tensor_carve_2d(a, compute, n, pass->config->hidden_size);
+    grads->mlp.d_out = kd_tensor_carve_2d(a, compute, n, pass->config->hidden_size);
     grads->d_gate = kd_tensor_carve_2d(a, KD_F32, n, 1);
     grads->d_gate_row = kd_tensor_carve_2d(a, compute, n, 1);
 }
@@ -199,19 +199,18 @@ void kd_moe_forward(const kd_pass *pass,
 
 /* ---- backward ---- */
 
-/* dx (N, C) f32 or compute from dy (N, C) compute. */
+/* dx (N, C) f32 or compute from grads->d_out. */
 static void mlp_backward(kd_backend *be,
                          const kd_mlp_weights *weights,
                          const kd_mlp_acts *acts,
                          const kd_mlp_grads *grads,
                          kd_tensor dx,
-                         kd_tensor dy,
                          kd_tensor x)
 {
     const kd_ops *ops = be->ops;
 
-    ops->linear_dw(be, weights->down.grad, dy, acts->hidden);
-    ops->linear_dx(be, grads->d_hidden, dy, weights->down.value);
+    ops->linear_dw(be, weights->down.grad, grads->d_out, acts->hidden);
+    ops->linear_dx(be, grads->d_hidden, grads->d_out, weights->down.value);
     ops->swiglu_backward(be, grads->d_gate_up, grads->d_hidden, acts->gate_up);
     ops->linear_dw(be, weights->gate_up.grad, grads->d_gate_up, x);
     ops->linear_dx(be, dx, grads->d_gate_up, weights->gate_up.value);
@@ -233,7 +232,7 @@ static void router_backward(const kd_pass *pass,
     ops->linear_dx(be, grads->d_normed, grads->d_router, weights->router.value);
 }
 
-/* Writes d_weights for the router, and adds to d_normed's future sum: leaves its share in d_part. */
+/* Writes d_weights for the router, and d_part, what the experts owe to acts->normed. */
 static void experts_backward(const kd_pass *pass,
                              const kd_moe_weights *weights,
                              const kd_moe_acts *acts,
@@ -262,10 +261,9 @@ static void shared_backward(const kd_pass *pass,
     kd_backend *be = pass->be;
     const kd_ops *ops = be->ops;
 
-    ops->gated_add_backward(be, grads->d_out, grads->d_gate, pass->dx, acts->shared_out,
+    ops->gated_add_backward(be, grads->mlp.d_out, grads->d_gate, pass->dx, acts->shared_out,
                             acts->shared_gate);
-    mlp_backward(be, &weights->shared, &acts->shared, &grads->mlp, grads->d_part, grads->d_out,
-                 acts->normed);
+    mlp_backward(be, &weights->shared, &acts->shared, &grads->mlp, grads->d_part, acts->normed);
     ops->add(be, grads->d_normed, grads->d_part);
     ops->copy(be, grads->d_gate_row, grads->d_gate);
     ops->linear_dw(be, weights->shared_gate.grad, grads->d_gate_row, acts->normed);
@@ -283,9 +281,8 @@ void kd_moe_backward(const kd_pass *pass,
     const kd_model_config *c = pass->config;
 
     if (c->n_experts == 0) {
-        ops->copy(be, grads->d_out, pass->dx);
-        mlp_backward(be, &weights->dense, &acts->dense, &grads->mlp, grads->d_normed, grads->d_out,
-                     acts->normed);
+        ops->copy(be, grads->mlp.d_out, pass->dx);
+        mlp_backward(be, &weights->dense, &acts->dense, &grads->mlp, grads->d_normed, acts->normed);
     } else {
         experts_backward(pass, weights, acts, grads);
         router_backward(pass, weights, acts, grads);

@@ -31,6 +31,7 @@ typedef struct kd_mlp_acts {
 } kd_mlp_acts;
 
 typedef struct kd_mlp_grads {
+    kd_tensor d_out;     /* (N, C) compute, of its output */
     kd_tensor d_hidden;  /* (N, F) compute   */
     kd_tensor d_gate_up; /* (N, 2 F) compute */
 } kd_mlp_grads;
@@ -73,7 +74,6 @@ typedef struct kd_moe_grads {
     kd_tensor d_normed;   /* (N, C) f32, sum over all readers of acts->normed            */
     kd_tensor d_part;     /* (N, C) compute, of one of them                              */
     kd_mlp_grads mlp;     /* of the dense MLP or the shared expert                       */
-    kd_tensor d_out;      /* (N, C) compute, gradient of that one's output               */
     kd_tensor d_gate;     /* (N, 1) f32, of the shared expert's gate                     */
     kd_tensor d_gate_row; /* (N, 1) compute, d_gate as products read it                  */
 } kd_moe_grads;

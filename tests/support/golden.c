@@ -8,7 +8,7 @@ static const char magic[8] = "kdgold1\n";
 
 static void give_up(const char *what, const char *where)
 {
-    fprintf(stderr, "golden file: %s: %s\n", where, what);
+    (void)fprintf(stderr, "golden file: %s: %s\n", where, what);
     abort();
 }
 
@@ -29,7 +29,7 @@ static golden_record read_record(FILE *file, int name_length, const char *path)
 {
     golden_record r = {.dims = {1, 1, 1}, .n_elements = 1};
     uint8_t kind_and_dims[2];
-    uint32_t dims[GOLDEN_DIMS_MAX];
+    uint32_t dims[GOLDEN_DIMS_MAX] = {0};
 
     if (name_length >= (int)sizeof r.name) {
         give_up("a name is too long", path);
@@ -76,7 +76,7 @@ golden golden_read(const char *path)
         g.records = more;
         g.records[g.n_records++] = read_record(file, length, path);
     }
-    fclose(file);
+    (void)fclose(file);
     return g;
 }
 

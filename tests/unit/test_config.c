@@ -168,8 +168,9 @@ Test(config, real_numbers_must_be_finite_and_positive)
 Test(config, parameters_and_operations_of_the_reference_teacher)
 {
     const kd_model_config c = reference_teacher();
-    const int64_t table = 4096 * 512, expert = 3 * 512 * 1024;
-    const int64_t rest = 512 * (16 * 64) + 512 * (8 * 64) + 8 * 512, norms = 2 * 512;
+    const int64_t width = 512, table = 4096 * width, expert = 3 * width * 1024;
+    const int64_t qkv = width * 16 * 64, out = width * 8 * 64, router = 8 * width;
+    const int64_t rest = qkv + out + router, norms = 2 * width;
 
     cr_expect_eq(kd_model_config_parameters(&c), 2 * table + 6 * (rest + norms + 8 * expert) + 512);
     cr_expect_eq(kd_model_config_active_parameters(&c),

@@ -104,7 +104,7 @@ Test(decoder, gradients_of_a_smaller_batch_are_those_of_a_decoder_made_for_it)
     kd_decoder_settings exact = settings(true);
     exact.max_batch = 2;
     kd_decoder *large = tiny_decoder(&model, settings(true)), *small = tiny_decoder(&model, exact);
-    const kd_tensor ones = ones_for(&model, 2 * N_TOKENS), grad = model.params->grad;
+    const kd_tensor ones = ones_for(&model, INT64_C(2) * N_TOKENS), grad = model.params->grad;
     int32_t tokens[MAX_ROWS];
 
     tiny_tokens(tokens, MAX_ROWS, config.vocab_size, 4);

@@ -45,8 +45,8 @@ static void write_weights(golden_run *run)
     const kd_parameters *p = run->model.params;
     for (int i = 0; i < p->n_table; i++) {
         char name[64];
-        snprintf(name, sizeof name, "weight.%s.%d", kd_parameter_role_name(p->table[i].role),
-                 (int)p->table[i].layer);
+        (void)snprintf(name, sizeof name, "weight.%s.%d", kd_parameter_role_name(p->table[i].role),
+                       (int)p->table[i].layer);
         const golden_record *r = golden_find(&run->file, name, 'f');
         cr_assert_eq(r->n_elements, p->table[i].n_elements, "%s", name);
         kd_parameters_write(run->model.params, p->table[i].offset, r->data, r->n_elements);
@@ -71,7 +71,7 @@ static void start(golden_run *run, const char *type)
     char path[512];
     kd_arena arena = {0};
 
-    snprintf(path, sizeof path, "%s/%s.kdgold", KD_TEST_GOLDEN, type);
+    (void)snprintf(path, sizeof path, "%s/%s.kdgold", KD_TEST_GOLDEN, type);
     run->file = golden_read(path);
     const double *objective = golden_find(&run->file, "objective", 'd')->data;
     run->model = tiny_model_create(golden_config(&run->file), KD_F32, KD_PARAMS_TRAIN);
@@ -147,8 +147,8 @@ static void check_gradients(golden_run *run)
     const kd_parameters *p = run->model.params;
     for (int i = 0; i < p->n_table; i++) {
         char name[64];
-        snprintf(name, sizeof name, "grad.%s.%d", kd_parameter_role_name(p->table[i].role),
-                 (int)p->table[i].layer);
+        (void)snprintf(name, sizeof name, "grad.%s.%d", kd_parameter_role_name(p->table[i].role),
+                       (int)p->table[i].layer);
         expect_near(run->model.be, name, kd_parameters_grad(p, &p->table[i]),
                     golden_find(&run->file, name, 'f'));
     }
