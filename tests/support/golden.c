@@ -46,6 +46,9 @@ static golden_record read_record(FILE *file, int name_length, const char *path)
         r.dims[i] = dims[i];
         r.n_elements *= r.dims[i];
     }
+    if (r.n_elements == 0) {
+        give_up("an empty record", path);
+    }
     const size_t size = (size_t)r.n_elements * kind_bytes(r.kind);
     r.data = malloc(size);
     if (r.data == NULL) {
