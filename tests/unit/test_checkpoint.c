@@ -1,0 +1,385 @@
+#include <criterion/criterion.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "format/manifest.h"
+#include "format/model_folder.h"
+#include "tests/support/tiny_train.h"
+#include "train/checkpoint.h"
+
+enum { HASH = 0x1234 };
+
+static char folder[64]; /* of this test: Criterion runs each in a process of its own */
+
+static void make_folder(void)
+{
+    (void)strcpy(folder, "/tmp/kd_checkpoint_XXXXXX");
+    cr_assert_not_null(mkdtemp(folder));
+}
+
+static void remove_folder(void)
+{
+    cr_expect_eq(kd_folder_remove(folder), KD_OK);
+}
+
+TestSuite(checkpoint, .init = make_folder, .fini = remove_folder);
+
+static char *path_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Below the test's folder; valid until the next call but three. */
+static char *path_of(const char *format, ...)
+{
+    static char paths[4][256];
+    static int next;
+    char *path = paths[next++ % 4];
+    const int n = snprintf(path, sizeof paths[0], "%s/", folder);
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(path + n, sizeof paths[0] - (size_t)n, format, args);
+    va_end(args);
+    return path;
+}
+
+static kd_status save(tiny_train *t, uint64_t step)
+{
+    const kd_checkpoint_state state = {
+        .step = step, .data_position = step * TINY_BATCH, .seed = UINT64_MAX - 1, .job_hash = HASH};
+    return kd_checkpoint_save(folder, kd_trainer_parameters(t->trainer),
+                              kd_trainer_optimizer(t->trainer), &state, NULL);
+}
+
+static void run_steps(tiny_train *t, uint64_t from, uint64_t to)
+{
+    for (uint64_t step = from; step < to; step++) {
+        const tiny_batch batch = tiny_batch_create(step);
+        const kd_micro_batch whole = tiny_batch_whole(&batch, step);
+        kd_step_result result;
+        cr_assert_eq(tiny_train_step(t, step, &whole, 1, &result), KD_OK);
+    }
+}
+
+static kd_trainer_settings resume_settings(void)
+{
+    kd_trainer_settings settings = tiny_train_settings();
+    settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.01);
+    settings.objective.temperature =
+        (kd_schedule){.kind = KD_SCHEDULE_LINEAR, .n_points = 2, .points = {{0, 4.0}, {6, 1.0}}};
+    settings.learning_rate.warmup_steps = 2;
+    return settings;
+}
+
+static tiny_train *start(kd_model_type type, kd_dtype compute)
+{
+    const kd_trainer_settings settings = resume_settings();
+    return tiny_train_create(type, compute, &settings);
+}
+
+static void expect_same_file(const char *a, const char *b)
+{
+    kd_mapping x, y;
+    cr_assert_eq(kd_file_map(a, &x), KD_OK);
+    cr_assert_eq(kd_file_map(b, &y), KD_OK);
+    cr_expect_eq(x.size_bytes, y.size_bytes);
+    cr_expect_arr_eq(x.data, y.data, x.size_bytes, "%s and %s differ", a, b);
+    kd_file_unmap(&x);
+    kd_file_unmap(&y);
+}
+
+static void expect_exact_resume(kd_model_type type, kd_dtype compute)
+{
+    kd_checkpoint_state found, loaded;
+    char *path;
+    tiny_train *straight = start(type, compute);
+    run_steps(straight, 0, 6);
+    cr_assert_eq(save(straight, 6), KD_OK);
+    cr_assert_eq(rename(path_of("step-000000000006"), path_of("straight")), 0);
+
+    tiny_train *first = start(type, compute);
+    run_steps(first, 0, 3);
+    cr_assert_eq(save(first, 3), KD_OK);
+    tiny_train_destroy(first);
+
+    tiny_train *second = start(type, compute);
+    run_steps(second, 0, 1); /* whatever it holds is replaced */
+    cr_assert_eq(kd_checkpoint_find_latest(folder, &path, &found), KD_OK);
+    cr_assert_not_null(path);
+    cr_expect_eq(found.step, 3);
+    cr_assert_eq(kd_checkpoint_load(path, kd_trainer_parameters(second->trainer),
+                                    kd_trainer_optimizer(second->trainer), HASH, &loaded),
+                 KD_OK);
+    cr_expect_eq(loaded.step, 3);
+    cr_expect_eq(loaded.data_position, 3 * TINY_BATCH);
+    cr_expect_eq(loaded.seed, UINT64_MAX - 1);
+    cr_expect_eq(loaded.job_hash, HASH);
+    run_steps(second, loaded.step, 6);
+    cr_assert_eq(save(second, 6), KD_OK);
+    const char *const files[] = {"model.safetensors", "train.safetensors", "config.json",
+                                 "state.json", "manifest.json"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        expect_same_file(path_of("straight/%s", files[i]),
+                         path_of("step-000000000006/%s", files[i]));
+    }
+    free(path);
+    tiny_train_destroy(second);
+    tiny_train_destroy(straight);
+}
+
+Test(checkpoint, a_resumed_run_ends_in_the_same_bytes_in_f32)
+{
+    expect_exact_resume(KD_MODEL_MIXTRAL, KD_F32);
+}
+
+Test(checkpoint, a_resumed_run_ends_in_the_same_bytes_in_bf16)
+{
+    expect_exact_resume(KD_MODEL_QWEN2_MOE, KD_BF16);
+}
+
+Test(checkpoint, its_model_is_a_model_folder)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    kd_model_config config;
+    run_steps(t, 0, 1);
+    cr_assert_eq(save(t, 1), KD_OK);
+    cr_assert_eq(kd_model_folder_config(path_of("step-000000000001"), &config), KD_OK);
+    cr_expect_eq(config.hidden_size, 8);
+    tiny_model copy = tiny_model_with_seed(config, KD_F32, KD_PARAMS_TRAIN, 99);
+    cr_assert_eq(kd_model_folder_load(path_of("step-000000000001"), copy.params), KD_OK);
+    float *found = malloc((size_t)copy.params->n_elements * sizeof *found);
+    kd_parameters_read(copy.params, 0, found, copy.params->n_elements);
+    float *wanted = tiny_train_weights(t);
+    cr_expect_arr_eq(found, wanted, (size_t)copy.params->n_elements * sizeof *found);
+    free(wanted);
+    free(found);
+    tiny_model_destroy(&copy);
+    tiny_train_destroy(t);
+}
+
+/* The step of the newest valid checkpoint, 0 if there is none. */
+static uint64_t latest(void)
+{
+    kd_checkpoint_state state = {.step = 0};
+    char *path = NULL;
+    kd_log_set_level(KD_LOG_ERROR);
+    cr_assert_eq(kd_checkpoint_find_latest(folder, &path, &state), KD_OK);
+    cr_expect_eq(path != NULL, state.step != 0);
+    free(path);
+    return state.step;
+}
+
+static void flip_byte(const char *path)
+{
+    const int fd = open(path, O_RDWR);
+    uint8_t byte;
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(pread(fd, &byte, 1, 100), 1);
+    byte ^= 1;
+    cr_assert_eq(pwrite(fd, &byte, 1, 100), 1);
+    (void)close(fd);
+}
+
+Test(checkpoint, only_one_whose_manifest_verifies_is_found)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    cr_expect_eq(latest(), 0);
+    for (uint64_t step = 1; step <= 5; step++) {
+        cr_assert_eq(save(t, step), KD_OK);
+    }
+    cr_expect_eq(latest(), 5);
+    flip_byte(path_of("step-000000000005/train.safetensors"));
+    cr_expect_eq(latest(), 4);
+    cr_assert_eq(truncate(path_of("step-000000000004/model.safetensors"), 50), 0);
+    cr_expect_eq(latest(), 3);
+    cr_assert_eq(unlink(path_of("step-000000000003/manifest.json")), 0);
+    cr_expect_eq(latest(), 2);
+    cr_assert_eq(unlink(path_of("step-000000000002/state.json")), 0);
+    cr_expect_eq(latest(), 1);
+    cr_assert_eq(kd_file_replace(path_of("step-000000000001/state.json"), "{}", 2), KD_OK);
+    cr_assert_eq(kd_manifest_write(path_of("step-000000000001")), KD_OK);
+    cr_expect_eq(latest(), 0);
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, names_that_are_not_checkpoints_are_passed_over)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    cr_assert_eq(save(t, 2), KD_OK);
+    const char *const names[] = {
+        "step-9", "step-000000000009x", "step--00000000009", ".step-000000000009.tmp", "step-",
+        "other"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        cr_assert_eq(mkdir(path_of("%s", names[i]), 0777), 0);
+    }
+    cr_expect_eq(latest(), 2);
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, a_folder_that_is_not_there_holds_none)
+{
+    kd_checkpoint_state state;
+    char *path = folder;
+    cr_expect_eq(kd_checkpoint_find_latest(path_of("none"), &path, &state), KD_OK);
+    cr_expect_null(path);
+    cr_expect_eq(kd_checkpoint_prune(path_of("none"), 1, 1), KD_OK);
+}
+
+static void expect_load_refused(kd_model_type type, uint64_t job_hash, const char *words)
+{
+    tiny_train *t = start(type, KD_F32);
+    kd_checkpoint_state state = {.step = 77};
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_checkpoint_load(path_of("step-000000000001"), kd_trainer_parameters(t->trainer),
+                                    kd_trainer_optimizer(t->trainer), job_hash, &state),
+                 KD_ERR_INVALID);
+    cr_expect(strstr(kd_fault_text(), words) != NULL, "found: %s", kd_fault_text());
+    cr_expect_eq(state.step, 77);
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, one_of_another_job_or_model_is_refused)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    cr_assert_eq(save(t, 1), KD_OK);
+    tiny_train_destroy(t);
+    expect_load_refused(KD_MODEL_MIXTRAL, HASH + 1,
+                        "found job hash 0000000000001234, expected 0000000000001235");
+    expect_load_refused(KD_MODEL_LLAMA, HASH, "a checkpoint of another model");
+    expect_load_refused(KD_MODEL_QWEN2_MOE, HASH, "a checkpoint of another model");
+}
+
+static void expect_bad_state(const char *text, kd_status wanted, const char *words)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    kd_checkpoint_state state;
+    cr_assert_eq(kd_folder_make(path_of("bad")), KD_OK);
+    cr_assert_eq(kd_file_replace(path_of("bad/state.json"), text, strlen(text)), KD_OK);
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_checkpoint_load(path_of("bad"), kd_trainer_parameters(t->trainer),
+                                    kd_trainer_optimizer(t->trainer), HASH, &state),
+                 wanted);
+    cr_expect(strstr(kd_fault_text(), words) != NULL, "found: %s", kd_fault_text());
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, a_malformed_state_is_refused_by_field)
+{
+    expect_bad_state("{", KD_ERR_PROTO, "state.json:1:");
+    expect_bad_state("[]", KD_ERR_PROTO, "\"version\"");
+    expect_bad_state("{\"version\": 2}", KD_ERR_INVALID, "found version 2, expected 1");
+    expect_bad_state("{\"version\": 1, \"step\": -1}", KD_ERR_PROTO, "\"step\"");
+    expect_bad_state("{\"version\": 1, \"step\": 1, \"data_position\": \"x\"}", KD_ERR_PROTO,
+                     "\"data_position\"");
+    expect_bad_state("{\"version\": 1, \"step\": 1, \"data_position\": 1, \"seed\": \"12\"}",
+                     KD_ERR_PROTO, "\"seed\"");
+}
+
+Test(checkpoint, prune_keeps_the_newest_up_to_the_step)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    for (uint64_t step = 1; step <= 5; step++) {
+        cr_assert_eq(save(t, step), KD_OK);
+    }
+    cr_assert_eq(mkdir(path_of(".step-000000000009.tmp"), 0777), 0);
+    cr_assert_eq(mkdir(path_of("mine"), 0777), 0);
+    cr_assert_eq(kd_checkpoint_prune(folder, 4, 2), KD_OK);
+    cr_expect_not(kd_file_exists(path_of("step-000000000001")));
+    cr_expect_not(kd_file_exists(path_of("step-000000000002")));
+    cr_expect(kd_file_exists(path_of("step-000000000003")));
+    cr_expect(kd_file_exists(path_of("step-000000000004")));
+    cr_expect_not(kd_file_exists(path_of("step-000000000005")));
+    cr_expect_not(kd_file_exists(path_of(".step-000000000009.tmp")));
+    cr_expect(kd_file_exists(path_of("mine")));
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, saving_a_step_again_replaces_it)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    char *path;
+    const kd_checkpoint_state state = {.step = 1, .job_hash = HASH};
+    cr_assert_eq(save(t, 1), KD_OK);
+    flip_byte(path_of("step-000000000001/train.safetensors"));
+    cr_expect_eq(latest(), 0);
+    cr_assert_eq(kd_checkpoint_save(folder, kd_trainer_parameters(t->trainer),
+                                    kd_trainer_optimizer(t->trainer), &state, &path),
+                 KD_OK);
+    cr_expect_str_eq(path, path_of("step-000000000001"));
+    cr_expect_eq(latest(), 1);
+    cr_expect_not(kd_file_exists(path_of(".step-000000000001.tmp")));
+    free(path);
+    tiny_train_destroy(t);
+}
+
+/* Writes past this many bytes of a file fail as on a full disk, with another errno. */
+static void limit_files(rlim_t bytes)
+{
+    const struct rlimit limit = {.rlim_cur = bytes, .rlim_max = RLIM_INFINITY};
+    (void)signal(SIGXFSZ, SIG_IGN);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+Test(checkpoint, a_full_disk_leaves_nothing_half_written)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    cr_assert_eq(save(t, 1), KD_OK);
+    kd_fault_quiet(1);
+    const rlim_t limits[] = {0, 100, 5000, 20000}; /* the last: in the moments */
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        limit_files(limits[i]);
+        const kd_status st = save(t, 2), same = save(t, 1);
+        const kd_status exported =
+            kd_model_export(path_of("final"), kd_trainer_parameters(t->trainer));
+        limit_files(RLIM_INFINITY);
+        cr_expect_eq(st, KD_ERR_IO);
+        cr_expect_eq(same, KD_ERR_IO);
+        cr_expect_eq(exported, i < 3 ? KD_ERR_IO : KD_OK);
+        cr_expect(strstr(kd_fault_text(), folder) != NULL, "found: %s", kd_fault_text());
+        cr_expect_not(kd_file_exists(path_of("step-000000000002")));
+        cr_expect_not(kd_file_exists(path_of(".step-000000000002.tmp")));
+        cr_expect_not(kd_file_exists(path_of(".final.tmp")));
+        cr_expect_eq(latest(), 1);
+        kd_fault_quiet(1);
+    }
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, a_folder_that_cannot_be_made_is_named)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    const kd_checkpoint_state state = {.step = 1};
+    cr_assert_eq(kd_file_replace(path_of("file"), "x", 1), KD_OK);
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_checkpoint_save(path_of("file/below"), kd_trainer_parameters(t->trainer),
+                                    kd_trainer_optimizer(t->trainer), &state, NULL),
+                 KD_ERR_IO);
+    cr_expect(strstr(kd_fault_text(), "file") != NULL);
+    cr_expect_eq(kd_model_export(path_of("file/final"), kd_trainer_parameters(t->trainer)),
+                 KD_ERR_IO);
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, export_replaces_what_is_there)
+{
+    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_BF16);
+    kd_model_config config;
+    cr_assert_eq(kd_folder_make(path_of("out/final")), KD_OK);
+    cr_assert_eq(kd_file_replace(path_of("out/final/old"), "x", 1), KD_OK);
+    cr_assert_eq(kd_model_export(path_of("out/final/"), kd_trainer_parameters(t->trainer)), KD_OK);
+    cr_expect_not(kd_file_exists(path_of("out/final/old")));
+    cr_expect_not(kd_file_exists(path_of("out/.final.tmp")));
+    cr_expect_eq(kd_manifest_verify(path_of("out/final")), KD_OK);
+    cr_expect_eq(kd_model_folder_config(path_of("out/final"), &config), KD_OK);
+    cr_assert_eq(kd_model_export(path_of("new/final"), kd_trainer_parameters(t->trainer)), KD_OK);
+    expect_same_file(path_of("out/final/model.safetensors"),
+                     path_of("new/final/model.safetensors"));
+    tiny_train_destroy(t);
+}
