@@ -4,41 +4,49 @@
 
 #include "base/log.h"
 
-static kd_status take_value(int argc, char **argv, int *at, const char **value_out)
+/* An option is `--name VALUE` or `--name=VALUE`. Returns false if argv[*at] is another one. */
+static bool
+take_value(int argc, char **argv, int *at, const char *name, const char **value_out, kd_status *st)
 {
-    if (*at + 1 >= argc) {
-        return kd_fail(KD_ERR_ARG, "%s: expected a value behind it; see --help", argv[*at]);
+    const char *word = argv[*at];
+    const size_t n = strlen(name);
+    if (strncmp(word, name, n) != 0 || (word[n] != '\0' && word[n] != '=')) {
+        return false;
     }
-    *value_out = argv[++*at];
-    return KD_OK;
-}
-
-static kd_status take_set(int argc, char **argv, int *at, options *o)
-{
-    if (o->n_sets == OPTIONS_SETS_MAX) {
-        return kd_fail(KD_ERR_ARG, "--set: expected at most %d of them", OPTIONS_SETS_MAX);
+    if (word[n] == '=') {
+        *value_out = word + n + 1;
+    } else if (*at + 1 < argc) {
+        *value_out = argv[++*at];
+    } else {
+        *st = kd_fail(KD_ERR_ARG, "%s: expected a value behind it; see --help", name);
     }
-    return take_value(argc, argv, at, &o->sets[o->n_sets++]);
+    return true;
 }
 
 static kd_status take(int argc, char **argv, int *at, options *o)
 {
     const char *word = argv[*at];
+    const char *set = NULL;
+    kd_status st = KD_OK;
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
         o->help = true;
         return KD_OK;
     }
-    if (strcmp(word, "--job") == 0) {
-        return take_value(argc, argv, at, &o->job_path);
+    if (take_value(argc, argv, at, "--job", &o->job_path, &st) ||
+        take_value(argc, argv, at, "--attempt-file", &o->attempt_path, &st)) {
+        return st;
     }
-    if (strcmp(word, "--attempt-file") == 0) {
-        return take_value(argc, argv, at, &o->attempt_path);
+    if (!take_value(argc, argv, at, "--set", &set, &st)) {
+        return kd_fail(KD_ERR_ARG, "found %s, expected --job, --attempt-file or --set; see --help",
+                       word);
     }
-    if (strcmp(word, "--set") == 0) {
-        return take_set(argc, argv, at, o);
+    if (!st && o->n_sets == OPTIONS_SETS_MAX) {
+        st = kd_fail(KD_ERR_ARG, "--set: expected at most %d of them", OPTIONS_SETS_MAX);
     }
-    return kd_fail(KD_ERR_ARG, "found %s, expected --job, --attempt-file or --set; see --help",
-                   word);
+    if (!st) {
+        o->sets[o->n_sets++] = set;
+    }
+    return st;
 }
 
 kd_status options_parse(int argc, char **argv, options *options_out)

@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# The whole worker under mpirun, without a daemon: worker.sh DISTILL_WORKER CASE, with CASE one of the
+# functions named case_* below. Ends with 0, or prints what was expected.
+set -euo pipefail
+
+worker=$1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+
+fail() {
+    echo "worker.sh: $*" >&2
+    exit 1
+}
+
+# The text, and a teacher made from it by a job without teachers.
+make_teacher() {
+    awk 'BEGIN { srand(7); for (i = 0; i < 6000; i++) printf "%s ", substr("the quick brown fox jumps over a lazy dog", 1 + int(rand() * 30), 2 + int(rand() * 7)) }' >text.txt
+    cat >teacher.yaml <<'EOF'
+output: teacher
+seed: 3
+data: {files: [text.txt], sequence_length: 32}
+student:
+  model: {hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, intermediate_size: 48, num_experts: 4}
+training: {steps: 10, batch_size: 16, micro_batch_size: 4, learning_rate: 3e-3, dtype: f32}
+evaluation: {max_sequences: 16}
+EOF
+    cat >student.yaml <<'EOF'
+output: student
+seed: 5
+data: {files: [text.txt], sequence_length: 32}
+student:
+  model: {hidden_size: 16, num_layers: 1, num_heads: 2, num_kv_heads: 1, intermediate_size: 24, num_experts: 2}
+teachers: [{checkpoint: teacher/final}]
+objective: {kd: {temperature: 2}}
+training: {steps: 12, batch_size: 16, micro_batch_size: 4, learning_rate: 3e-3, dtype: f32}
+evaluation: {max_sequences: 16}
+resources: {student_ranks: 1, teacher_ranks: 1}
+EOF
+    run 1 teacher.yaml
+}
+
+# run RANKS JOB [PATH=VALUE]...
+run() {
+    local ranks=$1 job=$2
+    shift 2
+    mpirun -n "$ranks" "$worker" --job "$job" "${@/#/--set=}" >>log 2>&1 || {
+        local code=$?
+        [ -n "${may_fail:-}" ] || cat log >&2
+        return "$code"
+    }
+}
+
+# expect_exit CODE TEXT RANKS JOB [PATH=VALUE]...: ends with that code, and the log has that text.
+expect_exit() {
+    local expected=$1 text=$2 code=0
+    shift 2
+    : >log
+    may_fail=1 run "$@" || code=$?
+    [ "$code" = "$expected" ] || { cat log >&2 && fail "exit code $code, expected $expected: $*"; }
+    grep -qF -- "$text" log || { cat log >&2 && fail "the log has no \"$text\""; }
+}
+
+# Steps and losses of two runs differ by rounding only.
+expect_same_losses() {
+    paste -d, "$1" "$2" | awk -F, -v names="$1 $2" '
+        NR == 1 { n = NF / 2; next }
+        {
+            for (i = 1; i <= n; i++) {
+                if (i == 2 || i > n - 2) continue # times and rates
+                difference = $i - $(i + n); size = $i < 0 ? -$i : $i
+                if (difference < 0) difference = -difference
+                if (difference > 1e-5 * size) { print names ": row " NR - 1 ": " $i " and " $(i + n); exit 1 }
+            }
+        }
+        END { if (NR != 13) { print names ": " NR - 1 " rows, expected 12"; exit 1 } }' >&2 ||
+        fail "losses differ"
+}
+
+case_roles() {
+    make_teacher
+    run 1 student.yaml output=both resources.teacher_ranks=0
+    local roles students teachers transport
+    for roles in 1:1 1:2 2:1 2:2; do
+        teachers=${roles%:*} students=${roles#*:}
+        for transport in logits hidden; do
+            run $((students + teachers)) student.yaml output=run "teachers.0.transport=$transport" \
+                "resources.student_ranks=$students" "resources.teacher_ranks=$teachers"
+            expect_same_losses both/metrics.csv run/metrics.csv
+            rm -r run
+        done
+    done
+    run 2 student.yaml output=run resources.student_ranks=2 resources.teacher_ranks=0
+    expect_same_losses both/metrics.csv run/metrics.csv
+}
+
+long=(training.steps=400 checkpoint.every_steps=7)
+
+# start_and_signal SIGNAL CHILD STEP OUTPUT: sends it to a rank once that many steps are made; the exit
+# code of mpirun is in $code.
+start_and_signal() {
+    local signal=$1 child=$2 step=$3 output=$4 launcher pid
+    mpirun -n 2 "$worker" --job student.yaml --set "output=$output" "${long[@]/#/--set=}" >>log 2>&1 &
+    launcher=$!
+    until [ -e "$output/metrics.csv" ] && [ "$(wc -l <"$output/metrics.csv")" -gt "$step" ]; do
+        kill -0 "$launcher" 2>/dev/null || { cat log >&2 && fail "the run ended early"; }
+        sleep 0.01
+    done
+    pid=$(pgrep -P "$launcher" | sed -n "${child}p")
+    kill "-$signal" "$pid"
+    code=0
+    wait "$launcher" || code=$?
+}
+
+expect_same_end() {
+    local file
+    for file in final/model.safetensors checkpoints/step-000000000400/train.safetensors; do
+        cmp "whole/$file" "broken/$file" || fail "$file differs"
+    done
+    expect_rows broken/metrics.csv 400
+}
+
+# Every step once, in order.
+expect_rows() {
+    awk -F, 'NR > 1 && $1 != NR - 1 { exit 1 }' "$1" || fail "$1: steps are missing or double"
+    [ "$(wc -l <"$1")" = $(($2 + 1)) ] || fail "$1: expected $2 rows"
+}
+
+case_resume() {
+    make_teacher
+    run 2 student.yaml output=whole "${long[@]}"
+    start_and_signal KILL 1 $((20 + RANDOM % 40)) broken # the student
+    [ "$code" = 137 ] || fail "exit code $code, expected 137"
+    start_and_signal KILL 2 $((100 + RANDOM % 100)) broken # the teacher
+    run 2 student.yaml output=broken "${long[@]}"
+    expect_same_end
+    grep -q "resumes at step" log || fail "nothing was resumed"
+}
+
+case_stop() {
+    make_teacher
+    run 2 student.yaml output=whole "${long[@]}"
+    start_and_signal TERM 1 30 broken
+    [ "$code" = 3 ] || { cat log >&2 && fail "exit code $code, expected 3"; }
+    [ ! -e broken/final ] || fail "a stopped run has a final model"
+    run 2 student.yaml output=broken "${long[@]}"
+    expect_same_end
+    # Nothing is left to do but to say so.
+    run 2 student.yaml output=broken "${long[@]}"
+    expect_same_end
+}
+
+case_bad_input() {
+    make_teacher
+    expect_exit 65 "nowhere.yaml" 1 nowhere.yaml
+    expect_exit 65 "MPI started 3 ranks" 3 student.yaml
+    expect_exit 65 "training.stpes" 2 student.yaml training.stpes=3
+    expect_exit 65 "missing.txt" 2 student.yaml 'data.files=[missing.txt]'
+    : >empty.txt
+    expect_exit 65 "empty.txt" 2 student.yaml 'data.files=[empty.txt]'
+    expect_exit 65 "nowhere" 2 student.yaml teachers.0.checkpoint=nowhere
+    expect_exit 65 "vocabulary" 2 student.yaml student.model.vocab_size=8192
+    expect_exit 65 "job hash" 1 teacher.yaml seed=4
+    cp -r teacher/final corrupt
+    truncate -s 1000 corrupt/model.safetensors
+    expect_exit 65 "corrupt/model.safetensors" 2 student.yaml teachers.0.checkpoint=corrupt
+    : >file
+    expect_exit 74 "cannot make folder" 2 student.yaml output=file/student
+}
+
+"case_$2"
