@@ -19,10 +19,11 @@ KD_SIMD static void squares_blocks(const void *args, int lane, int64_t begin, in
     for (int64_t block = begin; block < end; block++) {
         const int64_t first = block * SQUARES_BLOCK;
         const int64_t last = first + SQUARES_BLOCK < a->n ? first + SQUARES_BLOCK : a->n;
+        const float *x = a->x;
         double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = first; i < last; i++) {
-            sum += (double)a->x[i] * (double)a->x[i];
+            sum += (double)x[i] * (double)x[i];
         }
         a->partial[block] = sum;
     }

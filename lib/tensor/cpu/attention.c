@@ -12,75 +12,50 @@ typedef struct forward_args {
     float scale; /* 1 / sqrt(D) */
 } forward_args;
 
-kd_tensor kd_attention_head(const kd_attention *a,
-                            kd_tensor t,
-                            int64_t b,
-                            int64_t h,
-                            int64_t first,
-                            int64_t n)
-{
-    const kd_tensor rows = kd_tensor_slice_rows(t, b * a->n_tokens + first, n);
-    return kd_tensor_slice_columns(rows, h * a->head_dim, a->head_dim);
-}
+typedef struct lane_memory {
+    void *k, *v;   /* (T, D) compute     */
+    float *scores; /* (block, T)         */
+    void *probs;   /* (block, T) compute */
+} lane_memory;
 
-int64_t kd_attention_stride(int64_t n_keys)
+static void layout(kd_arena *arena, const forward_args *f, lane_memory *memory_out)
 {
-    return (n_keys + 15) / 16 * 16 + 16; /* no power of two: rows would share cache sets */
-}
-
-kd_tensor kd_attention_block(void *data, kd_dtype dtype, int64_t rows, int64_t n_keys)
-{
-    kd_tensor block = kd_tensor_2d(data, dtype, rows, n_keys);
-    block.row_stride = kd_attention_stride(n_keys);
-    return block;
-}
-
-static void check_matrix(kd_tensor t, kd_dtype dtype, int64_t rows, int64_t columns)
-{
-    KD_CHECK(t.dtype == dtype && t.n_dims == 2 && t.dims[0] == rows && t.dims[1] == columns);
-}
-
-void kd_attention_check(const kd_attention *a, kd_dtype compute)
-{
-    const int64_t n = a->n_batch * a->n_tokens;
-    KD_CHECK(a->n_tokens > 0 && a->head_dim > 0);
-    KD_CHECK(a->n_kv_heads > 0 && a->n_heads % a->n_kv_heads == 0);
-    check_matrix(a->q, compute, n, a->n_heads * a->head_dim);
-    check_matrix(a->k, compute, n, a->n_kv_heads * a->head_dim);
-    check_matrix(a->v, compute, n, a->n_kv_heads * a->head_dim);
-    check_matrix(a->out, compute, n, a->n_heads * a->head_dim);
-    KD_CHECK(a->lse.data == NULL ||
-             (a->lse.dtype == KD_F32 && kd_tensor_elements(a->lse) == n * a->n_heads));
-}
-
-void kd_attention_product(kd_matmul_cache *cache, kd_status *st, const kd_product *product)
-{
-    if (*st == KD_OK) {
-        *st = kd_matmul(cache, product);
-    }
+    const kd_attention *a = f->a;
+    const size_t compute_bytes = kd_dtype_bytes(f->be->compute);
+    const size_t head = (size_t)a->n_tokens * (size_t)a->head_dim;
+    const size_t n_scores = KD_QUERY_BLOCK * (size_t)kd_score_stride(a->n_tokens);
+    memory_out->k = kd_arena_carve(arena, head * compute_bytes);
+    memory_out->v = kd_arena_carve(arena, head * compute_bytes);
+    memory_out->scores = kd_arena_carve(arena, n_scores * sizeof(float));
+    memory_out->probs = kd_arena_carve(arena, n_scores * compute_bytes);
 }
 
 /*
  * Softmax of one row of scores over its first n keys, zeros behind them up to n_keys; returns the
- * log-sum-exp of the scaled scores. The exponentials replace the scores on the way.
+ * log-sum-exp of the scaled scores. The row is padded with scores that count for nothing, and the
+ * exponentials replace the scores on the way.
  */
 KD_INLINE float
 softmax_row(void *p, kd_dtype dtype, float *scores, int64_t n, int64_t n_keys, float scale)
 {
+    const int64_t n_padded = kd_score_padded(n);
     float max = scores[0], sum = 0.0f;
+    for (int64_t i = n; i < n_padded; i++) {
+        scores[i] = -1e30f;
+    }
 #pragma omp simd reduction(max : max)
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n_padded; i++) {
         max = scores[i] > max ? scores[i] : max;
     }
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n_padded; i++) {
         const float e = kd_exp((scores[i] - max) * scale);
         scores[i] = e;
         sum += e;
     }
     const float inv_sum = 1.0f / sum;
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n_padded; i++) {
         kd_put(p, i, dtype, scores[i] * inv_sum);
     }
     for (int64_t i = n; i < n_keys; i++) {
@@ -105,50 +80,65 @@ softmax_block(kd_tensor p, kd_tensor scores, float *lse, int64_t first, float sc
     }
 }
 
-static size_t scores_bytes(const kd_attention *a)
-{
-    return KD_QUERY_BLOCK * (size_t)kd_attention_stride(a->n_tokens) * sizeof(float);
-}
-
-static kd_status forward_block(const forward_args *f, int lane, int64_t b, int64_t h, int64_t first)
+static kd_status forward_block(const forward_args *f,
+                               kd_matmul_cache *cache,
+                               const lane_memory *memory,
+                               int64_t b,
+                               int64_t h,
+                               int64_t first)
 {
     const kd_attention *a = f->a;
-    kd_matmul_cache *cache = ((kd_cpu *)f->be)->lane[lane];
+    const kd_dtype compute = f->be->compute;
     const int64_t left = a->n_tokens - first;
     const int64_t rows = left < KD_QUERY_BLOCK ? left : KD_QUERY_BLOCK, n_keys = first + rows;
-    const int64_t g = h / (a->n_heads / a->n_kv_heads);
-    char *scratch = f->scratch + (size_t)lane * f->lane_bytes;
-    const kd_tensor scores = kd_attention_block(scratch, KD_F32, rows, n_keys);
-    const kd_tensor p = kd_attention_block(scratch + scores_bytes(a), f->be->compute, rows, n_keys);
+    const kd_tensor q = kd_attention_head(a, a->q, b, h, first, rows);
+    const kd_tensor out = kd_attention_head(a, a->out, b, h, first, rows);
+    const kd_tensor k = kd_tensor_2d(memory->k, compute, n_keys, a->head_dim);
+    const kd_tensor v = kd_tensor_2d(memory->v, compute, n_keys, a->head_dim);
+    const kd_tensor scores = kd_attention_scores(memory->scores, KD_F32, rows, n_keys);
+    const kd_tensor probs = kd_attention_scores(memory->probs, compute, rows, n_keys);
     float *lse = a->lse.data;
     kd_status st = KD_OK;
-
-    kd_attention_product(cache, &st,
-                         &(kd_product){.c = scores,
-                                       .a = kd_attention_head(a, a->q, b, h, first, rows),
-                                       .b = kd_attention_head(a, a->k, b, g, 0, n_keys),
-                                       .trans_b = true});
+    kd_attention_product(cache, &st, &(kd_product){.c = scores, .a = q, .b = k, .trans_b = true});
     if (st) {
         return st;
     }
-    softmax_block(p, scores, lse == NULL ? NULL : lse + (b * a->n_heads + h) * a->n_tokens + first,
-                  first, f->scale);
-    kd_attention_product(cache, &st,
-                         &(kd_product){.c = kd_attention_head(a, a->out, b, h, first, rows),
-                                       .a = p,
-                                       .b = kd_attention_head(a, a->v, b, g, 0, n_keys)});
+    lse = lse == NULL ? NULL : lse + (b * a->n_heads + h) * a->n_tokens + first;
+    softmax_block(probs, scores, lse, first, f->scale);
+    kd_attention_product(cache, &st, &(kd_product){.c = out, .a = probs, .b = v});
     return st;
 }
 
-static void forward_heads(const void *args, int lane, int64_t begin, int64_t end)
+/* All query heads that read key/value head g of sequence b. */
+static kd_status forward_group(const forward_args *f,
+                               kd_matmul_cache *cache,
+                               const lane_memory *memory,
+                               int64_t item)
+{
+    const kd_attention *a = f->a;
+    const int64_t b = item / a->n_kv_heads, g = item % a->n_kv_heads;
+    const int64_t group = a->n_heads / a->n_kv_heads;
+    kd_status st = KD_OK;
+    kd_attention_pack(a, memory->k, a->k, b, g);
+    kd_attention_pack(a, memory->v, a->v, b, g);
+    for (int64_t h = g * group; h < (g + 1) * group; h++) {
+        for (int64_t first = 0; first < a->n_tokens && !st; first += KD_QUERY_BLOCK) {
+            st = forward_block(f, cache, memory, b, h, first);
+        }
+    }
+    return st;
+}
+
+static void forward_groups(const void *args, int lane, int64_t begin, int64_t end)
 {
     const forward_args *f = args;
     kd_status st = KD_OK;
-    for (int64_t item = begin; item < end; item++) {
-        const int64_t b = item / f->a->n_heads, h = item % f->a->n_heads;
-        for (int64_t first = 0; first < f->a->n_tokens && !st; first += KD_QUERY_BLOCK) {
-            st = forward_block(f, lane, b, h, first);
-        }
+    kd_arena arena;
+    lane_memory memory;
+    kd_arena_init(&arena, f->scratch + (size_t)lane * f->lane_bytes, f->lane_bytes);
+    layout(&arena, f, &memory);
+    for (int64_t item = begin; item < end && !st; item++) {
+        st = forward_group(f, ((kd_cpu *)f->be)->lane[lane], &memory, item);
     }
     kd_cpu_keep_fault(f->be, st);
 }
@@ -159,12 +149,13 @@ void kd_cpu_attention(kd_backend *be, const kd_attention *a)
     if (be->fault) {
         return;
     }
-    forward_args f = {.be = be,
-                      .a = a,
-                      .lane_bytes = 2 * scores_bytes(a),
-                      .scale = 1.0f / sqrtf((float)a->head_dim)};
+    forward_args f = {.be = be, .a = a, .scale = 1.0f / sqrtf((float)a->head_dim)};
+    kd_arena counted = {0};
+    lane_memory unused;
+    layout(&counted, &f, &unused);
+    f.lane_bytes = counted.used;
     f.scratch = kd_cpu_scratch(be, (size_t)be->n_threads * f.lane_bytes);
     if (f.scratch != NULL) {
-        (void)kd_parallel_rows(be, a->n_batch * a->n_heads, 1, forward_heads, &f);
+        (void)kd_parallel_rows(be, a->n_batch * a->n_kv_heads, 1, forward_groups, &f);
     }
 }

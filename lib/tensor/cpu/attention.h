@@ -1,19 +1,37 @@
 /*
  * attention.h - what the forward and the backward pass of attention share.
  *
- * Work is cut by sequence and key/value head. Within one, blocks of query rows meet all the keys
- * up to their last row, so the scores of a block are one product, and those in the future of the
- * diagonal are the only ones computed in vain.
+ * Work is cut by sequence and key/value head, whose keys and values are packed once. Blocks of
+ * query rows meet all the keys up to their last row, so the scores of a block are one product, and
+ * those beyond the diagonal within the block are the only ones computed in vain.
  */
 #ifndef KD_TENSOR_CPU_ATTENTION_H
 #define KD_TENSOR_CPU_ATTENTION_H
 
 #include "tensor/cpu/cpu.h"
 
-/* Query rows of a block: fewer waste less above the diagonal, more make better products. */
+/* Query rows of a block: fewer waste less beyond the diagonal, more make better products. */
 #define KD_QUERY_BLOCK 64
 
-/* Rows [first, first + n) of sequence b, columns of head h: a view into the fused matrix. */
+/* Rows of scores are padded to whole vectors, so that loops over them have no remainder. */
+#define KD_SCORE_PAD 16
+
+KD_INLINE int64_t kd_score_padded(int64_t n_keys)
+{
+    return (n_keys + KD_SCORE_PAD - 1) / KD_SCORE_PAD * KD_SCORE_PAD;
+}
+
+/* Elements between rows of scores: one vector more, because with a power of two all rows would
+ * share a few cache sets. */
+KD_INLINE int64_t kd_score_stride(int64_t n_keys)
+{
+    return kd_score_padded(n_keys) + KD_SCORE_PAD;
+}
+
+/* A (rows, n_keys) matrix of scores in scratch memory. */
+kd_tensor kd_attention_scores(void *data, kd_dtype dtype, int64_t rows, int64_t n_keys);
+
+/* Rows [first, first + n) of sequence b, columns of head h: a view. */
 kd_tensor kd_attention_head(const kd_attention *a,
                             kd_tensor t,
                             int64_t b,
@@ -21,15 +39,12 @@ kd_tensor kd_attention_head(const kd_attention *a,
                             int64_t first,
                             int64_t n);
 
-/* Distance of rows in a block of scores over n keys. */
-int64_t kd_attention_stride(int64_t n_keys);
-
-/* A (rows, n_keys) block of scratch. */
-kd_tensor kd_attention_block(void *data, kd_dtype dtype, int64_t rows, int64_t n_keys);
+/* Copies one head's columns of all rows of sequence b: packed (T, D). */
+void kd_attention_pack(const kd_attention *a, void *packed, kd_tensor t, int64_t b, int64_t h);
 
 void kd_attention_check(const kd_attention *a, kd_dtype compute);
 
-/* KD_OK, or the fault of the first product that failed; products after it do nothing. */
+/* Does nothing once *st is a fault; sets it otherwise. */
 void kd_attention_product(kd_matmul_cache *cache, kd_status *st, const kd_product *product);
 
 #endif

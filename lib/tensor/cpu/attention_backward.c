@@ -20,25 +20,27 @@ typedef struct backward_args {
     float scale;
 } backward_args;
 
-/* Scratch of one lane. */
 typedef struct lane_memory {
-    float *scores, *d_probs; /* (block, T): scores, then their gradient's factors */
-    void *probs, *d_scores;  /* (block, T) compute */
-    float *dk, *dv;          /* (T, D) */
+    void *k, *v;             /* (T, D) compute                          */
+    float *dk, *dv;          /* (T, D)                                  */
+    float *scores, *d_probs; /* (block, T)                              */
+    void *probs, *d_scores;  /* (block, T) compute, d_scores with scale */
 } lane_memory;
 
 static void layout(kd_arena *arena, const backward_args *w, lane_memory *memory_out)
 {
     const kd_attention *a = w->a;
-    const size_t block = KD_QUERY_BLOCK * (size_t)kd_attention_stride(a->n_tokens);
     const size_t compute_bytes = kd_dtype_bytes(w->be->compute);
-    const size_t head_bytes = (size_t)a->n_tokens * (size_t)a->head_dim * sizeof(float);
-    memory_out->scores = kd_arena_carve(arena, block * sizeof(float));
-    memory_out->d_probs = kd_arena_carve(arena, block * sizeof(float));
-    memory_out->probs = kd_arena_carve(arena, block * compute_bytes);
-    memory_out->d_scores = kd_arena_carve(arena, block * compute_bytes);
-    memory_out->dk = kd_arena_carve(arena, head_bytes);
-    memory_out->dv = kd_arena_carve(arena, head_bytes);
+    const size_t head = (size_t)a->n_tokens * (size_t)a->head_dim;
+    const size_t n_scores = KD_QUERY_BLOCK * (size_t)kd_score_stride(a->n_tokens);
+    memory_out->k = kd_arena_carve(arena, head * compute_bytes);
+    memory_out->v = kd_arena_carve(arena, head * compute_bytes);
+    memory_out->dk = kd_arena_carve(arena, head * sizeof(float));
+    memory_out->dv = kd_arena_carve(arena, head * sizeof(float));
+    memory_out->scores = kd_arena_carve(arena, n_scores * sizeof(float));
+    memory_out->d_probs = kd_arena_carve(arena, n_scores * sizeof(float));
+    memory_out->probs = kd_arena_carve(arena, n_scores * compute_bytes);
+    memory_out->d_scores = kd_arena_carve(arena, n_scores * compute_bytes);
 }
 
 KD_INLINE float dot_row(const void *x, const void *y, kd_dtype dtype, int64_t n)
@@ -51,44 +53,48 @@ KD_INLINE float dot_row(const void *x, const void *y, kd_dtype dtype, int64_t n)
     return sum;
 }
 
-/* One row: probabilities p over the first n keys and scaled gradients of the scores, zeros behind. */
-KD_INLINE void score_gradient_row(void *p,
-                                  void *ds,
+typedef struct score_block {
+    kd_tensor p, ds, scores, dp; /* (rows, n_keys) */
+    kd_tensor out, dout;         /* (rows, D)      */
+    const float *lse;            /* (rows)         */
+    int64_t first;
+    float scale;
+} score_block;
+
+/*
+ * One row: probabilities over the first n keys and scaled gradients of the scores, zeros behind.
+ * Up to a whole vector behind them is computed from what lies there, and overwritten.
+ */
+KD_INLINE void score_gradient_row(const score_block *s,
+                                  int64_t row,
                                   kd_dtype dtype,
-                                  const float *scores,
-                                  const float *dp,
-                                  const float lse_delta_scale[3],
-                                  const int64_t n_of[2])
+                                  int64_t n,
+                                  float lse,
+                                  float delta)
 {
-    const float lse = lse_delta_scale[0], delta = lse_delta_scale[1], scale = lse_delta_scale[2];
+    void *p = kd_row(s->p, row), *ds = kd_row(s->ds, row);
+    const float *scores = kd_row(s->scores, row), *dp = kd_row(s->dp, row);
+    const float scale = s->scale;
+    const int64_t n_keys = s->p.dims[1];
+    const int64_t n_padded = kd_score_padded(n);
 #pragma omp simd
-    for (int64_t i = 0; i < n_of[0]; i++) {
+    for (int64_t i = 0; i < n_padded; i++) {
         const float prob = kd_exp(scores[i] * scale - lse);
         kd_put(p, i, dtype, prob);
         kd_put(ds, i, dtype, prob * (dp[i] - delta) * scale);
     }
-    for (int64_t i = n_of[0]; i < n_of[1]; i++) {
+    for (int64_t i = n; i < n_keys; i++) {
         kd_put(p, i, dtype, 0.0f);
         kd_put(ds, i, dtype, 0.0f);
     }
 }
 
-typedef struct score_block {
-    kd_tensor p, ds, scores, dp; /* (rows, n_keys) */
-    kd_tensor out, dout;         /* (rows, D) */
-    const float *lse;
-    int64_t first;
-    float scale;
-} score_block;
-
 KD_INLINE void score_gradient(const score_block *s, kd_dtype dtype)
 {
-    for (int64_t i = 0; i < s->scores.dims[0]; i++) {
-        const float delta =
-            dot_row(kd_row(s->out, i), kd_row(s->dout, i), dtype, kd_tensor_columns(s->out));
-        score_gradient_row(kd_row(s->p, i), kd_row(s->ds, i), dtype, kd_row(s->scores, i),
-                           kd_row(s->dp, i), (const float[]){s->lse[i], delta, s->scale},
-                           (const int64_t[]){s->first + i + 1, s->scores.dims[1]});
+    const int64_t head_dim = kd_tensor_columns(s->out);
+    for (int64_t row = 0; row < s->p.dims[0]; row++) {
+        const float delta = dot_row(kd_row(s->out, row), kd_row(s->dout, row), dtype, head_dim);
+        score_gradient_row(s, row, dtype, s->first + row + 1, s->lse[row], delta);
     }
 }
 
@@ -110,47 +116,43 @@ static kd_status backward_block(const backward_args *w,
 {
     const kd_attention *a = w->a;
     const kd_dtype compute = w->be->compute;
-    const int64_t left = a->n_tokens - first, g = h / (a->n_heads / a->n_kv_heads);
+    const int64_t left = a->n_tokens - first;
     const int64_t rows = left < KD_QUERY_BLOCK ? left : KD_QUERY_BLOCK, n_keys = first + rows;
     const kd_tensor q = kd_attention_head(a, a->q, b, h, first, rows);
-    const kd_tensor k = kd_attention_head(a, a->k, b, g, 0, n_keys);
-    const kd_tensor v = kd_attention_head(a, a->v, b, g, 0, n_keys);
+    const kd_tensor dq = kd_attention_head(a, w->dq, b, h, first, rows);
+    const kd_tensor k = kd_tensor_2d(memory->k, compute, n_keys, a->head_dim);
+    const kd_tensor v = kd_tensor_2d(memory->v, compute, n_keys, a->head_dim);
     const kd_tensor dk = kd_tensor_2d(memory->dk, KD_F32, n_keys, a->head_dim);
     const kd_tensor dv = kd_tensor_2d(memory->dv, KD_F32, n_keys, a->head_dim);
     const score_block s = {
-        .p = kd_attention_block(memory->probs, compute, rows, n_keys),
-        .ds = kd_attention_block(memory->d_scores, compute, rows, n_keys),
-        .scores = kd_attention_block(memory->scores, KD_F32, rows, n_keys),
-        .dp = kd_attention_block(memory->d_probs, KD_F32, rows, n_keys),
+        .p = kd_attention_scores(memory->probs, compute, rows, n_keys),
+        .ds = kd_attention_scores(memory->d_scores, compute, rows, n_keys),
+        .scores = kd_attention_scores(memory->scores, KD_F32, rows, n_keys),
+        .dp = kd_attention_scores(memory->d_probs, KD_F32, rows, n_keys),
         .out = kd_attention_head(a, a->out, b, h, first, rows),
         .dout = kd_attention_head(a, w->dout, b, h, first, rows),
         .lse = (const float *)a->lse.data + (b * a->n_heads + h) * a->n_tokens + first,
         .first = first,
         .scale = w->scale,
     };
-    const kd_tensor dq = kd_attention_head(a, w->dq, b, h, first, rows);
-    const kd_product before[] = {{.c = s.scores, .a = q, .b = k, .trans_b = true},
-                                 {.c = s.dp, .a = s.dout, .b = v, .trans_b = true}};
-    const kd_product after[] = {
+    const kd_product products[] = {
+        {.c = s.scores, .a = q, .b = k, .trans_b = true},
+        {.c = s.dp, .a = s.dout, .b = v, .trans_b = true},
         {.c = dv, .a = s.p, .b = s.dout, .trans_a = true, .accumulate = true},
         {.c = dk, .a = s.ds, .b = q, .trans_a = true, .accumulate = true},
         {.c = dq, .a = s.ds, .b = k}};
     kd_status st = KD_OK;
-    for (size_t i = 0; i < sizeof before / sizeof *before; i++) {
-        kd_attention_product(cache, &st, &before[i]);
-    }
-    if (st) {
-        return st;
-    }
-    score_gradient_block(&s);
-    for (size_t i = 0; i < sizeof after / sizeof *after; i++) {
-        kd_attention_product(cache, &st, &after[i]);
+    for (int i = 0; i < 5; i++) {
+        if (i == 2 && !st) {
+            score_gradient_block(&s); /* from the first two, for the others */
+        }
+        kd_attention_product(cache, &st, &products[i]);
     }
     return st;
 }
 
 /* Rounds the f32 sums of a key/value head into its columns of the gradient. */
-static void store_head(kd_tensor head, const float *sums)
+static void store_sums(kd_tensor head, const float *sums)
 {
     for (int64_t row = 0; row < head.dims[0]; row++) {
         kd_convert_row(kd_row(head, row), head.dtype, sums + row * head.dims[1], KD_F32,
@@ -158,29 +160,41 @@ static void store_head(kd_tensor head, const float *sums)
     }
 }
 
-static void backward_heads(const void *args, int lane, int64_t begin, int64_t end)
+/* All query heads that read key/value head g of sequence b. */
+static kd_status backward_group(const backward_args *w,
+                                kd_matmul_cache *cache,
+                                const lane_memory *memory,
+                                int64_t item)
 {
-    const backward_args *w = args;
     const kd_attention *a = w->a;
+    const int64_t b = item / a->n_kv_heads, g = item % a->n_kv_heads;
     const int64_t group = a->n_heads / a->n_kv_heads;
     const size_t head_bytes = (size_t)a->n_tokens * (size_t)a->head_dim * sizeof(float);
-    kd_matmul_cache *cache = ((kd_cpu *)w->be)->lane[lane];
+    kd_status st = KD_OK;
+    kd_attention_pack(a, memory->k, a->k, b, g);
+    kd_attention_pack(a, memory->v, a->v, b, g);
+    memset(memory->dk, 0, head_bytes);
+    memset(memory->dv, 0, head_bytes);
+    for (int64_t h = g * group; h < (g + 1) * group; h++) {
+        for (int64_t first = 0; first < a->n_tokens && !st; first += KD_QUERY_BLOCK) {
+            st = backward_block(w, cache, memory, b, h, first);
+        }
+    }
+    store_sums(kd_attention_head(a, w->dk, b, g, 0, a->n_tokens), memory->dk);
+    store_sums(kd_attention_head(a, w->dv, b, g, 0, a->n_tokens), memory->dv);
+    return st;
+}
+
+static void backward_groups(const void *args, int lane, int64_t begin, int64_t end)
+{
+    const backward_args *w = args;
     kd_status st = KD_OK;
     kd_arena arena;
     lane_memory memory;
     kd_arena_init(&arena, w->scratch + (size_t)lane * w->lane_bytes, w->lane_bytes);
     layout(&arena, w, &memory);
     for (int64_t item = begin; item < end && !st; item++) {
-        const int64_t b = item / a->n_kv_heads, g = item % a->n_kv_heads;
-        memset(memory.dk, 0, head_bytes);
-        memset(memory.dv, 0, head_bytes);
-        for (int64_t h = g * group; h < (g + 1) * group; h++) {
-            for (int64_t first = 0; first < a->n_tokens && !st; first += KD_QUERY_BLOCK) {
-                st = backward_block(w, cache, &memory, b, h, first);
-            }
-        }
-        store_head(kd_attention_head(a, w->dk, b, g, 0, a->n_tokens), memory.dk);
-        store_head(kd_attention_head(a, w->dv, b, g, 0, a->n_tokens), memory.dv);
+        st = backward_group(w, ((kd_cpu *)w->be)->lane[lane], &memory, item);
     }
     kd_cpu_keep_fault(w->be, st);
 }
@@ -212,6 +226,6 @@ void kd_cpu_attention_backward(kd_backend *be,
     w.lane_bytes = counted.used;
     w.scratch = kd_cpu_scratch(be, (size_t)be->n_threads * w.lane_bytes);
     if (w.scratch != NULL) {
-        (void)kd_parallel_rows(be, a->n_batch * a->n_kv_heads, 1, backward_heads, &w);
+        (void)kd_parallel_rows(be, a->n_batch * a->n_kv_heads, 1, backward_groups, &w);
     }
 }

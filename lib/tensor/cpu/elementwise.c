@@ -168,9 +168,11 @@ typedef struct bias_args {
 KD_INLINE void bias_row(const bias_args *a, int64_t row, kd_dtype dtype)
 {
     void *y = kd_row(a->y, row);
+    const float *b = a->b;
+    const int64_t columns = a->columns;
 #pragma omp simd
-    for (int64_t i = 0; i < a->columns; i++) {
-        kd_put(y, i, dtype, kd_get(y, i, dtype) + a->b[i]);
+    for (int64_t i = 0; i < columns; i++) {
+        kd_put(y, i, dtype, kd_get(y, i, dtype) + b[i]);
     }
 }
 

@@ -17,18 +17,20 @@ KD_INLINE void forward_row(const head_norm_args *a, int64_t row, kd_dtype dtype)
 {
     const void *x = kd_row(a->x, row);
     void *y = kd_row(a->y, row);
+    const float *w = a->w;
+    const int64_t dim = a->head_dim;
     for (int64_t h = 0; h < a->n_heads; h++) {
-        const int64_t at = h * a->head_dim;
+        const int64_t at = h * dim;
         float squares = 0.0f;
 #pragma omp simd reduction(+ : squares)
-        for (int64_t i = 0; i < a->head_dim; i++) {
+        for (int64_t i = 0; i < dim; i++) {
             const float v = kd_get(x, at + i, dtype);
             squares += v * v;
         }
-        const float rstd = 1.0f / sqrtf(squares / (float)a->head_dim + a->eps);
+        const float rstd = 1.0f / sqrtf(squares / (float)dim + a->eps);
 #pragma omp simd
-        for (int64_t i = 0; i < a->head_dim; i++) {
-            kd_put(y, at + i, dtype, a->w[i] * (kd_get(x, at + i, dtype) * rstd));
+        for (int64_t i = 0; i < dim; i++) {
+            kd_put(y, at + i, dtype, w[i] * (kd_get(x, at + i, dtype) * rstd));
         }
         a->rstd[row * a->n_heads + h] = rstd;
     }
@@ -52,21 +54,23 @@ KD_INLINE void backward_row(const head_norm_args *a, int64_t row, float *dw, kd_
 {
     const void *x = kd_row(a->x, row), *dy = kd_row(a->dy, row);
     void *dx = kd_row(a->dx, row);
+    const float *w = a->w;
+    const int64_t dim = a->head_dim;
     for (int64_t h = 0; h < a->n_heads; h++) {
-        const int64_t at = h * a->head_dim;
+        const int64_t at = h * dim;
         const float rstd = a->rstd[row * a->n_heads + h];
         float dot = 0.0f;
 #pragma omp simd reduction(+ : dot)
-        for (int64_t i = 0; i < a->head_dim; i++) {
+        for (int64_t i = 0; i < dim; i++) {
             const float g = kd_get(dy, at + i, dtype) * (kd_get(x, at + i, dtype) * rstd);
             dw[i] += g;
-            dot += g * a->w[i];
+            dot += g * w[i];
         }
-        const float mean = dot / (float)a->head_dim;
+        const float mean = dot / (float)dim;
 #pragma omp simd
-        for (int64_t i = 0; i < a->head_dim; i++) {
+        for (int64_t i = 0; i < dim; i++) {
             const float xh = kd_get(x, at + i, dtype) * rstd;
-            const float g = a->w[i] * kd_get(dy, at + i, dtype);
+            const float g = w[i] * kd_get(dy, at + i, dtype);
             kd_put(dx, at + i, dtype, rstd * (g - xh * mean));
         }
     }

@@ -16,10 +16,11 @@ typedef struct norm_args {
 KD_INLINE float sum_row(const norm_args *a, int64_t row)
 {
     const float *x = kd_row(a->x, row);
+    const int64_t columns = a->columns;
     float squares = 0.0f;
     if (a->delta.data == NULL) {
 #pragma omp simd reduction(+ : squares)
-        for (int64_t i = 0; i < a->columns; i++) {
+        for (int64_t i = 0; i < columns; i++) {
             squares += x[i] * x[i];
         }
         return squares;
@@ -27,7 +28,7 @@ KD_INLINE float sum_row(const norm_args *a, int64_t row)
     const float *delta = kd_row(a->delta, row);
     float *sum = kd_row(a->sum, row);
 #pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < a->columns; i++) {
+    for (int64_t i = 0; i < columns; i++) {
         const float s = x[i] + delta[i];
         sum[i] = s;
         squares += s * s;
@@ -37,9 +38,11 @@ KD_INLINE float sum_row(const norm_args *a, int64_t row)
 
 KD_INLINE void scale_row(void *y, kd_dtype dtype, const float *x, const norm_args *a, float rstd)
 {
+    const float *w = a->w;
+    const int64_t columns = a->columns;
 #pragma omp simd
-    for (int64_t i = 0; i < a->columns; i++) {
-        kd_put(y, i, dtype, a->w[i] * (x[i] * rstd));
+    for (int64_t i = 0; i < columns; i++) {
+        kd_put(y, i, dtype, w[i] * (x[i] * rstd));
     }
 }
 
@@ -97,17 +100,18 @@ KD_INLINE void norm_dx_row(const norm_dx_args *a, int64_t row, float *dw, kd_dty
     const void *dy = kd_row(a->dy, row);
     const float *x = kd_row(a->x, row), *w = a->w;
     float *dx = kd_row(a->dx, row);
+    const int64_t columns = a->columns;
     const float rstd = a->rstd[row];
     float dot = 0.0f;
 #pragma omp simd reduction(+ : dot)
-    for (int64_t i = 0; i < a->columns; i++) {
+    for (int64_t i = 0; i < columns; i++) {
         const float g = kd_get(dy, i, dtype) * (x[i] * rstd);
         dw[i] += g;
         dot += g * w[i];
     }
-    const float mean = dot / (float)a->columns;
+    const float mean = dot / (float)columns;
 #pragma omp simd
-    for (int64_t i = 0; i < a->columns; i++) {
+    for (int64_t i = 0; i < columns; i++) {
         dx[i] += rstd * (w[i] * kd_get(dy, i, dtype) - x[i] * rstd * mean);
     }
 }

@@ -11,15 +11,16 @@ typedef struct rotate_args {
 KD_INLINE void rotate_row(const rotate_args *a, int64_t row, kd_dtype dtype)
 {
     const float *cosine = kd_row(a->table, row % kd_tensor_rows(a->table));
-    const float *sine = cosine + a->half;
+    const int64_t half = a->half, size = (int64_t)kd_dtype_bytes(dtype);
+    const float *sine = cosine + half;
+    const float sign = a->sign;
     for (int64_t h = 0; h < a->n_heads; h++) {
-        const int64_t size = (int64_t)kd_dtype_bytes(dtype);
-        char *low = (char *)kd_row(a->x, row) + 2 * h * a->half * size;
-        char *high = low + a->half * size;
+        char *low = (char *)kd_row(a->x, row) + 2 * h * half * size;
+        char *high = low + half * size;
 #pragma omp simd
-        for (int64_t i = 0; i < a->half; i++) {
+        for (int64_t i = 0; i < half; i++) {
             const float x = kd_get(low, i, dtype), y = kd_get(high, i, dtype);
-            const float s = a->sign * sine[i];
+            const float s = sign * sine[i];
             kd_put(low, i, dtype, x * cosine[i] - y * s);
             kd_put(high, i, dtype, y * cosine[i] + x * s);
         }

@@ -10,11 +10,12 @@ typedef struct swiglu_args {
 
 KD_INLINE void forward_row(const swiglu_args *a, int64_t row, kd_dtype dtype)
 {
+    const int64_t width = a->width;
     const void *gu = kd_row(a->gu, row);
     void *h = kd_row(a->h, row);
 #pragma omp simd
-    for (int64_t i = 0; i < a->width; i++) {
-        const float gate = kd_get(gu, i, dtype), up = kd_get(gu, a->width + i, dtype);
+    for (int64_t i = 0; i < width; i++) {
+        const float gate = kd_get(gu, i, dtype), up = kd_get(gu, width + i, dtype);
         kd_put(h, i, dtype, gate * kd_sigmoid(gate) * up);
     }
 }
@@ -35,14 +36,15 @@ KD_SIMD static void forward_rows(const void *args, int lane, int64_t begin, int6
 /* silu(g)' = s (1 + g (1 - s)) with s = sigmoid(g). */
 KD_INLINE void backward_row(const swiglu_args *a, int64_t row, kd_dtype dtype)
 {
+    const int64_t width = a->width;
     const void *gu = kd_row(a->gu, row), *dh = kd_row(a->h, row);
     void *dgu = kd_row(a->dgu, row);
 #pragma omp simd
-    for (int64_t i = 0; i < a->width; i++) {
-        const float gate = kd_get(gu, i, dtype), up = kd_get(gu, a->width + i, dtype);
+    for (int64_t i = 0; i < width; i++) {
+        const float gate = kd_get(gu, i, dtype), up = kd_get(gu, width + i, dtype);
         const float d = kd_get(dh, i, dtype), s = kd_sigmoid(gate);
         kd_put(dgu, i, dtype, d * up * s * (1.0f + gate * (1.0f - s)));
-        kd_put(dgu, a->width + i, dtype, d * gate * s);
+        kd_put(dgu, width + i, dtype, d * gate * s);
     }
 }
 
