@@ -133,7 +133,9 @@ const char *kd_fault_text(void)
     return fault_text;
 }
 
-void kd_fault_quiet(int quiet)
+int kd_fault_quiet(int quiet)
 {
+    const int before = fault_quiet;
     fault_quiet = quiet;
+    return before;
 }

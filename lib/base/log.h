@@ -38,9 +38,9 @@ const char *kd_fault_text(void);
 
 /*
  * Silences the log line of kd_fail() on this thread while set: for programs that print the
- * fault text themselves, and for tests that expect one.
+ * fault text themselves, and for tests that expect one. Returns what it was before.
  */
-void kd_fault_quiet(int quiet);
+int kd_fault_quiet(int quiet);
 
 #ifdef __cplusplus
 }

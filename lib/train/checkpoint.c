@@ -89,12 +89,12 @@ static kd_status read_tensors(const char *folder, kd_parameters *params, kd_opti
 /* Whether the seal holds; says nothing as an error, the reason is in kd_fault_text(). */
 static kd_status verify_quietly(const char *path, kd_checkpoint_state *state_out)
 {
-    kd_fault_quiet(1);
+    const int quiet = kd_fault_quiet(1);
     kd_status st = kd_manifest_verify(path);
     if (!st) {
         st = read_state(path, state_out);
     }
-    kd_fault_quiet(0);
+    (void)kd_fault_quiet(quiet);
     return st;
 }
 
