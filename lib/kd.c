@@ -478,6 +478,11 @@ const char *kd_error_text(void)
     return kd_fault_text();
 }
 
+void kd_set_quiet(bool quiet)
+{
+    (void)kd_fault_quiet(quiet);
+}
+
 const char *kd_version(void)
 {
     return KD_VERSION;

@@ -2,7 +2,7 @@
  * kd.h - distilld's engine as a C library: distil a mixture-of-experts model without any daemon.
  *
  *   kd_student_options options = kd_student_options_default();
- *   options.folder = "small-model";              // or a shape: options.model.hidden_size = 128; ...
+ *   options.folder = "small-model"; // or a shape: options.model.hidden_size = 128; ...
  *   kd_student *student;
  *   if (kd_student_create(&options, &student)) {
  *       fprintf(stderr, "%s\n", kd_error_text());
@@ -19,12 +19,13 @@
  *   kd_student_save(student, "distilled");
  *   kd_student_destroy(student);
  *
- * Models are folders in the form of Hugging Face: config.json and model.safetensors, of type llama, mixtral,
- * qwen2_moe, qwen3_moe or olmoe. Losses have names: "kd" (the teacher's distribution), "hard" (the labels),
- * "balance" and "z" (the router).
+ * Models are folders in the form of Hugging Face: config.json and model.safetensors, of type llama,
+ * mixtral, qwen2_moe, qwen3_moe or olmoe. Losses have names: "kd" (the teacher's distribution),
+ * "hard" (the labels), "balance" and "z" (the router).
  *
- * Errors: every kd_status but KD_OK comes with a text that names what was wrong, what was found and what was
- * expected: kd_error_text(). Outputs are then untouched.
+ * Errors: every kd_status but KD_OK comes with a text that names what was wrong, what was found and
+ * what was expected: kd_error_text(). Outputs are then untouched. The text is also a line on
+ * standard error, unless kd_set_quiet() said otherwise.
  * Threads: an object belongs to one thread at a time; two objects may be used at once.
  */
 #ifndef KD_KD_H
@@ -72,7 +73,7 @@ typedef struct kd_student_options {
     double clip_norm; /* 0: no clipping */
 } kd_student_options;
 
-/* f32, one thread, learning rate 3e-4, decay 0.1, clip 1, 8 sequences of 256 tokens, type mixtral. */
+/* f32, one thread, learning rate 3e-4, decay 0.1, clip 1, 8 sequences of 256, type mixtral. */
 kd_student_options kd_student_options_default(void);
 
 #define KD_STUDENT_LOSSES_MAX 16
@@ -110,8 +111,8 @@ KD_MUST_USE kd_status kd_student_create(const kd_student_options *options,
 void kd_student_destroy(kd_student *student); /* NULL is fine */
 
 /*
- * Loads a teacher from a model folder; it replaces the one before. The vocabularies must be the same but
- * for padding. NULL detaches.
+ * Loads a teacher from a model folder; it replaces the one before. The vocabularies must be the
+ * same but for padding. NULL detaches.
  */
 KD_MUST_USE kd_status kd_student_attach_teacher(kd_student *student, const char *folder);
 
@@ -122,8 +123,8 @@ void kd_student_set_distillation(kd_student *student, bool on);
 KD_MUST_USE kd_status kd_student_set_temperature(kd_student *student, double temperature);
 
 /*
- * Weight >= 0 of a loss by its name; 0 turns it off. At start kd 0.7, hard 0.3, balance 0.01, z 0.001.
- * KD_ERR_NOT_FOUND names the nearest right name.
+ * Weight >= 0 of a loss by its name; 0 turns it off. At start kd 0.7, hard 0.3, balance 0.01,
+ * z 0.001. KD_ERR_NOT_FOUND names the nearest right name.
  */
 KD_MUST_USE kd_status kd_student_set_weight(kd_student *student, const char *loss, double weight);
 KD_MUST_USE kd_status kd_student_get_weight(const kd_student *student,
@@ -131,8 +132,8 @@ KD_MUST_USE kd_status kd_student_get_weight(const kd_student *student,
                                             double *weight_out);
 
 /*
- * One update. tokens and labels: (n_sequences, T) token ids; a label is what follows its token, and -100
- * counts nowhere. With a teacher attached and distillation on, "kd" is computed against it.
+ * One update. tokens and labels: (n_sequences, T) token ids; a label is what follows its token, and
+ * -100 counts nowhere. With a teacher attached and distillation on, "kd" is computed against it.
  * KD_ERR_STATE: a loss was not finite; the weights are those before the step.
  */
 KD_MUST_USE kd_status kd_student_step(kd_student *student,
@@ -142,7 +143,8 @@ KD_MUST_USE kd_status kd_student_step(kd_student *student,
                                       kd_losses *losses_out);
 
 /*
- * The same against target logits of the caller's, (n_sequences * T, vocab_size) f32, instead of a teacher's.
+ * The same against target logits of the caller's, (n_sequences * T, vocab_size) f32, instead of a
+ * teacher's.
  */
 KD_MUST_USE kd_status kd_student_step_on_logits(kd_student *student,
                                                 const int32_t *tokens,
@@ -159,15 +161,16 @@ KD_MUST_USE kd_status kd_student_evaluate(kd_student *student,
                                           kd_scores *scores_out);
 
 /*
- * Writes the student as a model folder, whole or not at all; kd_student_options.folder loads it. Only the
- * weights: a student that is loaded starts its optimizer anew.
+ * Writes the student as a model folder, whole or not at all; kd_student_options.folder loads it.
+ * Only the weights: a student that is loaded starts its optimizer anew.
  */
 KD_MUST_USE kd_status kd_student_save(kd_student *student, const char *folder);
 
 /*
- * Writes a training state below `folder` (step-<n>/), and goes on from the newest valid one there: the same
- * steps afterwards end in the same bytes. KD_ERR_NOT_FOUND if there is none, KD_ERR_INVALID if it is of
- * another model; after a fault in reading it the student's weights are undefined.
+ * Writes a training state below `folder` (step-<n>/), and goes on from the newest valid one there:
+ * the same steps afterwards end in the same bytes. KD_ERR_NOT_FOUND if there is none,
+ * KD_ERR_INVALID if it is of another model; after a fault in reading it the student's weights are
+ * undefined.
  */
 KD_MUST_USE kd_status kd_student_checkpoint(kd_student *student, const char *folder);
 KD_MUST_USE kd_status kd_student_resume(kd_student *student, const char *folder);
@@ -176,6 +179,9 @@ uint64_t kd_student_steps(const kd_student *student); /* updates made */
 
 /* The text of this thread's last error, "" if there was none; valid until its next one. */
 const char *kd_error_text(void);
+
+/* Whether errors of this thread are kept from standard error. Off at start. */
+void kd_set_quiet(bool quiet);
 
 const char *kd_version(void); /* "0.1.0" */
 

@@ -1,5 +1,6 @@
 /*
- * balance.c - balance and z: what keeps a router from favouring few experts and its logits from growing.
+ * balance.c - balance and z: what keeps a router from favouring few experts and its logits from
+ * growing.
  *
  * Both are made of the router's logits, which only the decoder sees: their gradients enter inside
  * kd_decoder_backward() by the weights of kd_decoder_settings, and their sums over rows come from

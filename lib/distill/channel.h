@@ -43,8 +43,8 @@ struct kd_channel {
 };
 
 /*
- * The local kind: receive(m) has `produce` write the message into the channel's one buffer. begin_send
- * and end_send are not for it (KD_ERR_STATE).
+ * The local kind: receive(m) has `produce` write the message into the channel's one buffer.
+ * begin_send and end_send are not for it (KD_ERR_STATE).
  */
 typedef kd_status (*kd_channel_produce)(void *user, uint64_t m, void *message);
 KD_MUST_USE kd_status kd_channel_create_local(size_t message_bytes,

@@ -1,10 +1,10 @@
 /*
  * loss.h - what one loss is to the objective: a row of a table.
  *
- * A loss is one file that fills in a kd_loss_kind and one value of kd_loss_id. It says which signals it
- * needs of the teacher, what it adds to a chunk of rows over the vocabulary, and where its sum over valid
- * tokens stands. All losses are sums over valid tokens until the step divides them once by the
- * global count.
+ * A loss is one file that fills in a kd_loss_kind and one value of kd_loss_id. It says which
+ * signals it needs of the teacher, what it adds to a chunk of rows over the vocabulary, and where
+ * its sum over valid tokens stands. All losses are sums over valid tokens until the step divides
+ * them once by the global count.
  *
  *   kd       T^2 * KL(softmax(z_T / T) || softmax(z_S / T))     soft_target.c
  *   hard     cross-entropy with the labels                      hard_target.c
@@ -86,9 +86,9 @@ const kd_loss_kind *kd_loss_get(kd_loss_id id);
 KD_MUST_USE kd_status kd_loss_find(const char *name, kd_loss_id *id_out);
 
 /*
- * The columns that both vocabularies know: the smaller of the two sizes. They must share it as a prefix, the
- * rest being padding that kd leaves out: sizes that differ by KD_VOCAB_PADDING_MAX or more are
- * KD_ERR_INVALID, naming both.
+ * The columns that both vocabularies know: the smaller of the two sizes. They must share it as a
+ * prefix, the rest being padding that kd leaves out: sizes that differ by KD_VOCAB_PADDING_MAX or
+ * more are KD_ERR_INVALID, naming both.
  */
 #define KD_VOCAB_PADDING_MAX 256
 KD_MUST_USE kd_status kd_vocab_common(const kd_model_config *student,

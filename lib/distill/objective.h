@@ -65,10 +65,10 @@ const kd_signal_plan *kd_objective_signals(const kd_objective *objective);
 void kd_objective_begin(kd_objective *objective, uint64_t step);
 
 /*
- * One micro-batch after kd_decoder_forward(): adds to the sums and to the lm_head's gradient and returns
- * d_hidden (n_rows, C) f32 for kd_decoder_backward(), valid until the next call.
- *   labels (n_rows) i32, in the back end's memory; message: of the plan, or NULL: losses that need
- *   signals are not computed.
+ * One micro-batch after kd_decoder_forward(): adds to the sums and to the lm_head's gradient and
+ * returns d_hidden (n_rows, C) f32 for kd_decoder_backward(), valid until the next call.
+ *   labels (n_rows) i32, in the back end's memory
+ *   message: of the plan, or NULL: losses that need signals are not computed
  */
 kd_tensor kd_objective_run(kd_objective *objective,
                            const kd_decoder *decoder,
@@ -88,8 +88,9 @@ typedef struct kd_loss_value {
 } kd_loss_value;
 
 /*
- * Means of the step begun last, from the global sums (KD_SUM_COUNT): every loss whose weight is not 0 for
- * ever, and `hard`, which costs nothing. Writes at most KD_LOSS_COUNT values; returns how many.
+ * Means of the step begun last, from the global sums (KD_SUM_COUNT): every loss whose weight is not
+ * 0 for ever, and `hard`, which costs nothing. Writes at most KD_LOSS_COUNT values; returns
+ * how many.
  */
 int kd_objective_report(const kd_objective *objective,
                         const double *sums,

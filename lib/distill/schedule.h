@@ -40,8 +40,8 @@ typedef struct kd_schedule {
 kd_schedule kd_schedule_constant(double value);
 
 /*
- * KD_ERR_INVALID, naming `what` and the point: no points or too many of them, steps that do not ascend,
- * a value that is not finite or below `least`.
+ * KD_ERR_INVALID, naming `what` and the point: no points or too many of them, steps that do not
+ * ascend, a value that is not finite or below `least`.
  */
 KD_MUST_USE kd_status kd_schedule_check(const kd_schedule *schedule,
                                         const char *what,

@@ -1,6 +1,6 @@
 /*
- * soft_target.c - kd: T^2 * KL(softmax(z_T / T) || softmax(z_S / T)) (Hinton, Vinyals, Dean 2015). The T^2,
- * which may be off, keeps the gradient's size when T changes.
+ * soft_target.c - kd: T^2 * KL(softmax(z_T / T) || softmax(z_S / T)) (Hinton, Vinyals, Dean 2015).
+ * The T^2, which may be off, keeps the gradient's size when T changes.
  */
 #include "distill/loss.h"
 
@@ -16,7 +16,7 @@ static kd_status plan_logits(const kd_plan_context *context, kd_signal_plan *pla
                               teacher->vocab_size);
 }
 
-/* The chunk's rows of the teacher's logits (R, V') f32: as they came, or by the teacher's lm_head. */
+/* The chunk's rows of the teacher's logits (R, V') f32: as they came, or by its lm_head. */
 static kd_tensor teacher_logits(const kd_loss_chunk *chunk)
 {
     const int64_t end = chunk->first_row + chunk->n_rows;

@@ -19,7 +19,7 @@ typedef struct kd_teacher_settings {
     void *user;
 } kd_teacher_settings;
 
-/* Loads a model folder (config.json, model.safetensors); its faults are those of kd_model_folder_load(). */
+/* Loads a model folder; its faults are those of kd_model_folder_load(). */
 KD_MUST_USE kd_status kd_teacher_load(kd_backend *be,
                                       const char *folder,
                                       const kd_teacher_settings *settings,

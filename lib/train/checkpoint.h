@@ -8,9 +8,9 @@
  *     state.json              kd_checkpoint_state
  *     manifest.json           size and XXH3 of each file, written last
  *
- * A checkpoint is written into FOLDER/.step-<n>.tmp, every file and the folder fsynced, then renamed: a name
- * step-<n> never stands for half a checkpoint. Only one process writes below FOLDER. All functions block on
- * the disk.
+ * A checkpoint is written into FOLDER/.step-<n>.tmp, every file and the folder fsynced, then
+ * renamed: a name step-<n> never stands for half a checkpoint. Only one process writes below
+ * FOLDER. All functions block on the disk.
  */
 #ifndef KD_TRAIN_CHECKPOINT_H
 #define KD_TRAIN_CHECKPOINT_H
@@ -25,9 +25,9 @@ typedef struct kd_checkpoint_state {
 } kd_checkpoint_state;
 
 /*
- * Writes FOLDER/step-<n>, in place of one of that name; makes FOLDER if needed. On a fault nothing new is
- * visible, and what was there still is.
- * path_out (NULL: not wanted): malloc'ed path of the checkpoint.
+ * Writes FOLDER/step-<n>, in place of one of that name; makes FOLDER if needed. On a fault nothing
+ * new is visible, and what was there still is.
+ *   path_out (NULL: not wanted): malloc'ed path of the checkpoint
  */
 KD_MUST_USE kd_status kd_checkpoint_save(const char *folder,
                                          const kd_parameters *params,
@@ -55,15 +55,15 @@ KD_MUST_USE kd_status kd_checkpoint_load(const char *path,
                                          kd_checkpoint_state *state_out);
 
 /*
- * After the checkpoint of `step` was saved: removes all but the newest `keep` (at least 1) of those up
- * to it, those of later steps (they did not verify, or this run would have begun there), and
+ * After the checkpoint of `step` was saved: removes all but the newest `keep` (at least 1) of those
+ * up to it, those of later steps (they did not verify, or this run would have begun there), and
  * leftovers of writes that did not end.
  */
 KD_MUST_USE kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int keep);
 
 /*
- * Writes a model folder (model.safetensors in the compute dtype, config.json, manifest.json) that appears
- * whole or not at all; one that is there is replaced.
+ * Writes a model folder (model.safetensors in the compute dtype, config.json, manifest.json) that
+ * appears whole or not at all; one that is there is replaced.
  */
 KD_MUST_USE kd_status kd_model_export(const char *folder, const kd_parameters *params);
 

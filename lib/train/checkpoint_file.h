@@ -1,7 +1,9 @@
 /*
- * checkpoint_file.h - the two files of a checkpoint that only training reads; private to checkpoint.c.
+ * checkpoint_file.h - the two files of a checkpoint that only training reads; private to
+ * checkpoint.c.
  *
- *   state.json         {"version": 1, "step": n, "data_position": n, "seed": "hex", "job_hash": "hex"}
+ *   state.json         {"version": 1, "step": n, "data_position": n, "seed": "<hex>",
+ *                      "job_hash": "<hex>"}
  *   train.safetensors  for each parameter "master.<role>.<layer>", "m...." and "v....", f32
  *
  * Tensors are named, so the file does not depend on the order of the parameter table.
@@ -27,8 +29,8 @@ KD_MUST_USE kd_status kd_checkpoint_tensors_read(const char *path,
                                                  kd_optimizer *optimizer);
 
 /*
- * Gives the finished folder `temporary` the name `path`, in the same parent; a folder of that name is replaced,
- * and removed where the file system cannot swap the two in one move.
+ * Gives the finished folder `temporary` the name `path`, in the same parent; a folder of that name
+ * is replaced, and removed where the file system cannot swap the two in one move.
  */
 KD_MUST_USE kd_status kd_folder_publish(const char *temporary, const char *path);
 

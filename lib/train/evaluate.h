@@ -1,9 +1,9 @@
 /*
  * evaluate.h - how well a model predicts text it was not trained on.
  *
- * loss = mean cross-entropy over valid tokens in nats, perplexity = exp(loss), accuracy = share of valid
- * tokens whose largest logit is the label. Each is over all sequences of all ranks, so it does not depend on
- * how many ranks share the work but for rounding.
+ * loss = mean cross-entropy over valid tokens in nats, perplexity = exp(loss), accuracy = share of
+ * valid tokens whose largest logit is the label. Each is over all sequences of all ranks, so it
+ * does not depend on how many ranks share the work but for rounding.
  */
 #ifndef KD_TRAIN_EVALUATE_H
 #define KD_TRAIN_EVALUATE_H
@@ -17,12 +17,12 @@
 typedef struct kd_sequences {
     void *user;
     int64_t n_sequences;
-    /* Writes the n * T tokens and labels of sequences [first, first + n); a label -100 counts nowhere. */
+    /* Writes the n * T tokens and labels of sequences [first, first + n); labels may be -100. */
     kd_status (
         *read)(void *user, int64_t first, int64_t n, int32_t *tokens_out, int32_t *labels_out);
 } kd_sequences;
 
-/* All sequences of a shard in a sequential order; both, and this struct, outlive the kd_sequences. */
+/* All sequences of a shard in a sequential order; both, and this, outlive the kd_sequences. */
 typedef struct kd_shard_sequences {
     const kd_shard *shard;
     const kd_order *order;
@@ -43,8 +43,9 @@ typedef struct kd_evaluate_settings {
 } kd_evaluate_settings;
 
 /*
- * Every student rank makes the same call: rank r takes batches r, r + n_ranks, ... Blocks; allocates its
- * buffers for the call. KD_ERR_INVALID: no sequences, no valid token, or a token or label out of range.
+ * Every student rank makes the same call: rank r takes batches r, r + n_ranks, ... Blocks;
+ * allocates its buffers for the call. KD_ERR_INVALID: no sequences, no valid token, or a token or
+ * label out of range.
  */
 KD_MUST_USE kd_status kd_evaluate(kd_parameters *params,
                                   kd_decoder *decoder,

@@ -17,7 +17,7 @@ static kd_status fail_rename(const char *from, const char *to)
     return kd_fail(KD_ERR_IO, "cannot rename %s to %s: %s", from, to, strerror(errno));
 }
 
-/* Both names change owners in one move; what was replaced is then called `temporary` and removed. */
+/* Both names change owners in one move; what was replaced, now `temporary`, is removed. */
 static kd_status swap(const char *temporary, const char *path)
 {
     if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_EXCHANGE) == 0) {

@@ -68,7 +68,7 @@ static kd_status make_labels(kd_trainer *trainer)
     return KD_OK;
 }
 
-/* Fills in what is owned, one piece after the other; the caller destroys the trainer if it fails. */
+/* Fills in what is owned, piece by piece; the caller destroys the trainer if it fails. */
 static kd_status build(kd_trainer *trainer, const kd_trainer_teacher *teacher)
 {
     kd_status st = make_labels(trainer);
@@ -219,8 +219,8 @@ static kd_status run_batches(kd_trainer *trainer, const kd_micro_batch *batches,
 }
 
 /*
- * Gradients and losses summed over all ranks, and the gradient's norm squared. Here is where the host waits
- * for the step.
+ * Gradients and losses summed over all ranks, and the gradient's norm squared. Here is where the
+ * host waits for the step.
  */
 static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *sums, double *norm_sq)
 {
@@ -250,7 +250,7 @@ static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *su
     return st;
 }
 
-/* Only finite numbers may reach the weights. All ranks see the same sums, so all come to the same end. */
+/* Only finite numbers may reach the weights. All ranks see the same sums, so all end alike. */
 static kd_status check_finite(uint64_t step, const kd_step_result *result)
 {
     for (int i = 0; i < result->n_losses; i++) {

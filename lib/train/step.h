@@ -2,7 +2,7 @@
  * step.h - the trainer: one student rank's model, and what makes one optimizer update of it.
  *
  *   for each local micro-batch:  receive -> forward -> objective -> backward -> release
- *   sum gradients and losses over the student ranks, divide once by the global count of valid tokens
+ *   sum gradients and losses over the student ranks, divide once by the valid tokens of all
  *   clip, AdamW
  *
  * Cutting the batch into other micro-batches or over other ranks changes nothing but rounding
@@ -61,7 +61,7 @@ KD_MUST_USE kd_status kd_trainer_create(kd_parameters *params,
                                         kd_trainer **trainer_out);
 void kd_trainer_destroy(kd_trainer *trainer);
 
-/* Replaces objective and teacher between two steps; weights and moments stay. On a fault nothing changed. */
+/* Replaces objective and teacher between two steps; weights and moments stay, on a fault all. */
 KD_MUST_USE kd_status kd_trainer_set_objective(kd_trainer *trainer,
                                                const kd_objective_settings *objective,
                                                const kd_trainer_teacher *teacher);
@@ -72,13 +72,15 @@ kd_parameters *kd_trainer_parameters(const kd_trainer *trainer);
 kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer);
 
 /*
- * Step `step`, counted from 0, over this rank's micro-batches in ascending m. channel NULL: losses that need
- * signals are not computed. Every student rank makes the same call; blocks on the channel and on `reduce`.
+ * Step `step`, counted from 0, over this rank's micro-batches in ascending m. channel NULL: losses
+ * that need signals are not computed. Every student rank makes the same call; blocks on the channel
+ * and on `reduce`.
  *
- * KD_ERR_INVALID names a token or label out of range; KD_ERR_STATE a loss or gradient norm that is not
- * finite, with the step (all ranks see the same); other errors are the channel's, the reduction's
- * or the back end's. After an error the weights are those before the step. An error that only this rank sees leaves
- * the others blocked in `reduce`: the caller ends the whole job then.
+ * KD_ERR_INVALID names a token or label out of range; KD_ERR_STATE a loss or gradient norm that is
+ * not finite, with the step (all ranks see the same); other errors are the channel's, the
+ * reduction's or the back end's. After an error the weights are those before the step. An error
+ * that only this rank sees leaves the others blocked in `reduce`: the caller ends the whole job
+ * then.
  */
 KD_MUST_USE kd_status kd_trainer_step(kd_trainer *trainer,
                                       uint64_t step,

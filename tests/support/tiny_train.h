@@ -21,7 +21,7 @@ typedef struct tiny_train {
     int64_t n_batches;
 } tiny_train;
 
-/* kd 0.7, hard 0.3, balance and z 0, T 2, learning rate 1e-2, batches of at most TINY_BATCH sequences. */
+/* kd 0.7, hard 0.3, balance and z 0, T 2, learning rate 1e-2. */
 kd_trainer_settings tiny_train_settings(void);
 
 tiny_train *

@@ -27,8 +27,8 @@ static double loss_of(tiny_train *t, const kd_micro_batch *batch)
 }
 
 /*
- * Central difference of the loss in one weight, extrapolated (Richardson): an error of h^4. The steps are so
- * small that no token's choice of experts flips, where the loss has no slope.
+ * Central difference of the loss in one weight, extrapolated (Richardson): an error of h^4. The
+ * steps are so small that no token's choice of experts flips, where the loss has no slope.
  */
 static double slope_of(tiny_train *t, const kd_micro_batch *batch, int64_t element)
 {
@@ -50,7 +50,8 @@ static double slope_of(tiny_train *t, const kd_micro_batch *batch, int64_t eleme
     return (4.0 * slopes[1] - slopes[0]) / 3.0;
 }
 
-/* With a learning rate of 0 a step leaves the weights, and the gradient stays where it was summed. */
+/* With a learning rate of 0 a step leaves the weights, and the gradient stays where it was summed.
+ */
 static void expect_true_gradient(kd_model_type type)
 {
     kd_trainer_settings settings = tiny_train_settings();
