@@ -6,6 +6,8 @@ text "$dir/text.txt" 100000
 tiny_job "$dir/good.yaml"
 start_daemon --slots 2
 good() { distillctl submit "$dir/good.yaml" --set output="$dir/out" "$@"; }
+grep -v 'model:' "$dir/good.yaml" | sed 's/^student:/student: {init: checkpoint}/' >"$dir/from.yaml"
+from() { distillctl submit "$dir/from.yaml" --set output="$dir/out" --set student.checkpoint="$@"; }
 
 # --- refused before a job exists: exit code 3
 printf 'training: {stpes: 5}\n' >"$dir/misspelt.yaml"
@@ -19,9 +21,11 @@ expect 3 'held_out: found 0.9, expected' good --set data.held_out=0.9
 expect 3 'learning_rate: found -1, expected' good --set training.learning_rate=-1
 expect 3 'absent.yaml' distillctl submit "$dir/absent.yaml"
 expect 3 'absent.txt' good --set "data.files=[$dir/absent.txt]"
-expect 3 'absent-model' good --set student.init=checkpoint --set student.checkpoint="$dir/absent-model"
+expect 3 'absent-model' from "$dir/absent-model"
 expect 3 'found 3 ranks.*expected at most 2' good --set resources.student_ranks=3 --set training.batch_size=6
-expect 3 '/proc/nowhere' good --set output=/proc/nowhere
+expect 3 'good.yaml/out: Not a directory' good --set output="$dir/good.yaml/out"
+: >"$dir/empty.txt"
+expect 3 'empty.txt' good --set "data.files=[$dir/empty.txt]"
 expect 3 'no such field' distillctl validate "$dir/misspelt.yaml"
 equal "jobs after refusals" "$(distillctl list --json | jq '.jobs | length')" 0
 
@@ -32,10 +36,10 @@ expect 2 'expected a job' distillctl show abc
 expect 4 '' distillctl --server "unix:$dir/nobody.sock" list
 
 # --- seen by the ranks: the job fails at once, with the reason, without a second attempt
-fails() { # REGEX --set...
+fails() { # REGEX COMMAND...
     local regex=$1 id
     shift
-    id=$(good "$@")
+    id=$("$@")
     expect 1 '' distillctl watch "$id"
     equal "state of job $id" "$(status "$id" state)" failed
     equal "attempts of job $id" "$(status "$id" attempts)" 1
@@ -50,24 +54,24 @@ spoil() { # NAME: a copy of the checkpoint
     rm -rf "${dir:?}/$1"
     cp -r "$model" "$dir/$1"
 }
-from() { echo "--set student.init=checkpoint --set student.checkpoint=$dir/$1"; }
 
-: >"$dir/empty.txt"
-fails 'empty.txt' --set "data.files=[$dir/empty.txt]"
+fails '/proc/nowhere' good --set output=/proc/nowhere --set resources.max_restarts=0
+printf 'too short' >"$dir/short.txt"
+fails 'short.txt|tokens' good --set "data.files=[$dir/short.txt]"
 spoil header
 printf '\377\377\377\377\377\377\377\177' | dd of="$dir/header/model.safetensors" conv=notrunc status=none
-fails 'header.*model.safetensors' $(from header)
+fails 'header.*model.safetensors' from "$dir/header"
 spoil truncated
 truncate -s -100 "$dir/truncated/model.safetensors"
-fails 'truncated.*model.safetensors' $(from truncated)
+fails 'truncated.*model.safetensors' from "$dir/truncated"
 spoil dtype
 sed -i 's/"BF16"/"BF61"/; s/"F32"/"F23"/' "$dir/dtype/model.safetensors"
-fails 'dtype' $(from dtype)
+fails 'dtype' from "$dir/dtype"
 spoil other
 sed -i 's/"hidden_size": *32/"hidden_size": 64/' "$dir/other/config.json"
-fails 'found.*expected' $(from other)
+fails 'has shape .*, expected .*another architecture' from "$dir/other"
 expect 0 '' good --set output="$dir/wide" --set student.model.vocab_size=1024 --set training.steps=2 --watch
-fails '1024.*256|256.*1024' --set "teachers.0.checkpoint=$dir/wide/final"
+fails '1024.*256|256.*1024' good --set "teachers.0.checkpoint=$dir/wide/final"
 
 # --- an output folder that fills up
 if mkdir "$dir/small" && mount -t tmpfs -o size=300k tmpfs "$dir/small" 2>/dev/null; then

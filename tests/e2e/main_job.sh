@@ -20,7 +20,7 @@ for key in state attempts step steps losses tokens_per_second eta_seconds output
     [ "$(distillctl show "$student" --json | jq "has(\"$key\")")" = true ] || fail "show --json lacks $key"
 done
 equal steps "$(status "$student" step)" 20
-equal losses "$(status "$student" '[.losses[].name] | sort | join(",")')" balance,hard,kd,z
+equal losses "$(status "$student" 'losses | map(.name) | sort | join(",")')" balance,hard,kd,z
 for file in final/model.safetensors final/config.json metrics.csv job.yaml; do
     [ -s "$dir/student/$file" ] || fail "$file is missing"
 done
@@ -39,15 +39,16 @@ one=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/again" --set trai
 equal "job of a repeated token" "$(distillctl submit "$dir/teacher.yaml" --token one)" "$one"
 expect 0 'step 3/3' distillctl watch "$one"
 
-# what a job is worth that cannot run, or is cancelled
-expect 5 'no such job|99' distillctl show 99
+# cancelling: the job itself, one that waits for it, and one that would
+expect 5 '99' distillctl show 99
 slow=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/slow" --set training.steps=100000)
+waiting=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/waiting" --after "$slow")
 wait_for 20 at_step "$slow" 1
 expect 0 '' distillctl cancel "$slow"
 expect 1 '' distillctl watch "$slow"
 equal "state after cancel" "$(status "$slow" state)" cancelled
 wait_for 5 no_ranks
-waiting=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/w" --after "$slow")
 expect 1 '' distillctl watch "$waiting"
 [[ $(status "$waiting" reason) =~ $slow ]] || fail "the reason does not name job $slow: $(status "$waiting" reason)"
+expect 3 "job $slow, which is cancelled" distillctl submit "$dir/teacher.yaml" --after "$slow"
 finish

@@ -11,7 +11,7 @@ failures=0
 
 # Nothing of a test outlives it: its daemon, and every process that names its folder.
 cleanup() {
-    [ "$daemon" = 0 ] || kill -KILL "$daemon" 2>/dev/null || true
+    [ "$daemon" = 0 ] || stop_daemon KILL
     pkill -KILL -f "$dir" 2>/dev/null || true
     rm -rf "$dir"
 }
@@ -66,8 +66,7 @@ stop_daemon() { # [SIGNAL]
 
 # text FILE BYTES: English-like text that a tiny model can learn.
 text() {
-    yes 'the quick brown fox jumps over the lazy dog and then sleeps in the warm sun all day long.' |
-        head -c "$2" >"$1"
+    head -c "$2" >"$1" < <(yes 'the quick brown fox jumps over the lazy dog and then sleeps in the warm sun all day long.')
 }
 
 # tiny_job FILE [LINE...]: a job of seconds; the lines are added at the end.
