@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,11 +83,10 @@ static kd_status check_output(const char *output)
         to_parent(path);
     }
     kd_status st = KD_OK;
-    if (stat(path, &found) != 0) {
-        st = fault("output", path, errno, "a folder that can be written to");
-    } else if (!S_ISDIR(found.st_mode)) {
+    const bool is_there = stat(path, &found) == 0;
+    if (is_there && !S_ISDIR(found.st_mode)) {
         st = kd_fail(KD_ERR_INVALID, "output: %s: found a file, expected a folder", path);
-    } else if (access(path, W_OK | X_OK) != 0) {
+    } else if (!is_there || access(path, W_OK | X_OK) != 0) {
         st = fault("output", path, errno, "a folder that can be written to");
     }
     free(path);

@@ -1,7 +1,8 @@
 /*
  * checker.h - collects what is wrong with a job. Private to lib/job.
  *
- * A mistake is a line "PATH: found X, expected Y". All are kept, so that a person corrects a file once.
+ * A mistake is a line "PATH: found X, expected Y". All are kept, so that a person corrects a file
+ * once.
  */
 #ifndef KD_JOB_CHECKER_H
 #define KD_JOB_CHECKER_H
@@ -24,7 +25,10 @@ typedef struct kd_checker {
 void kd_checker_add(kd_checker *c, const char *path, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* A whole number within [min, max]. `has` false is a required field left out, and false is returned. */
+/*
+ * A whole number within [min, max]. `has` false is a required field left out, and false is
+ * returned.
+ */
 bool kd_checker_number(kd_checker *c,
                        const char *path,
                        bool has,

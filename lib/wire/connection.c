@@ -92,25 +92,27 @@ end(kd_connection *c, kd_status status, const char *format, ...)
     uv_close(&c->as.handle, on_handle_closed);
 }
 
-static kd_status create(uv_loop_t *loop, kd_address_kind kind, kd_connection **c_out)
+/* NULL after a fault was reported. */
+static kd_connection *create(uv_loop_t *loop, kd_address_kind kind)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     (void)pthread_once(&once, ignore_sigpipe);
 
     kd_connection *c = calloc(1, sizeof *c);
     if (c == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "connection: no memory");
+        (void)kd_fail(KD_ERR_NOMEM, "connection: no memory");
+        return NULL;
     }
     const int error = kind == KD_ADDRESS_UNIX ? uv_pipe_init(loop, &c->as.pipe, 0)
                                               : uv_tcp_init(loop, &c->as.tcp);
     if (error != 0) {
         free(c); /* no handle is registered yet */
-        return kd_fail(KD_ERR_IO, "connection: %s", uv_strerror(error));
+        (void)kd_fail(KD_ERR_NOMEM, "connection: %s", uv_strerror(error));
+        return NULL;
     }
     c->as.handle.data = c;
     c->kind = kind;
-    *c_out = c;
-    return KD_OK;
+    return c;
 }
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
@@ -217,9 +219,9 @@ kd_status kd_connection_connect(uv_loop_t *loop,
     request->address = *address;
     request->uv.data = request;
 
-    kd_connection *c = NULL;
-    kd_status st = create(loop, address->kind, &c);
-    if (st) {
+    kd_status st = KD_ERR_NOMEM;
+    kd_connection *c = create(loop, address->kind);
+    if (c == NULL) {
         goto err_free_request;
     }
     c->state = CONNECTION_OPENING;
@@ -246,10 +248,9 @@ err_free_request:
 
 kd_status kd_connection_accept(uv_stream_t *server, kd_address_kind kind, kd_connection **c_out)
 {
-    kd_connection *c = NULL;
-    kd_status st = create(server->loop, kind, &c);
-    if (st) {
-        return st;
+    kd_connection *c = create(server->loop, kind);
+    if (c == NULL) {
+        return KD_ERR_NOMEM;
     }
     const int error = uv_accept(server, &c->as.stream);
     if (error != 0) {

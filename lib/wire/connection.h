@@ -50,7 +50,8 @@ typedef struct kd_connection_callbacks {
 } kd_connection_callbacks;
 
 /*
- * Starts to connect. The callbacks are copied. Frames may be sent at once; they leave once it is open.
+ * Starts to connect. The callbacks are copied. Frames may be sent at once; they leave once it is
+ * open.
  */
 KD_MUST_USE kd_status kd_connection_connect(uv_loop_t *loop,
                                             const kd_address *address,
@@ -66,7 +67,9 @@ KD_MUST_USE kd_status kd_connection_accept(uv_stream_t *server,
                                            kd_address_kind kind,
                                            kd_connection **c_out);
 
-/* For connections from a listener: sets the callbacks and starts to read. Once, within on_accept. */
+/*
+ * For connections from a listener: sets the callbacks and starts to read. Once, within on_accept.
+ */
 KD_MUST_USE kd_status kd_connection_start(kd_connection *c,
                                           const kd_connection_callbacks *callbacks,
                                           void *user);
@@ -82,8 +85,8 @@ KD_MUST_USE kd_status kd_connection_send(kd_connection *c, const ProtobufCMessag
 size_t kd_connection_queued_bytes(const kd_connection *c);
 
 /*
- * Stops and resumes reading, for a peer that asks faster than it takes the answers. Frames that were
- * read before the pause still come.
+ * Stops and resumes reading, for a peer that asks faster than it takes the answers. Frames that
+ * were read before the pause still come.
  */
 void kd_connection_pause(kd_connection *c);
 void kd_connection_resume(kd_connection *c);

@@ -45,7 +45,9 @@ static size_t decode_utf8(const uint8_t *bytes, size_t size, uint32_t *code_out)
     return n;
 }
 
-/* Controls, line breaks of Unicode, the byte order mark and what is no character: not safe in YAML. */
+/*
+ * Controls, line breaks of Unicode, the byte order mark and what is no character: not safe in YAML.
+ */
 static bool must_escape(uint32_t code)
 {
     return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x2028 || code == 0x2029 ||
@@ -108,7 +110,8 @@ static void print_float(kd_text *text, float number)
 static void print_base64(kd_text *text, const ProtobufCBinaryData *bytes)
 {
     static const char letters[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=";
+    const uint32_t padding = 64;
     kd_text_add(text, "\"");
     for (size_t i = 0; i < bytes->len; i += 3) {
         const size_t left = bytes->len - i;
@@ -118,8 +121,8 @@ static void print_base64(kd_text *text, const ProtobufCBinaryData *bytes)
         const char four[4] = {
             letters[three >> 18],
             letters[three >> 12 & 63],
-            left > 1 ? letters[three >> 6 & 63] : '=',
-            left > 2 ? letters[three & 63] : '=',
+            letters[left > 1 ? three >> 6 & 63 : padding],
+            letters[left > 2 ? three & 63 : padding],
         };
         kd_text_add_bytes(text, four, sizeof four);
     }

@@ -70,7 +70,7 @@ static void on_connection(uv_stream_t *stream, int status)
 static bool is_answered(const char *path)
 {
     socket_address to = {.un = {.sun_family = AF_UNIX}};
-    (void)strcpy(to.un.sun_path, path); /* kd_address has the same limit */
+    memcpy(to.un.sun_path, path, strlen(path) + 1); /* kd_address has the same limit */
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         return true; /* unknown is not dead */

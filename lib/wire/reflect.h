@@ -5,8 +5,8 @@
  * all it points to is on the heap, or is a default of its descriptor. kd_message_destroy() and the
  * generated free_unpacked functions free it.
  *
- * Enum words are the proto names in lower case. A type whose first field is named `value` (Schedule)
- * may be written as that bare value, and its absence means something of its own.
+ * Enum words are the proto names in lower case. A type whose first field is named `value`
+ * (Schedule) may be written as that bare value, and its absence means something of its own.
  */
 #ifndef KD_WIRE_REFLECT_H
 #define KD_WIRE_REFLECT_H
@@ -27,15 +27,16 @@ void kd_message_destroy(ProtobufCMessage *message); /* NULL is fine */
 bool kd_message_equal(const ProtobufCMessage *a, const ProtobufCMessage *b);
 
 /*
- * Whether it, or a message in it, came with fields that its type does not have. protobuf-c keeps them,
- * but does not always read again what it writes of them.
+ * Whether it, or a message in it, came with fields that its type does not have. protobuf-c keeps
+ * them, but does not always read again what it writes of them.
  */
 bool kd_message_has_unknown(const ProtobufCMessage *message);
 
 /*
- * Allocates every absent sub-message, recursively, and sets every absent field that has a default in
- * its proto, so that readers need no NULL checks. Left alone: repeated fields that are empty, members
- * of a oneof, and types with a bare `value`. KD_ERR_NOMEM leaves the message partly filled and valid.
+ * Allocates every absent sub-message, recursively, and sets every absent field that has a default
+ * in its proto, so that readers need no NULL checks. Left alone: repeated fields that are empty,
+ * members of a oneof, and types with a bare `value`. KD_ERR_NOMEM leaves the message partly filled
+ * and valid.
  */
 KD_MUST_USE kd_status kd_message_fill(ProtobufCMessage *message);
 
@@ -49,15 +50,18 @@ const ProtobufCFieldDescriptor *kd_message_value_field(const ProtobufCMessageDes
 
 /* Elements in a repeated field; 0 or 1 for a singular one that is absent or set. */
 size_t kd_message_count(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field);
-/* Where element i stands; i < kd_message_count(), or 0 for a singular field even if it is absent. */
+/*
+ * Where element i stands; i < kd_message_count(), or 0 for a singular field even if it is absent.
+ */
 void *
 kd_message_at(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field, size_t i);
 /* Frees what is there; the field is absent (or empty, if repeated) and reads as its default. */
 void kd_message_clear(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field);
 /*
  * Adds one element, which `element` points to (a number, a malloc'ed string, a message): a repeated
- * field grows by it, a singular one is set to it, and what it or its oneof held is freed. The message
- * owns it then. Returns where it stands; NULL without memory, and then it is still the caller's.
+ * field grows by it, a singular one is set to it, and what it or its oneof held is freed. The
+ * message owns it then. Returns where it stands; NULL without memory, and then it is still the
+ * caller's.
  */
 void *kd_message_add_element(ProtobufCMessage *message,
                              const ProtobufCFieldDescriptor *field,

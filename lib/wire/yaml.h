@@ -11,9 +11,9 @@
  *     FILE:LINE:COLUMN: training.steps: expected a whole number, found "many"
  *     --set: training.stpes: no such field; did you mean "steps"?
  *
- * A field whose value is null, ~ or nothing is left out. Refused: a field given twice, anchors, aliases
- * and tags, more than one document, text above KD_YAML_BYTES_MAX. Nesting is bounded by that of the
- * message types. An empty text is an empty message.
+ * A field whose value is null, ~ or nothing is left out. Refused: a field given twice, anchors,
+ * aliases and tags, more than one document, text above KD_YAML_BYTES_MAX. Nesting is bounded by
+ * that of the message types. An empty text is an empty message.
  */
 #ifndef KD_WIRE_YAML_H
 #define KD_WIRE_YAML_H

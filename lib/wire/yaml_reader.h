@@ -2,8 +2,8 @@
  * yaml_reader.h - reads YAML events into message fields. Private to lib/wire: yaml.c has a whole
  * file's text, yaml_set.c the value of one field.
  *
- * Depth is bounded by the message types, which do not contain themselves: a value of the wrong kind is
- * refused before it is entered.
+ * Depth is bounded by the message types, which do not contain themselves: a value of the wrong kind
+ * is refused before it is entered.
  */
 #ifndef KD_WIRE_YAML_READER_H
 #define KD_WIRE_YAML_READER_H
@@ -45,14 +45,16 @@ kd_status kd_yaml_unknown_field(kd_yaml_reader *r,
                                 const char *name);
 
 /*
- * Moves to the only document's value. An empty text has none: *empty_out is true then, and *event_out
- * is not set. Otherwise the caller deletes the event.
+ * Moves to the only document's value. An empty text has none: *empty_out is true then, and
+ * *event_out is not set. Otherwise the caller deletes the event.
  */
 KD_MUST_USE kd_status kd_yaml_begin(kd_yaml_reader *r, yaml_event_t *event_out, bool *empty_out);
 /* Checks that nothing follows the value. */
 KD_MUST_USE kd_status kd_yaml_end(kd_yaml_reader *r);
 
-/* The value that begins with `event` becomes the message's fields, the field, or one more element. */
+/*
+ * The value that begins with `event` becomes the message's fields, the field, or one more element.
+ */
 KD_MUST_USE kd_status kd_yaml_read_message(kd_yaml_reader *r,
                                            const yaml_event_t *event,
                                            ProtobufCMessage *message);

@@ -1,6 +1,6 @@
 /*
- * The frame decoder: however a stream is cut into reads, the same frames come out, and no more memory is
- * held than bytes were received.
+ * The frame decoder: however a stream is cut into reads, the same frames come out, and no more
+ * memory is held than bytes were received.
  */
 #include "base/log.h"
 #include "tests/fuzz/driver.h"

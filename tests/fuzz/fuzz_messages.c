@@ -1,6 +1,6 @@
 /*
- * Frames of a peer: any bytes are refused or become a message that can be shown; a job that passes its
- * check can be written as job.yaml and read again.
+ * Frames of a peer: any bytes are refused or become a message that can be shown; a job that passes
+ * its check can be written as job.yaml and read again.
  */
 #include "base/log.h"
 #include "job/job.h"

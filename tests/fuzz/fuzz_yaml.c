@@ -1,6 +1,6 @@
 /*
- * Job files: any text is refused with a message or becomes a job, and then printing and parsing give
- * the same job again, and completing and checking it end well or with a message.
+ * Job files: any text is refused with a message or becomes a job, and then printing and parsing
+ * give the same job again, and completing and checking it end well or with a message.
  */
 #include <stdlib.h>
 #include <string.h>
