@@ -268,7 +268,8 @@ struct kd_backend {
     kd_status fault; /* the first failure, KD_OK before it; text is in the log */
 };
 
-/* CPU: oneDNN for products, OpenMP over rows. n_threads >= 1. */
+/* CPU: oneDNN for products, OpenMP over rows. n_threads >= 1. KD_ERR_IO for KD_BF16 on a machine
+ * without bf16 products (they need AVX-512). */
 KD_MUST_USE kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out);
 
 /* Both accept NULL or work once everything queued is done. */

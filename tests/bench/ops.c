@@ -17,7 +17,8 @@
 
 enum { N = 1024, C = 512, F = 1024, E = 8, K = 2, V = 4096, T = 256, H = 8, G = 4, D = 64 };
 
-enum { R = KD_EXPERT_ROWS(N, K, E), QKV = (H + 2 * G) * D, PARAMS = 1 << 22 };
+/* CHUNK rows of logits at a time, as the objective takes them. */
+enum { CHUNK = 256, R = KD_EXPERT_ROWS(N, K, E), QKV = (H + 2 * G) * D, PARAMS = 1 << 22 };
 
 typedef struct bench {
     kd_backend *be;
@@ -26,7 +27,7 @@ typedef struct bench {
     kd_tensor rows, d_rows, gate_up, d_gate_up, h, d_h;     /* (R, ...)           */
     kd_tensor w_gate_up, w_down, dw_gate_up;                /* (E, ...)           */
     kd_tensor router_logits, d_router, d_weights, router_sums;
-    kd_tensor student, teacher, d_logits, labels, sums, head, d_head; /* (N, V) and (V, C) */
+    kd_tensor student, teacher, d_logits, labels, sums, head, d_head; /* (CHUNK, V), (V, C) */
     kd_tensor param, grad, m, v, copy, norm_sq;
     kd_route route;
     kd_attention attention;
@@ -79,9 +80,9 @@ static void layout_rest(kd_arena *a, bench *b)
                           .token = kd_tensor_carve_1d(a, KD_I32, R),
                           .offset = kd_tensor_carve_1d(a, KD_I32, E + 1),
                           .renormalise = true};
-    b->student = kd_tensor_carve_2d(a, KD_F32, N, V);
-    b->teacher = kd_tensor_carve_2d(a, KD_F32, N, V);
-    b->d_logits = kd_tensor_carve_2d(a, b->be->compute, N, V);
+    b->student = kd_tensor_carve_2d(a, KD_F32, CHUNK, V);
+    b->teacher = kd_tensor_carve_2d(a, KD_F32, CHUNK, V);
+    b->d_logits = kd_tensor_carve_2d(a, b->be->compute, CHUNK, V);
     b->labels = kd_tensor_carve_1d(a, KD_I32, N);
     b->sums = kd_tensor_carve_1d(a, KD_F64, KD_VOCAB_SUMS);
     b->head = kd_tensor_carve_2d(a, b->be->compute, V, C);
@@ -168,17 +169,17 @@ OP(router_linear)
 
 OP(lm_head)
 {
-    b->be->ops->linear(b->be, b->student, b->hidden, b->head);
+    b->be->ops->linear(b->be, b->student, kd_tensor_slice_rows(b->hidden, 0, CHUNK), b->head);
 }
 
 OP(lm_head_dx)
 {
-    b->be->ops->linear_dx(b->be, b->y, b->d_logits, b->head);
+    b->be->ops->linear_dx(b->be, kd_tensor_slice_rows(b->y, 0, CHUNK), b->d_logits, b->head);
 }
 
 OP(lm_head_dw)
 {
-    b->be->ops->linear_dw(b->be, b->d_head, b->d_logits, b->hidden);
+    b->be->ops->linear_dw(b->be, b->d_head, b->d_logits, kd_tensor_slice_rows(b->hidden, 0, CHUNK));
 }
 
 OP(experts)
@@ -294,7 +295,7 @@ static void vocab_loss(bench *b, float temperature, float kd_weight)
 {
     const kd_vocab_rows rows = {.student = b->student,
                                 .teacher = b->teacher,
-                                .labels = b->labels,
+                                .labels = kd_tensor_1d(b->labels.data, KD_I32, CHUNK),
                                 .d_logits = b->d_logits,
                                 .sums = b->sums,
                                 .n_vocab = V,
@@ -351,40 +352,42 @@ typedef struct case_of {
     double flops, bytes;
 } case_of;
 
-#define PAIRS ((double)(N / T) * H * T * (T + 1) / 2)
+#define FLOPS(m, n, k)       (2.0 * (m) * (n) * (k))
+#define ELEMENTS(rows, cols) ((double)(rows) * (cols))
+#define PAIRS                (ELEMENTS(N / T, H) * T * (T + 1) / 2)
 
 static const case_of cases[] = {
-    {"linear_qkv", run_linear, 2.0 * N *C *QKV, 0},
-    {"linear_dx_qkv", run_linear_dx, 2.0 * N *C *QKV, 0},
-    {"linear_dw_qkv", run_linear_dw, 2.0 * N *C *QKV, 0},
-    {"linear_router", run_router_linear, 2.0 * N *C *E, 0},
-    {"lm_head", run_lm_head, 2.0 * N *C *V, 0},
-    {"lm_head_dx", run_lm_head_dx, 2.0 * N *C *V, 0},
-    {"lm_head_dw", run_lm_head_dw, 2.0 * N *C *V, 0},
-    {"experts_gate_up", run_experts, 4.0 * N *K *C *F, 0},
-    {"experts_down", run_experts_down, 2.0 * N *K *C *F, 0},
-    {"experts_dx", run_experts_dx, 4.0 * N *K *C *F, 0},
-    {"experts_dw", run_experts_dw, 4.0 * N *K *C *F, 0},
-    {"attention", run_attention, 4.0 * PAIRS *D, 0},
-    {"attention_backward", run_attention_backward, 10.0 * PAIRS *D, 0},
-    {"norm", run_norm, 0, 14.0 * N *C},
-    {"norm_dx", run_norm_dx, 0, 14.0 * N *C},
-    {"rotate", run_rotate, 0, 4.0 * N *H *D},
-    {"swiglu", run_swiglu, 0, 6.0 * R *F},
-    {"swiglu_backward", run_swiglu_backward, 0, 10.0 * R *F},
-    {"route", run_route, 0, 8.0 * N *E},
-    {"route_backward", run_route_backward, 0, 12.0 * N *E},
-    {"dispatch", run_dispatch, 0, 4.0 * N *K *C},
-    {"dispatch_backward", run_dispatch_backward, 0, 2.0 * N *(K + 1) * C},
-    {"combine", run_combine, 0, 4.0 * N *C + 2.0 * N *K *C},
-    {"combine_backward", run_combine_backward, 0, 8.0 * N *K *C},
-    {"embed", run_embed, 0, 6.0 * N *C},
-    {"embed_dw", run_embed_dw, 0, 12.0 * N *C},
-    {"copy_to_compute", run_copy_to_compute, 0, 6.0 * N *C},
-    {"add", run_add, 0, 10.0 * N *C},
-    {"vocab_loss_t4", run_vocab_loss_t4, 0, 10.0 * N *V},
-    {"vocab_loss_t1", run_vocab_loss_t1, 0, 10.0 * N *V},
-    {"vocab_loss_hard", run_vocab_loss_hard, 0, 6.0 * N *V},
+    {"linear_qkv", run_linear, FLOPS(N, C, QKV), 0},
+    {"linear_dx_qkv", run_linear_dx, FLOPS(N, C, QKV), 0},
+    {"linear_dw_qkv", run_linear_dw, FLOPS(N, C, QKV), 0},
+    {"linear_router", run_router_linear, FLOPS(N, C, E), 0},
+    {"lm_head", run_lm_head, FLOPS(CHUNK, C, V), 0},
+    {"lm_head_dx", run_lm_head_dx, FLOPS(CHUNK, C, V), 0},
+    {"lm_head_dw", run_lm_head_dw, FLOPS(CHUNK, C, V), 0},
+    {"experts_gate_up", run_experts, FLOPS(N *K, C, 2 * F), 0},
+    {"experts_down", run_experts_down, FLOPS(N *K, C, F), 0},
+    {"experts_dx", run_experts_dx, FLOPS(N *K, C, 2 * F), 0},
+    {"experts_dw", run_experts_dw, FLOPS(N *K, C, 2 * F), 0},
+    {"attention", run_attention, 2 * FLOPS(PAIRS, D, 1), 0},
+    {"attention_backward", run_attention_backward, 5 * FLOPS(PAIRS, D, 1), 0},
+    {"norm", run_norm, 0, 18 * ELEMENTS(N, C)},
+    {"norm_dx", run_norm_dx, 0, 14 * ELEMENTS(N, C)},
+    {"rotate", run_rotate, 0, 4 * ELEMENTS(N, H *D)},
+    {"swiglu", run_swiglu, 0, 6 * ELEMENTS(R, F)},
+    {"swiglu_backward", run_swiglu_backward, 0, 10 * ELEMENTS(R, F)},
+    {"route", run_route, 0, 8 * ELEMENTS(N, E)},
+    {"route_backward", run_route_backward, 0, 12 * ELEMENTS(N, E)},
+    {"dispatch", run_dispatch, 0, 4 * ELEMENTS(R, C)},
+    {"dispatch_backward", run_dispatch_backward, 0, 2 * (K + 1) * ELEMENTS(N, C)},
+    {"combine", run_combine, 0, (4 + 2 * K) * ELEMENTS(N, C)},
+    {"combine_backward", run_combine_backward, 0, 8 * ELEMENTS(N *K, C)},
+    {"embed", run_embed, 0, 6 * ELEMENTS(N, C)},
+    {"embed_dw", run_embed_dw, 0, 12 * ELEMENTS(N, C)},
+    {"copy_to_compute", run_copy_to_compute, 0, 6 * ELEMENTS(N, C)},
+    {"add", run_add, 0, 10 * ELEMENTS(N, C)},
+    {"vocab_loss_t4", run_vocab_loss_t4, 0, 10 * ELEMENTS(CHUNK, V)},
+    {"vocab_loss_t1", run_vocab_loss_t1, 0, 10 * ELEMENTS(CHUNK, V)},
+    {"vocab_loss_hard", run_vocab_loss_hard, 0, 6 * ELEMENTS(CHUNK, V)},
     {"sum_squares", run_sum_squares, 0, 4.0 * PARAMS},
     {"adamw", run_adamw, 0, 30.0 * PARAMS},
 };

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <stdlib.h>
 
 #include "tests/support/ops_check.h"
 
@@ -186,6 +187,16 @@ Test(ops_matmul, bad_arguments_make_no_back_end)
     cr_expect_eq(kd_backend_create_cpu(KD_F32, 0, &be), KD_ERR_ARG);
     cr_expect_null(be);
     kd_backend_destroy(NULL);
+}
+
+Test(ops_matmul, a_machine_without_bf16_says_so_at_creation)
+{
+    kd_backend *be = NULL;
+    cr_assert_eq(setenv("DNNL_MAX_CPU_ISA", "AVX2", 1), 0); /* before oneDNN looks at the CPU */
+    cr_expect_eq(kd_backend_create_cpu(KD_BF16, 1, &be), KD_ERR_IO);
+    cr_expect_null(be);
+    cr_expect_eq(kd_backend_create_cpu(KD_F32, 1, &be), KD_OK);
+    kd_backend_destroy(be);
 }
 
 Test(ops_matmul, memory_comes_zeroed_and_an_absurd_size_is_refused)

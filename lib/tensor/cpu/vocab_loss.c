@@ -112,6 +112,7 @@ static bool is_first_largest(const float *x, int64_t label, float max)
 KD_INLINE double add_divergence(const loss_args *a,
                                 int64_t row,
                                 float *exps,
+                                float max,
                                 const row_softmax *hard,
                                 row_gradient *grad)
 {
@@ -120,9 +121,11 @@ KD_INLINE double add_divergence(const loss_args *a,
     const float inv_t = 1.0f / r->temperature;
     const row_softmax p =
         softmax_of(exps + a->n_columns, teacher, r->n_vocab, row_max(teacher, r->n_vocab), inv_t);
-    const row_softmax q = a->shared ? *hard
-                                    : softmax_of(exps + 2 * a->n_columns, student, r->n_vocab,
-                                                 row_max(student, r->n_vocab), inv_t);
+    row_softmax q = *hard;
+    if (!a->shared) { /* masked columns may hold the largest logit of all */
+        const float q_max = r->n_vocab == a->n_columns ? max : row_max(student, r->n_vocab);
+        q = softmax_of(exps + 2 * a->n_columns, student, r->n_vocab, q_max, inv_t);
+    }
     const float weight = r->kd_weight * r->kd_scale * inv_t;
     grad->q = q.exps;
     grad->p = p.exps;
@@ -141,7 +144,7 @@ KD_INLINE void loss_row(const loss_args *a, int64_t row, float *exps, kd_dtype d
     double *sums = a->row_sums + row * KD_VOCAB_SUMS;
     const row_softmax hard = softmax_of(exps, student, a->n_columns, max, 1.0f);
     row_gradient grad = {.hard = hard.exps, .h = r->hard_weight * hard.scale};
-    const double kd = a->with_kd ? add_divergence(a, row, exps, &hard, &grad) : 0.0;
+    const double kd = a->with_kd ? add_divergence(a, row, exps, max, &hard, &grad) : 0.0;
 
     if (r->d_logits.data != NULL) {
         void *d = kd_row(r->d_logits, row);
