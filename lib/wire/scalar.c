@@ -164,11 +164,7 @@ static kd_status read_string(const kd_scalar *s, char **out, kd_text *mistake)
         return expected(mistake, s, "text without NUL");
     }
     *out = strdup(s->text);
-    if (*out == NULL) {
-        kd_text_add(mistake, "no memory");
-        return KD_ERR_NOMEM;
-    }
-    return KD_OK;
+    return *out != NULL ? KD_OK : KD_ERR_NOMEM;
 }
 
 static kd_status read_i32(const kd_scalar *s, kd_element *element, kd_text *mistake)

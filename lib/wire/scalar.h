@@ -35,8 +35,8 @@ typedef union kd_element {
 bool kd_scalar_is_null(const kd_scalar *scalar);
 
 /*
- * Reads a scalar as a value of the field's type, which is not a message. Not OK: `mistake` got what
- * was expected and found; KD_ERR_INVALID, or KD_ERR_NOMEM.
+ * Reads a scalar as a value of the field's type, which is not a message. KD_ERR_INVALID: `mistake`
+ * got what was expected and found. KD_ERR_NOMEM. Neither is reported yet.
  */
 KD_MUST_USE kd_status kd_scalar_read(const ProtobufCFieldDescriptor *field,
                                      const kd_scalar *scalar,

@@ -275,8 +275,10 @@ static kd_status read_scalar(kd_yaml_reader *r,
     kd_text mistake = {0};
     kd_status st = kd_scalar_read(field, &scalar, &element, &mistake);
     if (st) {
-        st = kd_yaml_mistake(r, &event->start_mark, "%s",
-                             mistake.data != NULL ? mistake.data : "no memory");
+        st = st == KD_ERR_NOMEM
+                 ? no_memory(r)
+                 : kd_yaml_mistake(r, &event->start_mark, "%s",
+                                   mistake.data != NULL ? mistake.data : "bad value");
         kd_text_release(&mistake);
         return st;
     }
