@@ -175,8 +175,8 @@ static const kd_ops cpu_ops = {
 /* A machine without bf16 products says so here, not in the first step of a job. */
 static kd_status probe_products(kd_cpu *cpu)
 {
-    static _Alignas(KD_ARENA_ALIGN) uint16_t operands[2][32 * 32];
-    static _Alignas(KD_ARENA_ALIGN) float result[32 * 32];
+    _Alignas(KD_ARENA_ALIGN) uint16_t operands[2][32 * 32] = {0};
+    _Alignas(KD_ARENA_ALIGN) float result[32 * 32];
     const kd_product product = {
         .c = kd_tensor_2d(result, KD_F32, 32, 32),
         .a = kd_tensor_2d(operands[0], KD_BF16, 32, 32),
