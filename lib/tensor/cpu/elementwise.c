@@ -135,7 +135,7 @@ static kd_tensor packed_like(kd_tensor t, void *host)
 
 void kd_cpu_upload(kd_backend *be, kd_tensor dst, const void *host)
 {
-    kd_cpu_copy(be, dst, packed_like(dst, (void *)(uintptr_t)host));
+    kd_cpu_copy(be, dst, packed_like(dst, (void *)host));
 }
 
 void kd_cpu_download(kd_backend *be, void *host, kd_tensor src)

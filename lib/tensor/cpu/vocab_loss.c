@@ -143,7 +143,8 @@ KD_INLINE void loss_row(const loss_args *a, int64_t row, float *exps, kd_dtype d
     const float max = row_max(student, a->n_columns);
     double *sums = a->row_sums + row * KD_VOCAB_SUMS;
     const row_softmax hard = softmax_of(exps, student, a->n_columns, max, 1.0f);
-    row_gradient grad = {.hard = hard.exps, .h = r->hard_weight * hard.scale};
+    row_gradient grad = {
+        .hard = hard.exps, .q = hard.exps, .p = hard.exps, .h = r->hard_weight * hard.scale};
     const double kd = a->with_kd ? add_divergence(a, row, exps, max, &hard, &grad) : 0.0;
 
     if (r->d_logits.data != NULL) {
@@ -172,7 +173,7 @@ static void skip_row(const loss_args *a, int64_t row)
 KD_SIMD static void loss_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const loss_args *a = args;
-    float *exps = a->exps + 3 * lane * a->n_columns;
+    float *exps = a->exps + lane * (3 * a->n_columns);
     for (int64_t row = begin; row < end; row++) {
         const int32_t label = ((const int32_t *)a->rows->labels.data)[row];
         if (label == KD_LABEL_IGNORED) {
