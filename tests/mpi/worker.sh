@@ -4,6 +4,7 @@
 set -euo pipefail
 
 worker=$1
+mpirun=$(realpath "$(dirname "$0")/../support/mpirun")
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
@@ -44,7 +45,7 @@ EOF
 run() {
     local ranks=$1 job=$2
     shift 2
-    mpirun -n "$ranks" "$worker" --job "$job" "${@/#/--set=}" >>log 2>&1 || {
+    "$mpirun" -n "$ranks" "$worker" --job "$job" "${@/#/--set=}" >>log 2>&1 || {
         local code=$?
         [ -n "${may_fail:-}" ] || cat log >&2
         return "$code"
@@ -100,7 +101,7 @@ long=(training.steps=400 checkpoint.every_steps=7)
 # code of mpirun is in $code.
 start_and_signal() {
     local signal=$1 child=$2 step=$3 output=$4 launcher pid
-    mpirun -n 2 "$worker" --job student.yaml --set "output=$output" "${long[@]/#/--set=}" >>log 2>&1 &
+    "$mpirun" -n 2 "$worker" --job student.yaml --set "output=$output" "${long[@]/#/--set=}" >>log 2>&1 &
     launcher=$!
     until [ -e "$output/metrics.csv" ] && [ "$(wc -l <"$output/metrics.csv")" -gt "$step" ]; do
         kill -0 "$launcher" 2>/dev/null || { cat log >&2 && fail "the run ended early"; }

@@ -1,0 +1,439 @@
+/*
+ * step.c - a whole distillation step, and what share of the machine's matrix rate it reaches:
+ * mpirun -n 2 bench_step (tests/bench/step builds and starts it).
+ *
+ * Teacher: 6 layers, C 512, H 8, G 4, F 1024, E 8, K 2; student: 4 layers, C 256, H 4, G 2, F 512, E 4,
+ * K 2; V 4096, T 256, batch 16, random weights and tokens, bf16, one thread a rank. A step is the
+ * teacher's forward pass, the stream, the student's forward and backward pass, the losses, AdamW.
+ *
+ * tokens_per_second   the batch's tokens over the median time of a step after two of warm-up
+ * peak_memory_mb      VmHWM of all ranks together
+ * matrix_rate_share   tokens/s * FLOP of matrix products per token (kd_model_config_forward_flops(), three
+ *                     times the student's) over the rate of bf16 products of 1024 x 512 x 1024, measured
+ *                     on all ranks at once, before and after the steps
+ */
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "comm/stream.h"
+#include "distill/teacher.h"
+#include "train/step.h"
+
+enum { N_TOKENS = 256, N_BATCH = 16, N_VOCAB = 4096, N_WARM_UP = 2, STEPS_MAX = 1000 };
+
+static const kd_model_config teacher_shape = {
+    .type = KD_MODEL_MIXTRAL,
+    .vocab_size = N_VOCAB,
+    .hidden_size = 512,
+    .n_layers = 6,
+    .n_heads = 8,
+    .n_kv_heads = 4,
+    .head_dim = 64,
+    .intermediate_size = 1024,
+    .n_experts = 8,
+    .experts_per_token = 2,
+    .norm_topk = true,
+    .rope_theta = 10000.0,
+    .norm_eps = 1e-6f,
+};
+
+static const kd_model_config student_shape = {
+    .type = KD_MODEL_MIXTRAL,
+    .vocab_size = N_VOCAB,
+    .hidden_size = 256,
+    .n_layers = 4,
+    .n_heads = 4,
+    .n_kv_heads = 2,
+    .head_dim = 64,
+    .intermediate_size = 512,
+    .n_experts = 4,
+    .experts_per_token = 2,
+    .norm_topk = true,
+    .rope_theta = 10000.0,
+    .norm_eps = 1e-6f,
+};
+
+typedef struct options {
+    bool json;
+    const char *losses;
+    int n_steps;
+    int n_micro; /* sequences of a micro-batch */
+    int depth;
+    int n_students, n_teachers;
+} options;
+
+typedef struct bench {
+    options o;
+    kd_world *world;
+    kd_backend *be;
+    kd_trainer_settings settings;
+    kd_signal_plan plan;
+    kd_teacher *teacher; /* of this rank, or NULL */
+    kd_trainer *trainer; /* of this rank, or NULL */
+    kd_channel *channel;
+    kd_reduce reduce;
+    int32_t *tokens, *labels; /* (N_BATCH, N_TOKENS), every step the same */
+    double step_s[STEPS_MAX];
+    double stall_s; /* of all timed steps */
+} bench;
+
+/* A benchmark has nobody to hand a fault to but the launcher. */
+static void must(int failed, const char *what)
+{
+    if (failed) {
+        (void)fprintf(stderr, "bench_step: %s failed: %s\n", what, kd_fault_text());
+        MPI_Abort(MPI_COMM_WORLD, 70);
+    }
+}
+
+static const char usage[] =
+    "usage: mpirun -n RANKS bench_step [--losses NAME,...] [--steps N] [--json]\n"
+    "                                  [--micro SEQUENCES] [--depth N] [--roles "
+    "TEACHERS:STUDENTS]\n";
+
+/* The number behind an option, or the end of the program. */
+static int number(const char *text, int least, int most)
+{
+    char *end = NULL;
+    const long value = text != NULL ? strtol(text, &end, 10) : 0;
+    if (text == NULL || *end != '\0' || value < least || value > most) {
+        (void)fprintf(stderr, "%s", usage);
+        exit(64);
+    }
+    return (int)value;
+}
+
+static options parse(int argc, char **argv)
+{
+    options o = {false, "kd,hard", 10, 4, 2, 1, 1};
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (strcmp(argv[i], "--json") == 0) {
+            o.json = true;
+            continue;
+        }
+        i++;
+        if (strcmp(argv[i - 1], "--losses") == 0 && value != NULL) {
+            o.losses = value;
+        } else if (strcmp(argv[i - 1], "--steps") == 0) {
+            o.n_steps = number(value, 1, STEPS_MAX);
+        } else if (strcmp(argv[i - 1], "--micro") == 0) {
+            o.n_micro = number(value, 1, N_BATCH);
+        } else if (strcmp(argv[i - 1], "--depth") == 0) {
+            o.depth = number(value, 1, 64);
+        } else if (strcmp(argv[i - 1], "--roles") == 0 && value != NULL && value[0] != '\0' &&
+                   value[1] == ':') {
+            o.n_teachers = value[0] - '0';
+            o.n_students = number(value + 2, 1, N_BATCH);
+        } else {
+            (void)number(NULL, 0, 0);
+        }
+    }
+    if (N_BATCH % (o.n_micro * o.n_students) != 0) {
+        (void)number(NULL, 0, 0);
+    }
+    return o;
+}
+
+/* Weights of DESIGN's defaults for the losses named, 0 for the others. */
+static kd_objective_settings objective(const char *losses)
+{
+    kd_objective_settings wanted = kd_objective_defaults();
+    kd_objective_settings settings = wanted;
+    char names[256];
+    for (int i = 0; i < KD_LOSS_COUNT; i++) {
+        settings.weights[i] = kd_schedule_constant(0.0);
+    }
+    (void)snprintf(names, sizeof names, "%s", losses);
+    for (char *name = strtok(names, ","); name != NULL; name = strtok(NULL, ",")) {
+        kd_loss_id id = KD_LOSS_COUNT;
+        must(kd_loss_find(name, &id), "--losses");
+        settings.weights[id] = wanted.weights[id];
+    }
+    return settings;
+}
+
+/* Training start values, also for a model that only infers. */
+static kd_parameters *parameters(bench *b, const kd_model_config *config, kd_parameter_use use)
+{
+    enum { CHUNK = 65536 };
+
+    static float values[CHUNK];
+    kd_parameters *params = NULL;
+    must(kd_parameters_create(b->be, config, use, &params), "kd_parameters_create");
+    for (int64_t at = 0; at < params->n_elements; at += CHUNK) {
+        const int64_t n = params->n_elements - at < CHUNK ? params->n_elements - at : CHUNK;
+        for (int64_t i = 0; i < n; i++) {
+            values[i] = at + i < params->n_matrix
+                            ? 0.02f * (float)kd_rng_normal(7, (uint64_t)(at + i))
+                            : 1.0f;
+        }
+        kd_parameters_write(params, at, values, n);
+    }
+    return params;
+}
+
+static void on_block(void *user)
+{
+    const bench *b = user;
+    if (b->channel != NULL) {
+        b->channel->ops->progress(b->channel);
+    }
+}
+
+static kd_status produce(void *user, uint64_t m, void *message)
+{
+    bench *b = user;
+    const uint64_t n = (uint64_t)(N_BATCH / b->o.n_micro);
+    return kd_teacher_fill(b->teacher, b->tokens + (m % n) * (uint64_t)b->o.n_micro * N_TOKENS,
+                           b->o.n_micro, &b->plan, message);
+}
+
+static void make_teacher(bench *b)
+{
+    const kd_teacher_settings settings = {b->o.n_micro, N_TOKENS, on_block, b};
+    must(kd_teacher_create(parameters(b, &teacher_shape, KD_PARAMS_INFER), &settings, &b->teacher),
+         "kd_teacher_create");
+}
+
+/* The lm_head alone, where hidden states come from another rank. */
+static kd_tensor teacher_lm_head(bench *b)
+{
+    const size_t n = (size_t)N_VOCAB * (size_t)teacher_shape.hidden_size;
+    if (b->teacher != NULL) {
+        return kd_teacher_lm_head(b->teacher);
+    }
+    const kd_tensor t =
+        kd_tensor_2d(b->be->ops->alloc(b->be, n * 2), KD_BF16, N_VOCAB, teacher_shape.hidden_size);
+    float *values = malloc(n * sizeof *values);
+    must(t.data == NULL || values == NULL, "memory for the lm_head");
+    for (size_t i = 0; i < n; i++) {
+        values[i] = 0.02f * (float)kd_rng_normal(9, i);
+    }
+    const kd_tensor wide = kd_tensor_2d(values, KD_F32, N_VOCAB, teacher_shape.hidden_size);
+    b->be->ops->copy(b->be, t, wide);
+    must(kd_backend_wait(b->be), "copy");
+    free(values);
+    return t;
+}
+
+static void make_student(bench *b)
+{
+    const bool taught = b->plan.n_signals > 0;
+    const kd_teacher_view teacher = {taught ? &teacher_shape : NULL,
+                                        taught ? teacher_lm_head(b) : kd_tensor_none()};
+    must(kd_trainer_create(parameters(b, &student_shape, KD_PARAMS_TRAIN), &b->settings, &teacher,
+                           &b->trainer),
+         "kd_trainer_create");
+    b->reduce = kd_world_reduce(b->world);
+}
+
+static void set_up(bench *b)
+{
+    const uint64_t n_micro = (uint64_t)(N_BATCH / b->o.n_micro);
+    const uint64_t end_m = n_micro * (uint64_t)(N_WARM_UP + b->o.n_steps);
+    const bool student = kd_world_role(b->world) == KD_ROLE_STUDENT;
+
+    must(kd_backend_create_cpu(KD_BF16, 1, &b->be), "kd_backend_create_cpu");
+    b->settings = (kd_trainer_settings){
+        .objective = objective(b->o.losses),
+        .optimizer = kd_optimizer_defaults(),
+        .learning_rate = {3e-4, 0, STEPS_MAX, KD_DECAY_CONSTANT, 1.0},
+        .max_batch = b->o.n_micro,
+        .n_tokens = N_TOKENS,
+    };
+    must(kd_objective_plan(&b->settings.objective, &student_shape, &teacher_shape, KD_BF16,
+                           (int64_t)b->o.n_micro * N_TOKENS, &b->plan),
+         "kd_objective_plan");
+    b->tokens = malloc(2 * N_BATCH * N_TOKENS * sizeof *b->tokens);
+    must(b->tokens == NULL, "memory for tokens");
+    b->labels = b->tokens + N_BATCH * N_TOKENS;
+    for (uint64_t i = 0; i < N_BATCH * N_TOKENS; i++) {
+        b->tokens[i] = (int32_t)(kd_rng_u64(1, i) % N_VOCAB);
+        b->labels[i] = (int32_t)(kd_rng_u64(2, i) % N_VOCAB);
+    }
+    if (b->plan.n_signals > 0 && (!student || b->o.n_teachers == 0)) {
+        make_teacher(b);
+    }
+    if (student) {
+        make_student(b);
+    }
+    if (b->plan.n_signals > 0 && b->o.n_teachers > 0) {
+        must(kd_stream_create(b->world, b->plan.message_bytes, b->o.depth, 0, end_m, &b->channel),
+             "kd_stream_create");
+    } else if (b->plan.n_signals > 0) {
+        must(kd_channel_create_local(b->plan.message_bytes, produce, b, &b->channel),
+             "kd_channel_create_local");
+    }
+}
+
+/* GFLOP/s of this rank, all ranks at it at once. */
+static double matrix_rate(bench *b)
+{
+    enum { M = 1024, K = 512, N = 1024, MIN_MS = 500 };
+
+    const size_t bytes = 2 * (M * K + N * K + M * N);
+    uint16_t *memory = b->be->ops->alloc(b->be, bytes);
+    must(memory == NULL, "memory for matrices");
+    for (size_t i = 0; i < M * K + N * K; i++) {
+        memory[i] = (uint16_t)(0x3f00 + i % 128); /* bf16 from 0.5 to 1 */
+    }
+    const kd_tensor x = kd_tensor_2d(memory, KD_BF16, M, K);
+    const kd_tensor w = kd_tensor_2d(memory + M * K, KD_BF16, N, K);
+    const kd_tensor y = kd_tensor_2d(memory + M * K + N * K, KD_BF16, M, N);
+    b->be->ops->linear(b->be, y, x, w); /* creates the primitive */
+    MPI_Barrier(MPI_COMM_WORLD);
+
+    const double start_s = kd_clock_monotonic_s();
+    double now_s = start_s;
+    int n = 0;
+    for (; now_s - start_s < MIN_MS / 1000.0; n++) {
+        b->be->ops->linear(b->be, y, x, w);
+        must(kd_backend_wait(b->be), "linear");
+        now_s = kd_clock_monotonic_s();
+    }
+    b->be->ops->free(b->be, memory);
+    return 2.0 * M * K * N * n / (now_s - start_s) / 1e9;
+}
+
+static double sum_over_ranks(double mine)
+{
+    double sum = 0.0;
+    MPI_Allreduce(&mine, &sum, 1, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    return sum;
+}
+
+static void teach(bench *b)
+{
+    const uint64_t n_micro = (uint64_t)(N_BATCH / b->o.n_micro);
+    const uint64_t end_m = n_micro * (uint64_t)(N_WARM_UP + b->o.n_steps);
+    if (b->channel == NULL) {
+        return;
+    }
+    for (uint64_t m = (uint64_t)kd_world_role_rank(b->world); m < end_m;
+         m += (uint64_t)b->o.n_teachers) {
+        void *message = NULL;
+        must(b->channel->ops->begin_send(b->channel, m, &message), "begin_send");
+        must(produce(b, m, message), "kd_teacher_fill");
+        must(b->channel->ops->end_send(b->channel, m), "end_send");
+    }
+    must(b->channel->ops->flush(b->channel), "flush");
+}
+
+static void learn(bench *b)
+{
+    const int n_micro = N_BATCH / b->o.n_micro;
+    const int n_rows = b->o.n_micro * N_TOKENS;
+    kd_micro_batch micro[N_BATCH];
+    double start_s = kd_clock_monotonic_s();
+
+    for (int step = 0; step < N_WARM_UP + b->o.n_steps; step++) {
+        kd_step_result result;
+        int n = 0;
+        for (int i = kd_world_role_rank(b->world); i < n_micro; i += b->o.n_students) {
+            micro[n++] = (kd_micro_batch){(uint64_t)(step * n_micro + i), b->tokens + i * n_rows,
+                                          b->labels + i * n_rows, b->o.n_micro};
+        }
+        const kd_step_work work = {.step = (uint64_t)step, .batches = micro, .n_batches = n};
+        must(kd_trainer_step(b->trainer, &work, b->channel, &b->reduce, &result),
+             "kd_trainer_step");
+        const double now_s = kd_clock_monotonic_s();
+        if (step >= N_WARM_UP) {
+            b->step_s[step - N_WARM_UP] = now_s - start_s;
+            b->stall_s += result.stall_s;
+        }
+        start_s = now_s;
+    }
+}
+
+static double peak_memory_mb(void)
+{
+    char line[256];
+    double kib = 0.0;
+    FILE *file = fopen("/proc/self/status", "r");
+    must(file == NULL, "/proc/self/status");
+    while (fgets(line, sizeof line, file) != NULL) {
+        (void)sscanf(line, "VmHWM: %lf", &kib);
+    }
+    (void)fclose(file);
+    return kib / 1024.0;
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void report(bench *b, double rate_gflops, double memory_mb, double teacher_idle)
+{
+    const double flops = kd_model_config_forward_flops(&teacher_shape) +
+                         3.0 * kd_model_config_forward_flops(&student_shape);
+    double total_s = 0.0;
+    for (int i = 0; i < b->o.n_steps; i++) {
+        total_s += b->step_s[i];
+    }
+    qsort(b->step_s, (size_t)b->o.n_steps, sizeof *b->step_s, compare);
+    const double tokens = N_BATCH * N_TOKENS / b->step_s[b->o.n_steps / 2];
+    const double share = tokens * flops / 1e9 / rate_gflops;
+    const double stall = b->stall_s / total_s;
+    if (b->o.json) {
+        (void)printf("{\"tokens_per_second\":%.1f,\"peak_memory_mb\":%.1f,"
+                     "\"matrix_rate_share\":%.4f,\"matrix_rate_gflops\":%.1f,"
+                     "\"flop_per_token\":%.0f,\"student_stall_share\":%.4f,"
+                     "\"teacher_stall_share\":%.4f,\"steps\":%d,\"micro_batch\":%d,"
+                     "\"losses\":\"%s\"}\n",
+                     tokens, memory_mb, share, rate_gflops, flops, stall, teacher_idle,
+                     b->o.n_steps, b->o.n_micro, b->o.losses);
+        return;
+    }
+    (void)printf("%.0f tokens/s (median of %d steps, micro-batch %d, losses %s)\n", tokens,
+                 b->o.n_steps, b->o.n_micro, b->o.losses);
+    (void)printf("%.1f %% of %.0f GFLOP/s in bf16, %.1f MFLOP a token\n", 100.0 * share,
+                 rate_gflops, flops / 1e6);
+    (void)printf("%.0f MB at the peak, all ranks; waiting: student %.1f %%, teacher %.1f %%\n",
+                 memory_mb, 100.0 * stall, 100.0 * teacher_idle);
+}
+
+static void run(bench *b)
+{
+    set_up(b);
+    const double before = sum_over_ranks(matrix_rate(b));
+    const double start_s = kd_clock_monotonic_s();
+    double idle = 0.0;
+    if (b->trainer != NULL) {
+        learn(b);
+    } else {
+        teach(b);
+        idle = b->channel != NULL
+                   ? (double)b->channel->stall_ns / 1e9 / (kd_clock_monotonic_s() - start_s)
+                   : 1.0;
+    }
+    const double after = sum_over_ranks(matrix_rate(b));
+    const double memory_mb = sum_over_ranks(peak_memory_mb());
+    idle = sum_over_ranks(idle) / (b->o.n_teachers > 0 ? b->o.n_teachers : 1);
+    if (kd_world_is_leader(b->world)) {
+        report(b, (before + after) / 2.0, memory_mb, idle);
+    }
+    kd_channel_destroy(b->channel);
+}
+
+int main(int argc, char **argv)
+{
+    static bench b;
+    int provided = 0;
+    b.o = parse(argc, argv);
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+    must(kd_world_create(&b.world), "kd_world_create");
+    must(kd_world_assign(b.world, b.o.n_students, b.o.n_teachers), "kd_world_assign");
+    run(&b); /* models live until the process ends */
+    kd_world_destroy(b.world);
+    MPI_Finalize();
+    return 0;
+}
