@@ -154,7 +154,7 @@ static kd_trainer_settings settings_of(const kd_student_options *o)
 
 kd_status kd_student_create(const kd_student_options *options, kd_student **student_out)
 {
-    const kd_trainer_teacher nobody = {0};
+    const kd_teacher_view nobody = {0};
     kd_parameters *params;
     kd_status st = check_options(options);
     if (st) {
@@ -217,7 +217,7 @@ static kd_status produce(void *user, uint64_t m, void *message)
 static kd_status prepare(kd_student *s, source from)
 {
     kd_objective_settings objective = s->settings.objective;
-    kd_trainer_teacher teacher = {0};
+    kd_teacher_view teacher = {0};
     kd_channel *channel = NULL;
 
     if (from == s->built && !s->changed) {
@@ -351,6 +351,7 @@ static kd_status step(kd_student *s,
 {
     const kd_micro_batch batch = {
         .m = s->n_steps, .tokens = tokens, .labels = labels, .n_batch = n_sequences};
+    const kd_step_work work = {.step = s->n_steps, .batches = &batch, .n_batches = 1};
     const kd_reduce alone = kd_reduce_single();
     kd_step_result result;
 
@@ -364,7 +365,7 @@ static kd_status step(kd_student *s,
     }
     s->tokens = tokens;
     s->n_batch = n_sequences;
-    st = kd_trainer_step(s->trainer, s->n_steps, &batch, 1, s->channel, &alone, &result);
+    st = kd_trainer_step(s->trainer, &work, s->channel, &alone, &result);
     if (st) {
         return st;
     }

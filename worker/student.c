@@ -52,7 +52,7 @@ static kd_status open_parameters(const student_rank *rank, kd_parameters **param
 
 static kd_status open_trainer(student_rank *rank)
 {
-    kd_trainer_teacher teacher = {0};
+    kd_teacher_view teacher = {0};
     kd_parameters *params = NULL;
     if (rank->teaching.plan.n_signals > 0) {
         teacher.config = &rank->teaching.teacher;
@@ -192,10 +192,11 @@ static bool is_due(uint64_t step, uint64_t every_steps)
 /* One update, from reading to reporting; started_s is moved to its end. */
 static kd_status train_step(student_rank *rank, uint64_t step, double *started_s)
 {
+    const kd_step_work work = {.step = step, .batches = rank->micro, .n_batches = rank->n_micro};
     kd_step_result result;
     read_step(rank, step);
-    const kd_status st = kd_trainer_step(rank->trainer, step, rank->micro, rank->n_micro,
-                                         rank->channel, &rank->reduce, &result);
+    const kd_status st =
+        kd_trainer_step(rank->trainer, &work, rank->channel, &rank->reduce, &result);
     if (st) {
         return st;
     }

@@ -5,17 +5,16 @@
 #include "base/log.h"
 #include "base/text.h"
 
-static const kd_loss_kind *const kinds[] = {
+static const kd_loss_kind *const kinds[KD_LOSS_COUNT] = {
     [KD_LOSS_KD] = &kd_loss_soft_target,
     [KD_LOSS_HARD] = &kd_loss_hard_target,
     [KD_LOSS_BALANCE] = &kd_loss_balance,
     [KD_LOSS_Z] = &kd_loss_z,
 };
-_Static_assert(sizeof kinds / sizeof *kinds == KD_LOSS_COUNT, "list every loss");
 
 const kd_loss_kind *kd_loss_get(kd_loss_id id)
 {
-    KD_CHECK((unsigned)id < KD_LOSS_COUNT);
+    KD_CHECK((unsigned)id < KD_LOSS_COUNT && kinds[id] != NULL);
     return kinds[id];
 }
 
@@ -24,7 +23,7 @@ static kd_status unknown(const char *name)
     const char *names[KD_LOSS_COUNT];
     kd_text all = {0};
     for (int i = 0; i < KD_LOSS_COUNT; i++) {
-        names[i] = kinds[i]->name;
+        names[i] = kd_loss_get((kd_loss_id)i)->name;
         kd_text_printf(&all, "%s%s", i > 0 ? ", " : "", names[i]);
     }
     const char *nearest = kd_text_nearest(name, names, KD_LOSS_COUNT);
@@ -40,7 +39,7 @@ static kd_status unknown(const char *name)
 kd_status kd_loss_find(const char *name, kd_loss_id *id_out)
 {
     for (int i = 0; i < KD_LOSS_COUNT; i++) {
-        if (strcmp(kinds[i]->name, name) == 0) {
+        if (strcmp(kd_loss_get((kd_loss_id)i)->name, name) == 0) {
             *id_out = (kd_loss_id)i;
             return KD_OK;
         }

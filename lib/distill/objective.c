@@ -150,7 +150,7 @@ static kd_status meet_teacher(kd_objective *o, const kd_model_config *teacher)
         return st;
     }
     const kd_tensor *head = &o->teacher_lm_head;
-    if (kd_signal_plan_find(&o->plan, KD_SIGNAL_HIDDEN, 0) != NULL &&
+    if (teacher != NULL && kd_signal_plan_find(&o->plan, KD_SIGNAL_HIDDEN, 0) != NULL &&
         (head->data == NULL || head->dtype != o->be->compute ||
          kd_tensor_rows(*head) != teacher->vocab_size ||
          kd_tensor_columns(*head) != teacher->hidden_size)) {
@@ -165,8 +165,7 @@ static kd_status meet_teacher(kd_objective *o, const kd_model_config *teacher)
 kd_status kd_objective_create(kd_backend *be,
                               const kd_objective_settings *settings,
                               const kd_model_config *student,
-                              const kd_model_config *teacher,
-                              kd_tensor teacher_lm_head,
+                              const kd_teacher_view *teacher,
                               int64_t max_rows,
                               kd_objective **objective_out)
 {
@@ -179,8 +178,8 @@ kd_status kd_objective_create(kd_backend *be,
                         .settings = *settings,
                         .student = *student,
                         .max_rows = max_rows,
-                        .teacher_lm_head = teacher_lm_head};
-    kd_status st = meet_teacher(o, teacher);
+                        .teacher_lm_head = teacher->lm_head};
+    kd_status st = meet_teacher(o, teacher->config);
     if (st) {
         goto err_free;
     }

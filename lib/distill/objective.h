@@ -46,15 +46,17 @@ KD_MUST_USE kd_status kd_objective_plan(const kd_objective_settings *settings,
 
 typedef struct kd_objective kd_objective;
 
-/*
- * For students of `params`. teacher_lm_head: (V', C') compute, borrowed, where the plan has
- * KD_SIGNAL_HIDDEN; none otherwise. KD_ERR_INVALID if vocabularies do not fit or a setting is bad.
- */
+/* A teacher as the student's side sees it; {0} where there is none. */
+typedef struct kd_teacher_view {
+    const kd_model_config *config; /* NULL: none. Only read during the call.                     */
+    kd_tensor lm_head;             /* (V', C') compute, borrowed; needed if hidden states travel */
+} kd_teacher_view;
+
+/* KD_ERR_INVALID if vocabularies do not fit or a setting is bad; KD_ERR_ARG without the lm_head. */
 KD_MUST_USE kd_status kd_objective_create(kd_backend *be,
                                           const kd_objective_settings *settings,
                                           const kd_model_config *student,
-                                          const kd_model_config *teacher,
-                                          kd_tensor teacher_lm_head,
+                                          const kd_teacher_view *teacher,
                                           int64_t max_rows,
                                           kd_objective **objective_out);
 void kd_objective_destroy(kd_objective *objective);

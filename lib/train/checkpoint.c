@@ -216,7 +216,7 @@ static kd_status list_steps(const char *folder, bool temporary, listing *list_ou
 kd_status
 kd_checkpoint_find_latest(const char *folder, char **path_out, kd_checkpoint_state *state_out)
 {
-    listing list;
+    listing list = {0};
     kd_checkpoint_state state;
     char *path = NULL;
     kd_status st = list_steps(folder, false, &list);
@@ -292,7 +292,7 @@ static kd_status remove_step(const char *folder, uint64_t step, bool temporary)
 kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int keep)
 {
     KD_CHECK(keep >= 1);
-    listing list;
+    listing list = {0};
     kd_status st = list_steps(folder, false, &list);
     if (st) {
         return st;
@@ -306,12 +306,9 @@ kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int keep)
         }
     }
     free(list.steps);
-    if (st) {
-        return st;
-    }
-    st = list_steps(folder, true, &list);
-    if (st) {
-        return st;
+    list = (listing){0};
+    if (!st) {
+        st = list_steps(folder, true, &list);
     }
     for (size_t i = 0; !st && i < list.n; i++) {
         st = remove_step(folder, list.steps[i], true);

@@ -15,8 +15,9 @@ typedef enum slab { SLAB_MASTER, SLAB_M, SLAB_V, SLAB_COUNT } slab;
 
 /* What a transfer between the slabs and the file needs. */
 typedef struct transfer {
-    kd_parameters *params;
-    kd_optimizer *optimizer;
+    const kd_parameters *params;
+    const kd_optimizer *optimizer;
+    kd_parameters *target; /* params, when they are read from the file */
     const char *path;
     float *chunk; /* (CHUNK) */
 } transfer;
@@ -49,7 +50,7 @@ static void fetch(const transfer *t, slab which, int64_t first, int64_t n)
 static void put(const transfer *t, slab which, int64_t first, int64_t n)
 {
     if (which == SLAB_MASTER) {
-        kd_parameters_write(t->params, first, t->chunk, n);
+        kd_parameters_write(t->target, first, t->chunk, n);
         return;
     }
     kd_backend *be = t->params->be;
@@ -105,7 +106,7 @@ out_free:
 
 static kd_status write_file(const transfer *t)
 {
-    kd_safetensors_writer *writer;
+    kd_safetensors_writer *writer = NULL;
     kd_status st = create_file(t, &writer);
     if (st) {
         return st;
@@ -196,15 +197,13 @@ kd_status kd_checkpoint_tensors_write(const char *path,
                                       const kd_parameters *params,
                                       const kd_optimizer *optimizer)
 {
-    transfer t = {.params = (kd_parameters *)(uintptr_t)params,
-                  .optimizer = (kd_optimizer *)(uintptr_t)optimizer,
-                  .path = path};
+    transfer t = {.params = params, .optimizer = optimizer, .path = path};
     return run(&t, write_file);
 }
 
 kd_status
 kd_checkpoint_tensors_read(const char *path, kd_parameters *params, kd_optimizer *optimizer)
 {
-    transfer t = {.params = params, .optimizer = optimizer, .path = path};
+    transfer t = {.params = params, .optimizer = optimizer, .target = params, .path = path};
     return run(&t, read_file);
 }

@@ -28,11 +28,10 @@ read_shard(void *user, int64_t first, int64_t n, int32_t *tokens_out, int32_t *l
     return KD_OK;
 }
 
-kd_sequences kd_sequences_of_shard(const kd_shard_sequences *of)
+kd_sequences kd_sequences_of_shard(kd_shard_sequences *of)
 {
-    return (kd_sequences){.user = (void *)(uintptr_t)of,
-                          .n_sequences = (int64_t)of->order->n_windows,
-                          .read = read_shard};
+    return (kd_sequences){
+        .user = of, .n_sequences = (int64_t)of->order->n_windows, .read = read_shard};
 }
 
 static void lay_out(evaluation *e, kd_arena *arena)
@@ -49,6 +48,7 @@ static void release(evaluation *e)
     free(e->host_tokens);
 }
 
+/* The caller releases, also what is there after a fault. */
 static kd_status allocate(evaluation *e)
 {
     const size_t bytes =
@@ -59,7 +59,6 @@ static kd_status allocate(evaluation *e)
     e->host_labels = malloc(bytes);
     e->slab = e->params->be->ops->alloc(e->params->be, arena.used); /* zeroed: so are the sums */
     if (e->host_tokens == NULL || e->host_labels == NULL || e->slab == NULL) {
-        release(e);
         return kd_fail(KD_ERR_NOMEM, "no memory to evaluate batches of %lld sequences",
                        (long long)e->settings.max_batch);
     }
@@ -128,16 +127,15 @@ kd_status kd_evaluate(kd_parameters *params,
                       kd_evaluation *evaluation_out)
 {
     evaluation e = {.params = params, .decoder = decoder, .settings = *settings};
-    double sums[KD_VOCAB_SUMS];
+    double sums[KD_VOCAB_SUMS] = {0};
 
     if (sequences->n_sequences <= 0) {
         return kd_fail(KD_ERR_INVALID, "found no sequence to evaluate, expected at least one");
     }
     kd_status st = allocate(&e);
-    if (st) {
-        return st;
+    if (!st) {
+        st = add_batches(&e, sequences, reduce, sums);
     }
-    st = add_batches(&e, sequences, reduce, sums);
     release(&e);
     if (!st) {
         st = reduce->sum_f64(reduce->user, sums, KD_VOCAB_SUMS);

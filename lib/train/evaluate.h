@@ -28,7 +28,7 @@ typedef struct kd_shard_sequences {
     const kd_order *order;
 } kd_shard_sequences;
 
-kd_sequences kd_sequences_of_shard(const kd_shard_sequences *of);
+kd_sequences kd_sequences_of_shard(kd_shard_sequences *of);
 
 typedef struct kd_evaluation {
     double loss; /* nats a token */

@@ -1,5 +1,6 @@
 #include "train/reduce.h"
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): the type is that of kd_reduce */
 static kd_status keep_f32(void *user, float *values, int64_t n)
 {
     (void)user;
@@ -8,6 +9,7 @@ static kd_status keep_f32(void *user, float *values, int64_t n)
     return KD_OK;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): likewise */
 static kd_status keep_f64(void *user, double *values, int64_t n)
 {
     (void)user;

@@ -48,12 +48,12 @@ make_decoder(kd_trainer *trainer, const kd_objective_settings *objective, kd_dec
 
 static kd_status make_objective(const kd_trainer *trainer,
                                 const kd_objective_settings *settings,
-                                const kd_trainer_teacher *teacher,
+                                const kd_teacher_view *teacher,
                                 kd_objective **objective_out)
 {
-    return kd_objective_create(
-        trainer->params->be, settings, &trainer->params->config, teacher->config, teacher->lm_head,
-        trainer->settings.max_batch * trainer->settings.n_tokens, objective_out);
+    return kd_objective_create(trainer->params->be, settings, &trainer->params->config, teacher,
+                               trainer->settings.max_batch * trainer->settings.n_tokens,
+                               objective_out);
 }
 
 static kd_status make_labels(kd_trainer *trainer)
@@ -69,7 +69,7 @@ static kd_status make_labels(kd_trainer *trainer)
 }
 
 /* Fills in what is owned, piece by piece; the caller destroys the trainer if it fails. */
-static kd_status build(kd_trainer *trainer, const kd_trainer_teacher *teacher)
+static kd_status build(kd_trainer *trainer, const kd_teacher_view *teacher)
 {
     kd_status st = make_labels(trainer);
     if (!st) {
@@ -87,7 +87,7 @@ static kd_status build(kd_trainer *trainer, const kd_trainer_teacher *teacher)
 
 kd_status kd_trainer_create(kd_parameters *params,
                             const kd_trainer_settings *settings,
-                            const kd_trainer_teacher *teacher,
+                            const kd_teacher_view *teacher,
                             kd_trainer **trainer_out)
 {
     KD_CHECK(params->use == KD_PARAMS_TRAIN);
@@ -130,7 +130,7 @@ static bool same_router_losses(const kd_objective_settings *a, const kd_objectiv
 
 kd_status kd_trainer_set_objective(kd_trainer *trainer,
                                    const kd_objective_settings *settings,
-                                   const kd_trainer_teacher *teacher)
+                                   const kd_teacher_view *teacher)
 {
     kd_objective *objective;
     kd_status st = make_objective(trainer, settings, teacher, &objective);
@@ -207,10 +207,10 @@ static kd_status run_batch(kd_trainer *trainer, const kd_micro_batch *batch)
     return KD_OK;
 }
 
-static kd_status run_batches(kd_trainer *trainer, const kd_micro_batch *batches, int64_t n_batches)
+static kd_status run_batches(kd_trainer *trainer, const kd_step_work *work)
 {
-    for (int64_t i = 0; i < n_batches; i++) {
-        const kd_status st = run_batch(trainer, &batches[i]);
+    for (int64_t i = 0; i < work->n_batches; i++) {
+        const kd_status st = run_batch(trainer, &work->batches[i]);
         if (st) {
             return st;
         }
@@ -244,10 +244,13 @@ static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *su
     if (!st) {
         st = reduce->sum_f64(reduce->user, sums, KD_SUM_COUNT);
     }
+    if (st) {
+        return st;
+    }
     /* The decoder's sums run over its layers too, of which the losses are means. */
     sums[KD_SUM_BALANCE] /= (double)params->config.n_layers;
     sums[KD_SUM_Z] /= (double)params->config.n_layers;
-    return st;
+    return KD_OK;
 }
 
 /* Only finite numbers may reach the weights. All ranks see the same sums, so all end alike. */
@@ -299,32 +302,30 @@ conclude(kd_trainer *trainer, uint64_t step, const kd_reduce *reduce, kd_step_re
 }
 
 kd_status kd_trainer_step(kd_trainer *trainer,
-                          uint64_t step,
-                          const kd_micro_batch *batches,
-                          int64_t n_batches,
+                          const kd_step_work *work,
                           kd_channel *channel,
                           const kd_reduce *reduce,
                           kd_step_result *result_out)
 {
     kd_backend *be = trainer->params->be;
-    KD_CHECK(n_batches > 0);
-    for (int64_t i = 0; i < n_batches; i++) {
-        const kd_status st = check_batch(trainer, &batches[i]);
+    KD_CHECK(work->n_batches > 0);
+    for (int64_t i = 0; i < work->n_batches; i++) {
+        const kd_status st = check_batch(trainer, &work->batches[i]);
         if (st) {
             return st;
         }
     }
     be->ops->zero(be, trainer->params->grad);
     be->ops->zero(be, kd_decoder_router_sums(trainer->decoder));
-    kd_objective_begin(trainer->objective, step);
+    kd_objective_begin(trainer->objective, work->step);
 
     /* Without signals no message is ever sent. */
     trainer->channel = kd_trainer_signals(trainer)->n_signals > 0 ? channel : NULL;
     const uint64_t stall_before_ns = channel != NULL ? channel->stall_ns : 0;
-    kd_status st = run_batches(trainer, batches, n_batches);
+    kd_status st = run_batches(trainer, work);
     trainer->channel = NULL;
     if (!st) {
-        st = conclude(trainer, step, reduce, result_out);
+        st = conclude(trainer, work->step, reduce, result_out);
     }
     if (!st && channel != NULL) {
         result_out->stall_s = (double)(channel->stall_ns - stall_before_ns) * 1e-9;

@@ -28,18 +28,19 @@ typedef struct kd_trainer_settings {
     int64_t n_tokens;  /* of each sequence */
 } kd_trainer_settings;
 
-/* The teacher as the student's side sees it; {0} where there is none. */
-typedef struct kd_trainer_teacher {
-    const kd_model_config *config; /* NULL: none. Only read during the call. */
-    kd_tensor lm_head;             /* (V', C') compute, borrowed; needed if hidden states travel */
-} kd_trainer_teacher;
-
 typedef struct kd_micro_batch {
     uint64_t m;            /* its global number: the channel's message */
     const int32_t *tokens; /* (n_batch * T), host */
     const int32_t *labels; /* (n_batch * T), host; -100 counts nowhere */
     int64_t n_batch;       /* sequences, at most max_batch */
 } kd_micro_batch;
+
+/* What this rank does in one step. */
+typedef struct kd_step_work {
+    uint64_t step; /* counted from 0 */
+    const kd_micro_batch *batches;
+    int64_t n_batches; /* at least 1, in ascending m */
+} kd_step_work;
 
 typedef struct kd_step_result {
     kd_loss_value losses[KD_LOSS_COUNT];
@@ -57,14 +58,14 @@ typedef struct kd_trainer kd_trainer;
 /* Owns params (for training, filled) from then on, also when it fails. */
 KD_MUST_USE kd_status kd_trainer_create(kd_parameters *params,
                                         const kd_trainer_settings *settings,
-                                        const kd_trainer_teacher *teacher,
+                                        const kd_teacher_view *teacher,
                                         kd_trainer **trainer_out);
 void kd_trainer_destroy(kd_trainer *trainer);
 
 /* Replaces objective and teacher between two steps; weights and moments stay, on a fault all. */
 KD_MUST_USE kd_status kd_trainer_set_objective(kd_trainer *trainer,
                                                const kd_objective_settings *objective,
-                                               const kd_trainer_teacher *teacher);
+                                               const kd_teacher_view *teacher);
 
 /* The signals that messages of the channel hold. */
 const kd_signal_plan *kd_trainer_signals(const kd_trainer *trainer);
@@ -72,9 +73,8 @@ kd_parameters *kd_trainer_parameters(const kd_trainer *trainer);
 kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer);
 
 /*
- * Step `step`, counted from 0, over this rank's micro-batches in ascending m. channel NULL: losses
- * that need signals are not computed. Every student rank makes the same call; blocks on the channel
- * and on `reduce`.
+ * One update. channel NULL: losses that need signals are not computed. Every student rank makes the
+ * same call; blocks on the channel and on `reduce`.
  *
  * KD_ERR_INVALID names a token or label out of range; KD_ERR_STATE a loss or gradient norm that is
  * not finite, with the step (all ranks see the same); other errors are the channel's, the
@@ -83,9 +83,7 @@ kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer);
  * then.
  */
 KD_MUST_USE kd_status kd_trainer_step(kd_trainer *trainer,
-                                      uint64_t step,
-                                      const kd_micro_batch *batches,
-                                      int64_t n_batches,
+                                      const kd_step_work *work,
                                       kd_channel *channel,
                                       const kd_reduce *reduce,
                                       kd_step_result *result_out);

@@ -43,8 +43,8 @@ tiny_train_create(kd_model_type type, kd_dtype compute, const kd_trainer_setting
     t->be = student.be;
     t->teacher_be = teacher.be;
     KD_CHECK(kd_teacher_create(teacher.params, &teacher_settings, &t->teacher) == KD_OK);
-    const kd_trainer_teacher seen = {.config = kd_teacher_config(t->teacher),
-                                     .lm_head = kd_teacher_lm_head(t->teacher)};
+    const kd_teacher_view seen = {.config = kd_teacher_config(t->teacher),
+                                  .lm_head = kd_teacher_lm_head(t->teacher)};
     KD_CHECK(kd_trainer_create(student.params, settings, &seen, &t->trainer) == KD_OK);
     KD_CHECK(kd_channel_create_local(kd_trainer_signals(t->trainer)->message_bytes, teach, t,
                                      &t->channel) == KD_OK);
@@ -67,10 +67,11 @@ kd_status tiny_train_step(tiny_train *t,
                           int64_t n_batches,
                           kd_step_result *result_out)
 {
+    const kd_step_work work = {.step = step, .batches = batches, .n_batches = n_batches};
     const kd_reduce alone = kd_reduce_single();
     t->batches = batches;
     t->n_batches = n_batches;
-    return kd_trainer_step(t->trainer, step, batches, n_batches, t->channel, &alone, result_out);
+    return kd_trainer_step(t->trainer, &work, t->channel, &alone, result_out);
 }
 
 tiny_batch tiny_batch_create(uint64_t seed)

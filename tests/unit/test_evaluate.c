@@ -147,7 +147,7 @@ Test(evaluate, a_shard_is_read_in_its_order)
     cr_assert_eq(kd_shard_writer_commit(&writer), KD_OK);
     cr_assert_eq(kd_shard_open(&shard, path), KD_OK);
     cr_assert_eq(kd_order_sequential(&order, &shard, TINY_TOKENS), KD_OK);
-    const kd_shard_sequences of = {.shard = &shard, .order = &order};
+    kd_shard_sequences of = {.shard = &shard, .order = &order};
     const kd_sequences sequences = kd_sequences_of_shard(&of);
     cr_assert_eq(sequences.n_sequences, 5);
     cr_assert_eq(sequences.read(sequences.user, 1, 2, text.tokens, text.labels), KD_OK);

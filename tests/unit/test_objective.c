@@ -48,9 +48,8 @@ static scene scene_create(const kd_objective_settings *settings, int64_t teacher
     s.teacher_model = tiny_model_with_seed(teacher, KD_F32, KD_PARAMS_INFER, 2);
     cr_assert_eq(kd_teacher_create(s.teacher_model.params, &teacher_settings, &s.teacher), KD_OK);
     kd_backend *be = s.student.be;
-    cr_assert_eq(kd_objective_create(be, settings, &student, &teacher,
-                                     kd_teacher_lm_head(s.teacher), N_ROWS, &s.objective),
-                 KD_OK);
+    const kd_teacher_view seen = {.config = &teacher, .lm_head = kd_teacher_lm_head(s.teacher)};
+    cr_assert_eq(kd_objective_create(be, settings, &student, &seen, N_ROWS, &s.objective), KD_OK);
     const kd_signal_plan *plan = kd_objective_signals(s.objective);
     s.message = be->ops->alloc(be, plan->message_bytes + KD_ARENA_ALIGN);
     cr_assert_eq(kd_teacher_fill(s.teacher, tokens, N_BATCH, plan, s.message), KD_OK);
@@ -356,6 +355,7 @@ Test(objective, bad_settings_are_refused_by_name)
     const kd_model_config config = tiny_config(KD_MODEL_MIXTRAL);
     tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
     kd_model_config large = config;
+    const kd_teacher_view too_large = {.config = &large}, headless = {.config = &config};
     kd_objective *objective = NULL;
     kd_fault_quiet(1);
 
@@ -376,12 +376,10 @@ Test(objective, bad_settings_are_refused_by_name)
 
     settings = settings_with(0.5, 1.0, 1.0);
     large.vocab_size += KD_VOCAB_PADDING_MAX;
-    cr_expect_eq(kd_objective_create(model.be, &settings, &config, &large, kd_tensor_none(), N_ROWS,
-                                     &objective),
+    cr_expect_eq(kd_objective_create(model.be, &settings, &config, &too_large, N_ROWS, &objective),
                  KD_ERR_INVALID);
     settings.transport = KD_TRANSPORT_HIDDEN;
-    cr_expect_eq(kd_objective_create(model.be, &settings, &config, &config, kd_tensor_none(),
-                                     N_ROWS, &objective),
+    cr_expect_eq(kd_objective_create(model.be, &settings, &config, &headless, N_ROWS, &objective),
                  KD_ERR_ARG);
     cr_expect_null(objective);
     tiny_model_destroy(&model);

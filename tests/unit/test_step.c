@@ -216,9 +216,10 @@ static kd_status step_of_two(tiny_train *t,
 {
     const kd_reduce reduce = {
         .user = other, .rank = 0, .n_ranks = 2, .sum_f32 = meet_f32, .sum_f64 = meet_f64};
+    const kd_step_work work = {.batches = batch, .n_batches = 1};
     t->batches = batch;
     t->n_batches = 1;
-    return kd_trainer_step(t->trainer, 0, batch, 1, t->channel, &reduce, result_out);
+    return kd_trainer_step(t->trainer, &work, t->channel, &reduce, result_out);
 }
 
 Test(step, two_ranks_give_what_one_gives)
@@ -337,9 +338,10 @@ Test(step, without_a_channel_kd_is_not_computed)
     tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_step_work work = {.batches = &whole, .n_batches = 1};
     const kd_reduce alone = kd_reduce_single();
     kd_step_result r;
-    cr_assert_eq(kd_trainer_step(t->trainer, 0, &whole, 1, NULL, &alone, &r), KD_OK);
+    cr_assert_eq(kd_trainer_step(t->trainer, &work, NULL, &alone, &r), KD_OK);
     cr_expect_str_eq(r.losses[0].name, "kd");
     cr_expect_not(r.losses[0].computed);
     cr_expect_float_eq(r.loss, 0.3 * r.losses[1].raw, 1e-12);
@@ -352,7 +354,7 @@ Test(step, another_objective_keeps_weights_and_moments)
     tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
-    const kd_trainer_teacher nobody = {0};
+    const kd_teacher_view nobody = {0};
     const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
     kd_objective_settings objective = settings.objective;
     kd_step_result r;
