@@ -1,0 +1,88 @@
+/* Every allocation of the CPU back end fails in turn; linked with --wrap=calloc and --wrap=mmap. */
+#include <criterion/criterion.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "tensor/ops.h"
+
+static int n_left = -1; /* allocations until one fails; negative: none does */
+
+void *__real_calloc(size_t n, size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__real_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset);
+void *__wrap_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset);
+
+static bool fails_now(void)
+{
+    return n_left >= 0 && n_left-- == 0;
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return fails_now() ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
+{
+    return fails_now() ? MAP_FAILED : __real_mmap(at, size, protection, flags, fd, offset);
+}
+
+Test(ops_memory, creation_fails_whole_at_every_allocation)
+{
+    int n_failures = 0;
+    kd_fault_quiet(1);
+    for (int n = 0;; n++) {
+        kd_backend *be = NULL;
+        n_left = n;
+        const kd_status st = kd_backend_create_cpu(KD_BF16, 3, &be);
+        const bool failed = n_left < 0;
+        n_left = -1;
+        if (!failed) {
+            cr_assert_eq(st, KD_OK);
+            kd_backend_destroy(be);
+            break;
+        }
+        cr_assert_eq(st, KD_ERR_NOMEM, "allocation %d", n);
+        cr_assert_null(be);
+        n_failures++;
+    }
+    cr_expect_geq(n_failures, 7, "the back end, its lanes, four caches and the table of products");
+}
+
+static float x[64], y[64];
+
+static void square(kd_backend *be, int64_t n)
+{
+    be->ops->linear(be, kd_tensor_2d(y, KD_F32, n, n), kd_tensor_2d(x, KD_F32, n, n),
+                    kd_tensor_2d(x, KD_F32, n, n));
+}
+
+Test(ops_memory, a_product_without_memory_is_a_lasting_fault)
+{
+    kd_backend *be = NULL;
+    kd_fault_quiet(1);
+    cr_assert_eq(kd_backend_create_cpu(KD_F32, 1, &be), KD_OK);
+    n_left = 0;
+    y[0] = 7.0f;
+    square(be, 8);
+    n_left = -1;
+    square(be, 8);
+    cr_expect_eq(kd_backend_wait(be), KD_ERR_NOMEM);
+    cr_expect_eq(y[0], 7.0f, "neither the product that failed nor the next wrote");
+    kd_backend_destroy(be);
+}
+
+Test(ops_memory, pages_that_are_refused_are_reported)
+{
+    kd_backend *be = NULL;
+    kd_fault_quiet(1);
+    cr_assert_eq(kd_backend_create_cpu(KD_F32, 1, &be), KD_OK);
+    n_left = 0;
+    cr_expect_null(be->ops->alloc(be, 100));
+    cr_expect_eq(kd_backend_wait(be), KD_OK);
+    n_left = 0;
+    be->ops->bias_db(be, kd_tensor_1d(y, KD_F32, 8), kd_tensor_2d(x, KD_F32, 8, 8));
+    n_left = -1;
+    cr_expect_eq(kd_backend_wait(be), KD_ERR_NOMEM, "scratch memory is asked for on the queue");
+    kd_backend_destroy(be);
+}
