@@ -12,6 +12,7 @@
  *   z        router z-loss (ST-MoE, eq. 5)                      balance.c
  *
  * The gradients of balance and z enter inside kd_decoder_backward(): their weights are constants.
+ * Their sums run over all rows, valid or not, which in packed data is the same.
  */
 #ifndef KD_DISTILL_LOSS_H
 #define KD_DISTILL_LOSS_H

@@ -386,3 +386,52 @@ Test(step, another_objective_keeps_weights_and_moments)
     free(weights);
     tiny_train_destroy(t);
 }
+
+/* Allocations of the back end that still succeed. */
+static int n_allowed;
+static void *(*true_alloc)(kd_backend *be, size_t size_bytes);
+
+static void *limited_alloc(kd_backend *be, size_t size_bytes)
+{
+    if (n_allowed-- > 0) {
+        return true_alloc(be, size_bytes);
+    }
+    (void)kd_fail(KD_ERR_NOMEM, "no memory left for %zu bytes", size_bytes);
+    return NULL;
+}
+
+Test(step, every_allocation_that_fails_is_reported)
+{
+    const kd_trainer_settings settings = tiny_train_settings();
+    const kd_teacher_view nobody = {0};
+    const kd_reduce alone = kd_reduce_single();
+    const tiny_batch batch = tiny_batch_create(3);
+    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_step_work work = {.batches = &whole, .n_batches = 1};
+    kd_status st = KD_ERR_NOMEM;
+    int n = 0;
+
+    kd_fault_quiet(1);
+    for (; st; n++) {
+        tiny_model m = tiny_model_create(tiny_config(KD_MODEL_MIXTRAL), KD_F32, KD_PARAMS_TRAIN);
+        const kd_ops *whole_table = m.be->ops;
+        kd_ops table = *whole_table;
+        kd_trainer *trainer = NULL;
+        kd_step_result result;
+        true_alloc = table.alloc;
+        table.alloc = limited_alloc;
+        m.be->ops = &table;
+        n_allowed = n;
+        st = kd_trainer_create(m.params, &settings, &nobody, &trainer);
+        cr_expect_eq(trainer == NULL, st != KD_OK);
+        cr_expect(st == KD_OK || st == KD_ERR_NOMEM);
+        if (!st) {
+            n_allowed = 0; /* a step allocates nothing */
+            cr_expect_eq(kd_trainer_step(trainer, &work, NULL, &alone, &result), KD_OK);
+        }
+        kd_trainer_destroy(trainer);
+        m.be->ops = whole_table;
+        kd_backend_destroy(m.be);
+    }
+    cr_expect_geq(n, 5); /* labels, objective, decoder, optimizer, and none */
+}
