@@ -227,7 +227,7 @@ static void make_student(bench *b)
 {
     const bool taught = b->plan.n_signals > 0;
     const kd_teacher_view teacher = {taught ? &teacher_shape : NULL,
-                                        taught ? teacher_lm_head(b) : kd_tensor_none()};
+                                     taught ? teacher_lm_head(b) : kd_tensor_none()};
     must(kd_trainer_create(parameters(b, &student_shape, KD_PARAMS_TRAIN), &b->settings, &teacher,
                            &b->trainer),
          "kd_trainer_create");

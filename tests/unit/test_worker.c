@@ -1,0 +1,110 @@
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+
+#include <string.h>
+
+#include "base/log.h"
+#include "job/job.h"
+#include "worker/options.h"
+#include "worker/settings.h"
+
+static Kd__Job *job_of(const char *text)
+{
+    Kd__Job *job = NULL;
+    cr_assert(eq(int, kd_job_parse(text, strlen(text), "job.yaml", NULL, 0, &job), KD_OK));
+    cr_assert(eq(int, kd_job_complete(job), KD_OK));
+    cr_assert(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
+    return job;
+}
+
+#define SMALL                                                                                      \
+    "output: /out\n"                                                                               \
+    "data: {files: [/text], sequence_length: 64, held_out: 0}\n"                                   \
+    "student: {model: {type: qwen3_moe, hidden_size: 32, num_layers: 2, num_heads: 4, "            \
+    "intermediate_size: 48, num_experts: 4}}\n"                                                    \
+    "teachers: [{checkpoint: /teacher, transport: hidden}]\n"
+
+Test(settings, carry_the_job_to_the_libraries)
+{
+    Kd__Job *job = job_of(SMALL "objective: {kd: {weight: 0.5, temperature: {kind: cosine, points: "
+                                "[{step: 0, value: 4}, {step: 9, value: 1}]}}}\n"
+                                "training: {steps: 20, batch_size: 8, micro_batch_size: 2, "
+                                "learning_rate: 0.01, dtype: f32}\n");
+    kd_trainer_settings s;
+    kd_model_config config;
+    cr_assert(eq(int, settings_trainer(job, &s), KD_OK));
+    cr_assert(eq(int, settings_student_model(job, &config), KD_OK));
+    cr_expect(eq(i64, s.max_batch, 2));
+    cr_expect(eq(i64, s.n_tokens, 64));
+    cr_expect(eq(dbl, kd_schedule_at(&s.objective.weights[KD_LOSS_KD], 3), 0.5));
+    cr_expect(eq(dbl, kd_schedule_at(&s.objective.temperature, 9), 1.0));
+    cr_expect(eq(int, (int)s.objective.temperature.kind, KD_SCHEDULE_COSINE));
+    cr_expect(eq(int, (int)s.objective.transport, KD_TRANSPORT_HIDDEN));
+    cr_expect(eq(dbl, s.learning_rate.peak, 0.01));
+    cr_expect(eq(int, (int)settings_dtype(job), KD_F32));
+    cr_expect(eq(u64, settings_micro_batches(job), 4));
+    cr_expect(eq(int, (int)config.type, KD_MODEL_QWEN3_MOE));
+    cr_expect(eq(int, (int)config.qk_norm, KD_QK_NORM_HEAD));
+    cr_expect(eq(i64, config.n_experts, 4));
+    cr_expect(eq(i64, config.head_dim, 8));
+    kd__job__free_unpacked(job, NULL);
+}
+
+/* 1 teacher, 2 students, depth 2: six micro-batches may be under way, a step has four. */
+Test(settings, orders_lead_by_what_may_be_under_way)
+{
+    Kd__Job *job = job_of(SMALL "training: {steps: 20, batch_size: 8, micro_batch_size: 2}\n"
+                                "resources: {student_ranks: 2, teacher_ranks: 1}\n");
+    cr_expect(eq(int, settings_order_lead(job), 2));
+    job->resources->teacher_ranks = 0;
+    cr_expect(eq(int, settings_order_lead(job), 1));
+    kd__job__free_unpacked(job, NULL);
+}
+
+Test(settings, nothing_held_out_writes_no_test_shard)
+{
+    Kd__Job *job = job_of(SMALL "training: {steps: 1}\n");
+    cr_expect(settings_pack(job, "/train", "/test").out_test_path == NULL);
+    job->data->held_out = 0.1;
+    cr_expect(eq(str, (char *)settings_pack(job, "/train", "/test").out_test_path, "/test"));
+    kd__job__free_unpacked(job, NULL);
+}
+
+Test(options, are_read_with_and_without_an_equals_sign)
+{
+    char *argv[] = {"distill-worker", "--job", "a.yaml",          "--set=x=1",
+                    "--set",          "y=2",   "--attempt-file=b"};
+    options o;
+    cr_assert(eq(int, options_parse(7, argv, &o), KD_OK));
+    cr_expect(eq(str, (char *)o.job_path, "a.yaml"));
+    cr_expect(eq(str, (char *)o.attempt_path, "b"));
+    cr_assert(eq(sz, o.n_sets, 2));
+    cr_expect(eq(str, (char *)o.sets[0], "x=1"));
+    cr_expect(eq(str, (char *)o.sets[1], "y=2"));
+}
+
+Test(options, what_is_not_known_is_named)
+{
+    char *argv[] = {"distill-worker", "--jbo", "a.yaml"};
+    options o;
+    kd_fault_quiet(1);
+    cr_expect(eq(int, options_parse(3, argv, &o), KD_ERR_ARG));
+    cr_expect(strstr(kd_fault_text(), "--jbo") != NULL);
+    cr_expect(eq(int, options_parse(1, argv, &o), KD_ERR_ARG));
+    argv[1] = "--job";
+    cr_expect(eq(int, options_parse(2, argv, &o), KD_ERR_ARG));
+}
+
+Test(options, only_bad_input_is_permanent)
+{
+    const kd_status permanent[] = {KD_ERR_INVALID, KD_ERR_PROTO, KD_ERR_NOT_FOUND, KD_ERR_ARG};
+    const kd_status passing[] = {KD_ERR_IO, KD_ERR_NOMEM, KD_ERR_STATE};
+    for (size_t i = 0; i < 4; i++) {
+        cr_expect(options_is_permanent(permanent[i]));
+        cr_expect(eq(int, (int)options_exit_code(permanent[i]), 65));
+    }
+    for (size_t i = 0; i < 3; i++) {
+        cr_expect(not(options_is_permanent(passing[i])));
+        cr_expect(ge(int, (int)options_exit_code(passing[i]), 70));
+    }
+}
