@@ -187,6 +187,7 @@ static kd_status be_student(worker *w, worker_outcome *outcome_out)
         if (st) {
             end_everything(w, st);
         }
+        st = kd_world_agree(w->world, KD_OK); /* teachers sleep here while students finish */
     }
     student_rank_release(&rank);
     return st;
@@ -204,6 +205,7 @@ static kd_status be_teacher(worker *w, worker_outcome *outcome_out)
         if (st) {
             end_everything(w, st);
         }
+        st = kd_world_agree(w->world, KD_OK); /* teachers sleep here while students finish */
     }
     teacher_rank_release(&rank);
     return st;
