@@ -17,7 +17,8 @@
 static void keep_rows(kd_text *kept, const char *old, const char *header, uint64_t first_step)
 {
     const size_t n_header = strlen(header);
-    kd_text_printf(kept, "%s\n", header);
+    kd_text_add(kept, header);
+    kd_text_add(kept, "\n");
     if (strncmp(old, header, n_header) != 0 || old[n_header] != '\n') {
         return;
     }
