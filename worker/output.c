@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "data/tokenizer.h"
 #include "job/job.h"
 #include "train/checkpoint.h"
 #include "wire/yaml.h"
@@ -254,11 +255,26 @@ kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step
     return kd_checkpoint_prune(out->checkpoints, step, keep < INT_MAX ? (int)keep : INT_MAX);
 }
 
+/* So that Hugging Face tools make the tokens that the model was trained on. */
+static kd_status save_tokenizer(const char *folder)
+{
+    kd_tokenizer *tokenizer;
+    kd_status st = kd_tokenizer_create(KD_TOKENIZER_BYTE, &tokenizer);
+    if (!st) {
+        st = kd_tokenizer_export(tokenizer, folder);
+        kd_tokenizer_destroy(tokenizer);
+    }
+    return st;
+}
+
 kd_status output_save_final(output *out, kd_trainer *trainer)
 {
     char *path = join(out->w->job->output, "final");
-    const kd_status st =
+    kd_status st =
         path == NULL ? KD_ERR_NOMEM : kd_model_export(path, kd_trainer_parameters(trainer));
+    if (!st) {
+        st = save_tokenizer(path);
+    }
     free(path);
     return st;
 }

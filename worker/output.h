@@ -5,7 +5,7 @@
  *   OUTPUT/metrics.csv         step,time,loss,<losses>,learning_rate,gradient_norm,tokens_per_second,stall_share
  *   OUTPUT/evaluation.csv      step,loss,perplexity,accuracy,tokens
  *   OUTPUT/checkpoints/        train/checkpoint.h
- *   OUTPUT/final/              the model folder
+ *   OUTPUT/final/              the model folder, with its tokenizer.json
  *
  * Steps here count updates made: the first row's is 1. Losses are raw means, time is seconds
  * since 1970, stall_share the share of the step that the leader waited for signals.

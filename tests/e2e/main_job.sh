@@ -21,7 +21,7 @@ for key in state attempts step steps losses tokens_per_second eta_seconds output
 done
 equal steps "$(status "$student" step)" 20
 equal losses "$(status "$student" 'losses | map(.name) | sort | join(",")')" balance,hard,kd,z
-for file in final/model.safetensors final/config.json metrics.csv job.yaml; do
+for file in final/model.safetensors final/config.json final/tokenizer.json metrics.csv job.yaml; do
     [ -s "$dir/student/$file" ] || fail "$file is missing"
 done
 equal "rows of metrics.csv" "$(wc -l <"$dir/student/metrics.csv")" 21
