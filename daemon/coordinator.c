@@ -64,6 +64,7 @@ err_close_timer:
     uv_close((uv_handle_t *)&co->tick, NULL);
 err_close_store:
     store_close(co->store);
+    co->store = NULL;
     return st;
 }
 
@@ -71,6 +72,9 @@ void coordinator_close(coordinator *co)
 {
     co->over = true;
     uv_close((uv_handle_t *)&co->tick, NULL);
+    while (co->n_on_pool > 0) {
+        (void)uv_run(co->loop, UV_RUN_ONCE);
+    }
     store_close(co->store);
     co->store = NULL;
 }

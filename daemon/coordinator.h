@@ -43,9 +43,10 @@ typedef struct coordinator {
     uint64_t next_retry_ms;
     entry *ended; /* final, and those that come after them not told yet */
     bool telling_followers;
-    bool stopping; /* no attempt is started any more            */
-    bool settling; /* the last has ended; the store writes that */
-    bool over;     /* on_end was called                         */
+    bool stopping;      /* no attempt is started any more            */
+    bool settling;      /* the last has ended; the store writes that */
+    bool over;          /* on_end was called                         */
+    uint32_t n_on_pool; /* requests on pool threads, which hold what is to be freed */
     uv_timer_t tick;
 } coordinator;
 
@@ -54,7 +55,10 @@ typedef struct coordinator {
  * attempts that live on; blocks on the disk (recovery.c). On success coordinator_close() follows.
  */
 KD_MUST_USE kd_status coordinator_open(coordinator *co);
-/* The loop has to run once more afterwards; then coordinator_release(). */
+/*
+ * Waits for pool threads and for the store, runs what callbacks are left; connections are closed
+ * before. The loop has to run once more afterwards; then coordinator_release().
+ */
 void coordinator_close(coordinator *co);
 void coordinator_release(coordinator *co);
 

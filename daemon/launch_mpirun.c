@@ -170,6 +170,7 @@ kd_status launch_mpirun(uv_loop_t *loop,
         uv_close((uv_handle_t *)&c->process, on_child_closed);
         goto out;
     }
+    uv_unref((uv_handle_t *)&c->process); /* the daemon may end before it */
     *pid_out = uv_process_get_pid(&c->process);
     st = KD_OK;
 

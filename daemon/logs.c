@@ -105,6 +105,7 @@ static bool take_result(log_reader *r)
 {
     uv_fs_req_cleanup(&r->request);
     r->busy = false;
+    r->co->n_on_pool--;
     if (r->ended) {
         dispose(r);
     }
@@ -162,7 +163,9 @@ static void look(log_reader *r)
     if (error != 0) {
         r->busy = false;
         stream_end(&r->stream);
+        return;
     }
+    r->co->n_on_pool++;
 }
 
 static void resume(stream *st)

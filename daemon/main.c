@@ -99,12 +99,13 @@ static void find_worker(program *p, const char *named)
     }
 }
 
-/* Ten thousand ranks are ten thousand sockets. */
-static void raise_descriptor_limit(void)
+/* Ten thousand ranks are ten thousand sockets; more than needed would make mpirun slow to start. */
+static void raise_descriptor_limit(uint32_t max_connections)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
+    const rlim_t wanted = (rlim_t)max_connections + 256;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted) {
+        limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &limit);
     }
 }
@@ -118,6 +119,7 @@ static exit_code open_all(program *p, const options *o)
     if (config_load(o, p->state, &p->config)) {
         return EXIT_CONFIG;
     }
+    raise_descriptor_limit(p->config->max_connections);
     find_worker(p, o->worker);
     p->coordinator = (coordinator){.loop = &p->loop,
                                    .config = p->config,
@@ -154,8 +156,7 @@ static void close_all(program *p)
     if (p->server != NULL) {
         server_close(p->server);
     }
-    while (uv_run(&p->loop, UV_RUN_NOWAIT) != 0 && p->coordinator.store == NULL) {
-    }
+    (void)uv_run(&p->loop, UV_RUN_NOWAIT);
     if (p->coordinator.store != NULL) {
         coordinator_close(&p->coordinator);
     }
@@ -202,6 +203,5 @@ int main(int argc, char **argv)
         return puts(DAEMON_PROGRAM) < 0 ? EXIT_OTHER : EXIT_STOPPED;
     }
     (void)signal(SIGPIPE, SIG_IGN);
-    raise_descriptor_limit();
     return (int)serve(&o);
 }

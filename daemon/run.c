@@ -185,6 +185,10 @@ static void on_prepared(uv_work_t *work, int status)
 {
     run *r = work->data;
     preparation *p = r->preparation;
+    r->co->n_on_pool--;
+    if (r->co->over) { /* the next daemon finds an attempt without a process, and tries again */
+        return;
+    }
     if (status != 0 || p->status) {
         attempt_fault(&r->attempt, status != 0 ? "the launch was interrupted" : p->fault, true);
         attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
@@ -260,11 +264,40 @@ static bool fill_preparation(const run *r, preparation *p)
     return !p->yaml.failed;
 }
 
+/* Another attempt that writes to the same folder, or is about to; NULL if there is none. */
+static const entry *find_other_writer(const run *r)
+{
+    for (const run *other = r->co->runs; other != NULL; other = other->next) {
+        if (other != r && (other->launched || other->preparation != NULL) &&
+            strcmp(other->entry->output, r->entry->output) == 0) {
+            return other->entry;
+        }
+    }
+    return NULL;
+}
+
+static void refuse_output(run *r, const entry *writer)
+{
+    char text[ATTEMPT_TEXT_BYTES];
+    (void)snprintf(text, sizeof text,
+                   "output: job %" PRIu64
+                   " (%.100s) is writing to %.500s; expected a folder of its own",
+                   writer->job.id, writer->name, writer->output);
+    attempt_fault(&r->attempt, text, true);
+    attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
+    run_drive(r);
+}
+
 /* The attempt is on disk: from here on a next daemon knows what to look for. */
 static void on_recorded(void *context, kd_status st)
 {
     run *r = context;
     if (st || r->co->over) {
+        return;
+    }
+    const entry *writer = find_other_writer(r);
+    if (writer != NULL) {
+        refuse_output(r, writer);
         return;
     }
     preparation *p = calloc(1, sizeof *p);
@@ -277,7 +310,9 @@ static void on_recorded(void *context, kd_status st)
     p->work.data = r;
     if (uv_queue_work(r->co->loop, &p->work, prepare, on_prepared) != 0) {
         coordinator_fail(r->co);
+        return;
     }
+    r->co->n_on_pool++;
 }
 
 static kd_status make_secret(uint8_t *secret)

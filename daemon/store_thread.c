@@ -41,6 +41,14 @@ static store_op *list_take(op_list *list)
     return first;
 }
 
+static void list_append(op_list *list, store_op *ops)
+{
+    *list->end = ops;
+    while (*list->end != NULL) {
+        list->end = &(*list->end)->next;
+    }
+}
+
 /* Called with the lock held; lets go of it while it waits. NULL: closing, and nothing is left. */
 static store_op *wait_for_batch(store *s)
 {
@@ -77,10 +85,7 @@ static void run_thread(void *context)
         uv_mutex_unlock(&s->lock);
         commit(s, batch);
         uv_mutex_lock(&s->lock);
-        *s->done.end = batch;
-        while (*s->done.end != NULL) {
-            s->done.end = &(*s->done.end)->next;
-        }
+        list_append(&s->done, batch);
         (void)uv_async_send(&s->wake_loop);
     }
     uv_mutex_unlock(&s->lock);
@@ -187,6 +192,12 @@ void store_close(store *s)
     uv_mutex_unlock(&s->lock);
     (void)uv_thread_join(&s->thread);
     answer_all(s);
+    while (s->todo.first != NULL) { /* callbacks may have asked for more */
+        store_op *batch = list_take(&s->todo);
+        commit(s, batch);
+        list_append(&s->done, batch);
+        answer_all(s);
+    }
     uv_cond_destroy(&s->wake_thread);
     uv_mutex_destroy(&s->lock);
     database_close(s->db);
@@ -196,8 +207,7 @@ void store_close(store *s)
 static void enqueue(store *s, store_op *op, bool hurry)
 {
     uv_mutex_lock(&s->lock);
-    *s->todo.end = op;
-    s->todo.end = &op->next;
+    list_append(&s->todo, op);
     s->hurry = s->hurry || hurry;
     uv_cond_signal(&s->wake_thread);
     uv_mutex_unlock(&s->lock);

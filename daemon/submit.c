@@ -143,7 +143,9 @@ static void enter_job(submission *s)
 static void on_checked(uv_work_t *work, int status)
 {
     submission *s = work->data;
-    if (status != 0 || session_coordinator(s->session)->over) {
+    coordinator *co = session_coordinator(s->session);
+    co->n_on_pool--;
+    if (status != 0 || co->over) {
         submission_destroy(s);
     } else if (s->status) {
         refuse_job(s->session, s->request_id, s->fault);
@@ -316,5 +318,7 @@ void session_submit(session *person, uint64_t request_id, Kd__SubmitRequest *req
     } else if (uv_queue_work(co->loop, &s->work, check_files, on_checked) != 0) {
         session_refuse(person, request_id, KD__ERROR__CODE__INTERNAL, "no thread", NULL);
         submission_destroy(s);
+    } else {
+        co->n_on_pool++;
     }
 }

@@ -174,6 +174,50 @@ static void impostors_are_refused_and_disturb_nobody(void)
     expect(id, KD__JOB_STATE__CANCELLED, 1, "");
 }
 
+/* It reads nothing until the job is over: it has missed much, was told so, and still sees the end. */
+static void a_slow_watcher_is_told_what_it_missed(void)
+{
+    Kd__WatchRequest watch = KD__WATCH_REQUEST__INIT;
+    Kd__Request request = KD__REQUEST__INIT;
+    size_t n_bytes;
+    uint64_t n_missed = 0;
+    bool more = true;
+    const uint64_t id = submit("name: chatty");
+    const int fd = support_open(&d, KD__HELLO__ROLE__PERSON);
+    watch.has_job_id = 1;
+    watch.job_id = id;
+    request.has_id = 1;
+    request.id = 1;
+    request.body_case = KD__REQUEST__BODY_WATCH;
+    request.watch = &watch;
+    SUPPORT_REQUIRE(support_send(fd, &request.base), "watch");
+    expect(id, KD__JOB_STATE__SUCCEEDED, 1, "");
+    Kd__JobState state = KD__JOB_STATE__QUEUED;
+    while (more) {
+        uint8_t *payload = support_receive(fd, &n_bytes);
+        SUPPORT_REQUIRE(payload != NULL, "the stream was cut off");
+        Kd__Reply *reply = kd__reply__unpack(NULL, n_bytes, payload);
+        SUPPORT_REQUIRE(reply != NULL && reply->update != NULL, "no update");
+        n_missed += reply->update->missed;
+        state = reply->update->status->state;
+        more = reply->more;
+        kd__reply__free_unpacked(reply, NULL);
+        free(payload);
+    }
+    SUPPORT_REQUIRE(n_missed > 0 && state == KD__JOB_STATE__SUCCEEDED, "missed %d, state %d",
+                    (int)n_missed, (int)state);
+    (void)close(fd);
+}
+
+static void two_jobs_do_not_write_to_one_folder(void)
+{
+    const uint64_t first = submit("name: hang");
+    kd__reply__free_unpacked(support_wait(&d, first, KD__JOB_STATE__RUNNING), NULL);
+    expect(submit("name: finish"), KD__JOB_STATE__FAILED, 1, "(hang) is writing to");
+    cancel(first);
+    expect(first, KD__JOB_STATE__CANCELLED, 1, "");
+}
+
 static void an_attempt_outlives_a_killed_daemon(void)
 {
     const uint64_t id = submit("name: hang\nresources: {max_restarts: 0}");
@@ -211,6 +255,8 @@ int main(void)
     a_rank_that_will_not_stop_is_killed();
     a_process_left_behind_is_killed_before_the_next_attempt();
     impostors_are_refused_and_disturb_nobody();
+    a_slow_watcher_is_told_what_it_missed();
+    two_jobs_do_not_write_to_one_folder();
     an_attempt_outlives_a_killed_daemon();
     a_stopped_daemon_leaves_its_jobs_in_the_queue();
     SUPPORT_REQUIRE(support_daemon_end(&d, SIGTERM) == 0, "exit code");
