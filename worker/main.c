@@ -108,11 +108,14 @@ static kd_status load_job(worker *w, const options *o)
     return st;
 }
 
-/* The leader packs and looks for a checkpoint; the others wait, then read what it wrote. */
+/* The leader locks, packs and looks for a checkpoint; the others wait, then read what it wrote. */
 static kd_status prepare_data(worker *w)
 {
     const bool leader = kd_world_is_leader(w->world);
-    kd_status st = kd_world_agree(w->world, leader ? batches_pack(w->job) : KD_OK);
+    kd_status st = kd_world_agree(w->world, leader ? output_lock(w->job) : KD_OK);
+    if (!st) {
+        st = kd_world_agree(w->world, leader ? batches_pack(w->job) : KD_OK);
+    }
     if (!st) {
         st = kd_world_agree(w->world, batches_open(w->job, &w->batches));
     }
@@ -160,7 +163,7 @@ static void report_finished(worker *w, worker_outcome outcome)
     report.has_outcome = report.has_step = 1;
     report.outcome = outcome == WORKER_COMPLETED ? KD__FINISHED_REPORT__OUTCOME__COMPLETED
                                                  : KD__FINISHED_REPORT__OUTCOME__STOPPED;
-    report.step = w->job->training->steps;
+    report.step = w->done;
     message.body_case = KD__RANK_MESSAGE__BODY_FINISHED;
     message.finished = &report;
     rank_link_report(w->link, &message);

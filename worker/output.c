@@ -1,9 +1,14 @@
 #include "worker/output.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -23,6 +28,42 @@ static char *join(const char *folder, const char *name)
         (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
     }
     return path;
+}
+
+/* The descriptor stays open as long as the process: that is what holds the lock. */
+static kd_status lock_file(const char *path)
+{
+    const struct timespec nap = {.tv_nsec = 50000000};
+    const uint64_t start_ns = kd_clock_monotonic_ns();
+    const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        return kd_fail(KD_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    }
+    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        const int cause = errno;
+        const uint64_t waited_ms = (kd_clock_monotonic_ns() - start_ns) / 1000000;
+        if (cause == EWOULDBLOCK && waited_ms < OUTPUT_LOCK_TIMEOUT_MS) {
+            (void)nanosleep(&nap, NULL);
+        } else if (cause != EINTR) {
+            (void)close(fd);
+            return cause == EWOULDBLOCK
+                       ? kd_fail(KD_ERR_STATE, "%s: another run writes into this folder", path)
+                       : kd_fail(KD_ERR_IO, "cannot lock %s: %s", path, strerror(cause));
+        }
+    }
+    return KD_OK;
+}
+
+kd_status output_lock(const Kd__Job *job)
+{
+    kd_status st = kd_folder_make(job->output);
+    if (st) {
+        return st;
+    }
+    char *path = join(job->output, ".lock");
+    st = path == NULL ? KD_ERR_NOMEM : lock_file(path);
+    free(path);
+    return st;
 }
 
 kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out)
@@ -64,10 +105,7 @@ static kd_status write_job(const Kd__Job *job)
 
 kd_status output_open(const worker *w, output *out)
 {
-    kd_status st = kd_folder_make(w->job->output);
-    if (!st) {
-        st = write_job(w->job);
-    }
+    const kd_status st = write_job(w->job);
     if (st) {
         return st;
     }

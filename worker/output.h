@@ -27,10 +27,17 @@ typedef struct output {
     double logged_at_s; /* monotonic */
 } output;
 
+/*
+ * Makes the output folder and keeps it for this process, until it ends: two runs never write into one
+ * folder. Waits up to OUTPUT_LOCK_TIMEOUT_MS for a run that is just ending; then KD_ERR_STATE.
+ */
+#define OUTPUT_LOCK_TIMEOUT_MS 5000
+KD_MUST_USE kd_status output_lock(const Kd__Job *job);
+
 /* The newest checkpoint of the job's output, if there is one. Leaves *resume_out as it is otherwise. */
 KD_MUST_USE kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out);
 
-/* Makes the folder and writes job.yaml. */
+/* Writes job.yaml. The folder is locked. */
 KD_MUST_USE kd_status output_open(const worker *w, output *out);
 void output_close(output *out); /* fine on {0} */
 

@@ -203,6 +203,7 @@ static kd_status train_step(student_rank *rank, uint64_t step, double *started_s
     const double now_s = kd_clock_monotonic_s();
     const double step_s = now_s - *started_s;
     *started_s = now_s;
+    rank->w->done = step + 1;
     rank_link_set_step(rank->w->link, step + 1);
     return is_leader(rank) ? output_add_step(&rank->output, step + 1, &result, step_s) : KD_OK;
 }
@@ -248,8 +249,9 @@ static kd_order_kind wish(const worker *w)
 
 kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
 {
-    const worker *w = rank->w;
+    worker *w = rank->w;
     double started_s = kd_clock_monotonic_s();
+    w->done = w->resume.step;
     rank_link_set_step(w->link, w->resume.step);
 
     for (uint64_t step = w->resume.step; step < w->job->training->steps; step++) {

@@ -26,6 +26,7 @@ typedef struct worker {
     kd_trainer_settings settings;
     batches batches;
     resume_point resume;
+    uint64_t done; /* updates made so far, those before this attempt included */
     const volatile sig_atomic_t *stop_signal; /* set by SIGTERM */
 } worker;
 

@@ -111,7 +111,7 @@ static int number(const char *text, int least, int most)
 
 static options parse(int argc, char **argv)
 {
-    options o = {false, "kd,hard", 10, 4, 2, 1, 1};
+    options o = {false, "kd,hard", 10, 8, 2, 1, 1};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--json") == 0) {

@@ -95,7 +95,7 @@ case_roles() {
     expect_same_losses both/metrics.csv run/metrics.csv
 }
 
-long=(training.steps=400 checkpoint.every_steps=7)
+long=(training.steps=200 checkpoint.every_steps=7)
 
 # start_and_signal SIGNAL CHILD STEP OUTPUT: sends it to a rank once that many steps are made; the exit
 # code of mpirun is in $code.
@@ -115,10 +115,10 @@ start_and_signal() {
 
 expect_same_end() {
     local file
-    for file in final/model.safetensors checkpoints/step-000000000400/train.safetensors; do
+    for file in final/model.safetensors checkpoints/step-000000000200/train.safetensors; do
         cmp "whole/$file" "broken/$file" || fail "$file differs"
     done
-    expect_rows broken/metrics.csv 400
+    expect_rows broken/metrics.csv 200
 }
 
 # Every step once, in order.
@@ -132,7 +132,7 @@ case_resume() {
     run 2 student.yaml output=whole "${long[@]}"
     start_and_signal KILL 1 $((20 + RANDOM % 40)) broken # the student
     [ "$code" = 137 ] || fail "exit code $code, expected 137"
-    start_and_signal KILL 2 $((100 + RANDOM % 100)) broken # the teacher
+    start_and_signal KILL 2 $((80 + RANDOM % 60)) broken # the teacher
     run 2 student.yaml output=broken "${long[@]}"
     expect_same_end
     grep -q "resumes at step" log || fail "nothing was resumed"
@@ -167,6 +167,18 @@ case_bad_input() {
     expect_exit 65 "corrupt/model.safetensors" 2 student.yaml teachers.0.checkpoint=corrupt
     : >file
     expect_exit 74 "cannot make folder" 2 student.yaml output=file/student
+}
+
+# Two runs of one output folder: the second waits for the first one's end, then goes on from there.
+case_lock() {
+    make_teacher
+    run 1 teacher.yaml output=shared &
+    run 1 teacher.yaml output=shared
+    wait
+    cmp teacher/final/model.safetensors shared/final/model.safetensors || fail "the models differ"
+    exec 9>shared/.lock
+    flock 9
+    expect_exit 70 "another run writes into this folder" 1 teacher.yaml output=shared
 }
 
 "case_$2"
