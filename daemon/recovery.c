@@ -3,6 +3,7 @@
  * was under way when the last daemon ended. Blocks on the disk and on /proc; nobody is connected yet.
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -23,6 +24,19 @@ static kd_status visit(void *context, const store_job *row)
     return st;
 }
 
+/* Kept in memory only: the next daemon may have slots enough. */
+static kd_status say_if_too_large(const coordinator *co, entry *e)
+{
+    char reason[128];
+    if (e->job.state != JOB_QUEUED || e->item.slots <= co->scheduler.n_slots) {
+        return KD_OK;
+    }
+    (void)snprintf(reason, sizeof reason,
+                   "waits for a daemon with %" PRIu64 " slots; this one has %" PRIu64,
+                   e->item.slots, co->scheduler.n_slots);
+    return entry_set_reason(e, reason);
+}
+
 static kd_status take_up(coordinator *co, entry *e)
 {
     Kd__Job *spec = entry_unpack(e);
@@ -36,7 +50,7 @@ static kd_status take_up(coordinator *co, entry *e)
         }
     }
     kd__job__free_unpacked(spec, NULL);
-    return st;
+    return st ? st : say_if_too_large(co, e);
 }
 
 /* By ascending id, so what a job comes after is taken up before it. */

@@ -102,7 +102,7 @@ static void take_out(scheduler *s, scheduler_item *item)
 kd_status scheduler_add(scheduler *s, scheduler_item *item)
 {
     KD_CHECK(!item->running);
-    if (item->place != 0 || item->n_awaited > 0 || item->retired) {
+    if (item->place != 0 || item->n_awaited > 0 || item->retired || item->slots > s->n_slots) {
         return KD_OK;
     }
     const kd_status st = make_room(&s->ready, s->n_ready, &s->max_ready);

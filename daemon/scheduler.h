@@ -4,7 +4,8 @@
  * Order: strictly that of submission. A job gets all its slots at once or none (gang), and while
  * the first one does not fit nobody overtakes it: large jobs never starve, at the price of slots
  * that idle while it waits. Jobs that may not start yet are passed over: those that come after
- * unfinished jobs, and those that wait out a backoff (the coordinator adds them when it is over).
+ * unfinished jobs, those that wait out a backoff (the coordinator adds them when it is over), and
+ * those that need more slots than there are, since a daemon may come back with fewer.
  * A job that comes back keeps its place.
  *
  * Pure: no clock. Items belong to the caller and are part of its job records; the scheduler owns

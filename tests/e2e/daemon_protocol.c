@@ -239,6 +239,36 @@ static void wrong_starts_end_with_their_exit_codes(void)
     expect_exit(0, "--state state --version", "distilld");
 }
 
+/* Its disk is full: it acknowledges no more and ends; what it acknowledged is there. */
+static void a_store_that_cannot_be_written_ends_the_daemon(void)
+{
+    uint64_t last = 0;
+    d.file_bytes_max = 300000;
+    support_daemon_start(&d, NULL);
+    int fd = person();
+    for (;;) {
+        Kd__Reply *reply = support_submit(&d, fd, NULL, NULL);
+        if (reply == NULL) {
+            break;
+        }
+        SUPPORT_REQUIRE(reply->status != NULL, "%s", reply->error->text);
+        last = reply->status->id;
+        kd__reply__free_unpacked(reply, NULL);
+    }
+    (void)close(fd);
+    const int status = support_daemon_end(&d, 0);
+    SUPPORT_REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 6, "exit code %d",
+                    WEXITSTATUS(status));
+    SUPPORT_REQUIRE(last > 10, "%d jobs", (int)last);
+    d.file_bytes_max = 0;
+    support_daemon_start(&d, NULL);
+    fd = person();
+    expect_state(fd, last, KD__JOB_STATE__QUEUED, "");
+    expect_error(support_show(fd, last + 2), KD__ERROR__CODE__NOT_FOUND, "no job", NULL);
+    (void)close(fd);
+    (void)support_daemon_end(&d, SIGTERM);
+}
+
 static void a_damaged_store_ends_with_its_exit_code(void)
 {
     char path[128];
@@ -264,6 +294,7 @@ int main(void)
     a_cancelled_job_takes_its_followers_along();
     a_watcher_sees_the_end();
     wrong_starts_end_with_their_exit_codes();
+    a_store_that_cannot_be_written_ends_the_daemon();
     a_damaged_store_ends_with_its_exit_code();
     support_daemon_release(&d);
     puts("all checks passed");

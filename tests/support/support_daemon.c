@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -61,6 +62,11 @@ static void run_daemon(const support_daemon *d, const char *worker, int ready_fd
         _exit(126);
     }
     (void)close(ready_fd);
+    if (d->file_bytes_max > 0) {
+        const struct rlimit limit = {d->file_bytes_max, d->file_bytes_max};
+        (void)signal(SIGXFSZ, SIG_IGN);
+        (void)setrlimit(RLIMIT_FSIZE, &limit);
+    }
     if (worker != NULL) {
         (void)setenv("DISTILLD_WORKER", worker, 1);
     }

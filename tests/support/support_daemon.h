@@ -22,9 +22,10 @@ __attribute__((noreturn, format(printf, 4, 5))) void
 support_fail(const char *file, int line, const char *condition, const char *format, ...);
 
 typedef struct support_daemon {
-    char folder[64];  /* of the test; the state is in folder/state */
-    char socket[128]; /* the path of its Unix socket */
-    pid_t pid;        /* 0: not running */
+    char folder[64];       /* of the test; the state is in folder/state */
+    char socket[128];      /* the path of its Unix socket */
+    pid_t pid;             /* 0: not running */
+    size_t file_bytes_max; /* 0: no limit; else its writes beyond fail, as on a full disk */
 } support_daemon;
 
 /* Makes the folder with a text file `text.txt` and a configuration from `config_yaml`. */

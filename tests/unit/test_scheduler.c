@@ -125,6 +125,15 @@ Test(scheduler, a_job_cancelled_while_it_waited_is_not_started_by_the_one_before
     cr_expect(eq(u64, next(), 0));
 }
 
+Test(scheduler, a_job_that_can_never_fit_blocks_nobody)
+{
+    items[1].slots = 5;
+    add(1);
+    add(2);
+    cr_expect(eq(u64, next(), 2));
+    cr_expect(eq(u64, next(), 0));
+}
+
 /* A daemon that comes back with fewer slots finds more running than fits. */
 Test(scheduler, adopted_jobs_may_hold_more_than_there_is)
 {
