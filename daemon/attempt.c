@@ -32,7 +32,6 @@ kd_status attempt_init(attempt *a,
                        uint32_t number,
                        uint32_t n_ranks,
                        const attempt_limits *limits,
-                       bool adopted,
                        uint64_t now_ms)
 {
     KD_CHECK(n_ranks > 0);
@@ -43,8 +42,7 @@ kd_status attempt_init(attempt *a,
     *a = (attempt){.job_id = job_id,
                    .number = number,
                    .limits = *limits,
-                   .state = adopted ? ATTEMPT_WORKING : ATTEMPT_GATHERING,
-                   .was_working = adopted,
+                   .state = ATTEMPT_GATHERING,
                    .n_ranks = n_ranks,
                    .ranks = ranks,
                    .entered_at_ms = now_ms,
@@ -57,6 +55,12 @@ void attempt_release(attempt *a)
 {
     free(a->ranks);
     *a = (attempt){0};
+}
+
+void attempt_adopt(attempt *a, uint64_t now_ms)
+{
+    a->was_working = true;
+    enter(a, ATTEMPT_WORKING, now_ms);
 }
 
 /* Takes the same time whatever the bytes are. */

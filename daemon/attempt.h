@@ -106,15 +106,16 @@ typedef struct attempt {
     int exit_status;         /* of the launcher; 128 + n if signal n killed it */
 } attempt;
 
-/* `adopted`: it runs since before this daemon did, and its ranks were all up already. */
 KD_MUST_USE kd_status attempt_init(attempt *a,
                                    uint64_t job_id,
                                    uint32_t number,
                                    uint32_t n_ranks,
                                    const attempt_limits *limits,
-                                   bool adopted,
                                    uint64_t now_ms);
 void attempt_release(attempt *a);
+
+/* It runs since before this daemon did, and its ranks were all up already: they are waited for. */
+void attempt_adopt(attempt *a, uint64_t now_ms);
 
 /*
  * A rank says hello. KD_ERR_INVALID if it is none of this attempt's, KD_ERR_STATE if another process

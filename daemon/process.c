@@ -30,20 +30,31 @@ static size_t read_small(const char *path, char *bytes, size_t size)
     return used;
 }
 
-/* The name stands in parentheses and may hold anything, so fields are counted from the last one. */
+/* The number that is the n-th word of a text, counted from 0; false if there is none. */
+static bool word_as_number(const char *text, int n, uint64_t *number_out)
+{
+    for (; n > 0 && *text != '\0'; n--) {
+        text += strspn(text, " ");
+        text += strcspn(text, " ");
+    }
+    char *end;
+    const unsigned long long number = strtoull(text, &end, 10);
+    *number_out = number;
+    return end != text;
+}
+
+/* The name stands in parentheses and may hold anything, so words are counted from the last one: the
+ * state is field 3 of proc(5), the session 6, the start 22. */
 static bool parse_stat(const char *text, process_stat *stat_out)
 {
     const char *after_name = strrchr(text, ')');
-    int session;
-    unsigned long long start;
-    char state;
-    if (after_name == NULL || sscanf(after_name + 1,
-                                     " %c %*d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d"
-                                     " %*d %*d %*d %*d %llu",
-                                     &state, &session, &start) != 3) {
+    uint64_t session, start;
+    if (after_name == NULL || after_name[1] != ' ' ||
+        !word_as_number(after_name + 1, 3, &session) ||
+        !word_as_number(after_name + 1, 19, &start)) {
         return false;
     }
-    *stat_out = (process_stat){.state = state, .session = session, .start = start};
+    *stat_out = (process_stat){.state = after_name[2], .session = (pid_t)session, .start = start};
     return true;
 }
 
@@ -89,7 +100,7 @@ static void for_each_marked(const char *mark, visit_marked visit, void *context)
     bool go_on = buffer != NULL && proc != NULL;
     for (struct dirent *e; go_on && (e = readdir(proc)) != NULL;) {
         process_stat stat;
-        const pid_t pid = isdigit((unsigned char)e->d_name[0]) ? (pid_t)atoi(e->d_name) : 0;
+        const pid_t pid = (pid_t)strtol(e->d_name, NULL, 10); /* 0 for what is no process */
         if (pid > 0 && pid != getpid() && has_mark(pid, mark, buffer) && process_read(pid, &stat) &&
             !is_dead(&stat)) {
             go_on = visit(context, pid, &stat);

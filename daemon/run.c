@@ -124,15 +124,14 @@ static attempt_limits limits_of(const coordinator *co, const Kd__Job *spec)
 }
 
 /* The entry's job counts the attempt already. */
-static run *run_create(coordinator *co, entry *e, const Kd__Job *spec, bool adopted)
+static run *run_create(coordinator *co, entry *e, const Kd__Job *spec)
 {
     const attempt_limits limits = limits_of(co, spec);
     const uint32_t n_ranks = kd_job_ranks(spec);
     run *r = calloc(1, sizeof *r);
-    struct rank_link **links = calloc(n_ranks, sizeof *links);
+    struct rank_link **links = calloc(n_ranks, sizeof(struct rank_link *));
     if (r == NULL || links == NULL ||
-        attempt_init(&r->attempt, e->job.id, e->job.attempts, n_ranks, &limits, adopted,
-                     uv_now(co->loop))) {
+        attempt_init(&r->attempt, e->job.id, e->job.attempts, n_ranks, &limits, uv_now(co->loop))) {
         free(r);
         free(links);
         return NULL;
@@ -330,7 +329,7 @@ void run_start(coordinator *co, entry *e)
     e->launcher_start = 0;
     if (spec != NULL && kd_job_complete(spec) == KD_OK && make_secret(e->secret) == KD_OK &&
         coordinator_apply(co, e, JOB_EV_LAUNCH, NULL) == KD_OK) {
-        r = run_create(co, e, spec, false);
+        r = run_create(co, e, spec);
     }
     kd__job__free_unpacked(spec, NULL);
     if (r == NULL || store_barrier(co->store, on_recorded, r)) {
@@ -340,9 +339,12 @@ void run_start(coordinator *co, entry *e)
 
 kd_status run_adopt(coordinator *co, entry *e, const Kd__Job *spec)
 {
-    run *r = run_create(co, e, spec, e->job.state == JOB_RUNNING);
+    run *r = run_create(co, e, spec);
     if (r == NULL) {
         return KD_ERR_NOMEM;
+    }
+    if (e->job.state == JOB_RUNNING) {
+        attempt_adopt(&r->attempt, now_ms(r));
     }
     scheduler_adopt(&co->scheduler, &e->item);
     if (e->launcher_pid ==
@@ -470,7 +472,8 @@ void run_abandon_all(coordinator *co)
 {
     while (co->runs != NULL) {
         run *r = co->runs;
-        unlink_run(r);
+        co->runs = r->next;
+        r->entry->run = NULL;
         run_destroy(r);
     }
 }

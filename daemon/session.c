@@ -133,13 +133,14 @@ static void on_cancel_saved(void *context, kd_status st)
 
 static void cancel(session *s, uint64_t request_id, entry *e)
 {
+    coordinator *co = s->co;
     cancellation *c = malloc(sizeof *c);
     if (c == NULL) {
         session_refuse(s, request_id, KD__ERROR__CODE__INTERNAL, "no memory", NULL);
         return;
     }
     *c = (cancellation){.session = s, .request_id = request_id, .entry = e};
-    if (coordinator_apply(s->co, e, JOB_EV_CANCEL, e->reason)) {
+    if (coordinator_apply(co, e, JOB_EV_CANCEL, e->reason)) {
         char text[128];
         (void)snprintf(text, sizeof text,
                        "job %" PRIu64 ": found it %s, expected one that is not over", e->job.id,
@@ -149,12 +150,12 @@ static void cancel(session *s, uint64_t request_id, entry *e)
         return;
     }
     session_hold(s);
-    if (store_barrier(s->co->store, on_cancel_saved, c)) {
+    if (store_barrier(co->store, on_cancel_saved, c)) {
         session_let_go(s);
         free(c);
-        coordinator_fail(s->co);
+        coordinator_fail(co);
     }
-    coordinator_schedule(s->co); /* others may have their turn now */
+    coordinator_schedule(co); /* others may have their turn now */
 }
 
 static void pong(session *s, uint64_t request_id)

@@ -51,7 +51,7 @@ void stream_begin(stream *st, session *s, uint64_t request_id);
 void stream_end(stream *st);
 
 /* submit.c: takes request->job over. */
-void session_submit(session *s, uint64_t request_id, Kd__SubmitRequest *request);
+void session_submit(session *person, uint64_t request_id, Kd__SubmitRequest *request);
 /* history.c */
 void session_list(session *s, uint64_t request_id);
 void session_events(session *s, uint64_t request_id, const entry *e);

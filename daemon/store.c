@@ -466,7 +466,7 @@ static kd_status visit_row(database *db,
                            kd_status (*visit)(void *context, const store_job *row),
                            void *context)
 {
-    store_job row;
+    store_job row = {0};
     kd_status st = read_job(db, stmt, &row);
     if (st == KD_OK && (row.job.state == JOB_STARTING || row.job.state == JOB_RUNNING)) {
         read_last_step(db, &row);

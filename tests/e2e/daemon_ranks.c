@@ -242,6 +242,21 @@ static void a_stopped_daemon_leaves_its_jobs_in_the_queue(void)
     expect(id, KD__JOB_STATE__CANCELLED, 2, "");
 }
 
+static void a_second_signal_leaves_the_ranks_to_the_next_daemon(void)
+{
+    const uint64_t id = submit("name: stubborn");
+    kd__reply__free_unpacked(support_wait(&d, id, KD__JOB_STATE__RUNNING), NULL);
+    const double start = kd_clock_monotonic_s();
+    SUPPORT_REQUIRE(kill(d.pid, SIGTERM) == 0, "signal");
+    (void)usleep(5000);
+    SUPPORT_REQUIRE(support_daemon_end(&d, SIGTERM) == 0, "exit code");
+    SUPPORT_REQUIRE(kd_clock_monotonic_s() - start < 1.0, "it waited for its ranks");
+    support_daemon_start(&d, KD_TEST_RANK);
+    kd__reply__free_unpacked(support_wait(&d, id, KD__JOB_STATE__RUNNING), NULL);
+    cancel(id);
+    kd__reply__free_unpacked(support_wait(&d, id, KD__JOB_STATE__CANCELLED), NULL);
+}
+
 int main(void)
 {
     support_daemon_init(&d, "slots: 2\nheartbeat_ms: 100\nrank_silence_ms: 500\n"
@@ -259,6 +274,7 @@ int main(void)
     two_jobs_do_not_write_to_one_folder();
     an_attempt_outlives_a_killed_daemon();
     a_stopped_daemon_leaves_its_jobs_in_the_queue();
+    a_second_signal_leaves_the_ranks_to_the_next_daemon();
     SUPPORT_REQUIRE(support_daemon_end(&d, SIGTERM) == 0, "exit code");
     support_daemon_release(&d);
     puts("all checks passed");

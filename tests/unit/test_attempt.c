@@ -21,7 +21,7 @@ static char reason[ATTEMPT_TEXT_BYTES];
 static void set_up(void)
 {
     kd_fault_quiet(1);
-    cr_assert(eq(int, attempt_init(&a, JOB, NUMBER, N_RANKS, &limits, false, 0), KD_OK));
+    cr_assert(eq(int, attempt_init(&a, JOB, NUMBER, N_RANKS, &limits, 0), KD_OK));
     memset(a.secret, 42, sizeof a.secret);
 }
 
@@ -326,7 +326,8 @@ Test(attempt, a_long_fault_is_cut)
 Test(attempt, an_adopted_one_waits_for_its_ranks_as_long_as_a_hang_takes)
 {
     attempt_release(&a);
-    cr_assert(eq(int, attempt_init(&a, JOB, NUMBER, N_RANKS, &limits, true, 0), KD_OK));
+    cr_assert(eq(int, attempt_init(&a, JOB, NUMBER, N_RANKS, &limits, 0), KD_OK));
+    attempt_adopt(&a, 0);
     expect_next(5000, ATTEMPT_DO_NOTHING);
     expect_next(5001, ATTEMPT_DO_TERMINATE);
 }
