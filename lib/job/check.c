@@ -11,7 +11,7 @@ enum {
     WIDTH_MAX = 1 << 20,
     LAYERS_MAX = 1024,
     HEADS_MAX = 1024,
-    EXPERTS_MAX = 4096,
+    EXPERTS_MAX = 1024, /* KD_EXPERTS_MAX of tensor/ops.h */
     BATCH_MAX = 1 << 20,
     RANKS_MAX = 4096,
     THREADS_MAX = 1024,

@@ -6,11 +6,12 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "tensor/ops.h"
 
 /* Bounds so wide that no real model meets them and so narrow that no count of bytes overflows. */
 #define MAX_VOCAB    (INT64_C(1) << 24)
 #define MAX_WIDTH    (INT64_C(1) << 18)
-#define MAX_COUNT    (INT64_C(1) << 10) /* layers, heads, experts */
+#define MAX_COUNT    (INT64_C(1) << 10) /* layers, heads */
 #define MAX_POSITION (INT64_C(1) << 31)
 
 /* What the Hugging Face type fixes: its code has no switch for these, or one that we do not cover. */
@@ -110,7 +111,7 @@ static kd_status check_sizes(const kd_model_config *c)
         {"num_kv_heads", c->n_kv_heads, 1, c->n_heads},
         {"head_dim", c->head_dim, 2, MAX_COUNT},
         {"intermediate_size", c->intermediate_size, 1, MAX_WIDTH},
-        {"num_experts", c->n_experts, 0, MAX_COUNT},
+        {"num_experts", c->n_experts, 0, KD_EXPERTS_MAX},
         {"experts_per_token", c->experts_per_token, c->n_experts > 0, c->n_experts},
         {"shared_expert_size", c->shared_expert_size, 0, MAX_WIDTH},
         {"max_positions", c->max_positions, 0, MAX_POSITION},
