@@ -14,47 +14,20 @@
 #include "base/log.h"
 #include "format/manifest.h"
 #include "format/model_folder.h"
+#include "tests/support/fault.h"
+#include "tests/support/temporary.h"
 #include "tests/support/tiny_train.h"
 #include "train/checkpoint.h"
 
 enum { HASH = 0x1234 };
 
-static char folder[64]; /* of this test: Criterion runs each in a process of its own */
-
-static void make_folder(void)
-{
-    (void)strcpy(folder, "/tmp/kd_checkpoint_XXXXXX");
-    cr_assert_not_null(mkdtemp(folder));
-}
-
-static void remove_folder(void)
-{
-    cr_expect_eq(kd_folder_remove(folder), KD_OK);
-}
-
-TestSuite(checkpoint, .init = make_folder, .fini = remove_folder);
-
-static char *path_of(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-/* Below the test's folder; valid until the next call but three. */
-static char *path_of(const char *format, ...)
-{
-    static char paths[4][256];
-    static int next;
-    char *path = paths[next++ % 4];
-    const int n = snprintf(path, sizeof paths[0], "%s/", folder);
-    va_list args;
-    va_start(args, format);
-    (void)vsnprintf(path + n, sizeof paths[0] - (size_t)n, format, args);
-    va_end(args);
-    return path;
-}
+TestSuite(checkpoint, .init = temporary_enter, .fini = temporary_leave);
 
 static kd_status save(tiny_train *t, uint64_t step)
 {
     const kd_checkpoint_state state = {
         .step = step, .data_position = step * TINY_BATCH, .seed = UINT64_MAX - 1, .job_hash = HASH};
-    return kd_checkpoint_save(folder, kd_trainer_parameters(t->trainer),
+    return kd_checkpoint_save(temporary_folder(), kd_trainer_parameters(t->trainer),
                               kd_trainer_optimizer(t->trainer), &state, NULL);
 }
 
@@ -102,7 +75,7 @@ static void expect_exact_resume(kd_model_type type, kd_dtype compute)
     tiny_train *straight = start(type, compute);
     run_steps(straight, 0, 6);
     cr_assert_eq(save(straight, 6), KD_OK);
-    cr_assert_eq(rename(path_of("step-000000000006"), path_of("straight")), 0);
+    cr_assert_eq(rename(temporary_path("step-000000000006"), temporary_path("straight")), 0);
 
     tiny_train *first = start(type, compute);
     run_steps(first, 0, 3);
@@ -111,7 +84,7 @@ static void expect_exact_resume(kd_model_type type, kd_dtype compute)
 
     tiny_train *second = start(type, compute);
     run_steps(second, 0, 1); /* whatever it holds is replaced */
-    cr_assert_eq(kd_checkpoint_find_latest(folder, &path, &found), KD_OK);
+    cr_assert_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &found), KD_OK);
     cr_assert_not_null(path);
     cr_expect_eq(found.step, 3);
     cr_assert_eq(kd_checkpoint_load(path, kd_trainer_parameters(second->trainer),
@@ -126,8 +99,8 @@ static void expect_exact_resume(kd_model_type type, kd_dtype compute)
     const char *const files[] = {"model.safetensors", "train.safetensors", "config.json",
                                  "state.json", "manifest.json"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        expect_same_file(path_of("straight/%s", files[i]),
-                         path_of("step-000000000006/%s", files[i]));
+        expect_same_file(temporary_path("straight/%s", files[i]),
+                         temporary_path("step-000000000006/%s", files[i]));
     }
     free(path);
     tiny_train_destroy(second);
@@ -150,10 +123,10 @@ Test(checkpoint, its_model_is_a_model_folder)
     kd_model_config config;
     run_steps(t, 0, 1);
     cr_assert_eq(save(t, 1), KD_OK);
-    cr_assert_eq(kd_model_folder_config(path_of("step-000000000001"), &config), KD_OK);
+    cr_assert_eq(kd_model_folder_config(temporary_path("step-000000000001"), &config), KD_OK);
     cr_expect_eq(config.hidden_size, 8);
     tiny_model copy = tiny_model_with_seed(config, KD_F32, KD_PARAMS_TRAIN, 99);
-    cr_assert_eq(kd_model_folder_load(path_of("step-000000000001"), copy.params), KD_OK);
+    cr_assert_eq(kd_model_folder_load(temporary_path("step-000000000001"), copy.params), KD_OK);
     float *found = malloc((size_t)copy.params->n_elements * sizeof *found);
     kd_parameters_read(copy.params, 0, found, copy.params->n_elements);
     float *wanted = tiny_train_weights(t);
@@ -170,7 +143,7 @@ static uint64_t latest(void)
     kd_checkpoint_state state = {.step = 0};
     char *path = NULL;
     kd_log_set_level(KD_LOG_ERROR);
-    cr_assert_eq(kd_checkpoint_find_latest(folder, &path, &state), KD_OK);
+    cr_assert_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &state), KD_OK);
     cr_expect_eq(path != NULL, state.step != 0);
     free(path);
     return state.step;
@@ -195,16 +168,16 @@ Test(checkpoint, only_one_whose_manifest_verifies_is_found)
         cr_assert_eq(save(t, step), KD_OK);
     }
     cr_expect_eq(latest(), 5);
-    flip_byte(path_of("step-000000000005/train.safetensors"));
+    flip_byte(temporary_path("step-000000000005/train.safetensors"));
     cr_expect_eq(latest(), 4);
-    cr_assert_eq(truncate(path_of("step-000000000004/model.safetensors"), 50), 0);
+    cr_assert_eq(truncate(temporary_path("step-000000000004/model.safetensors"), 50), 0);
     cr_expect_eq(latest(), 3);
-    cr_assert_eq(unlink(path_of("step-000000000003/manifest.json")), 0);
+    cr_assert_eq(unlink(temporary_path("step-000000000003/manifest.json")), 0);
     cr_expect_eq(latest(), 2);
-    cr_assert_eq(unlink(path_of("step-000000000002/state.json")), 0);
+    cr_assert_eq(unlink(temporary_path("step-000000000002/state.json")), 0);
     cr_expect_eq(latest(), 1);
-    cr_assert_eq(kd_file_replace(path_of("step-000000000001/state.json"), "{}", 2), KD_OK);
-    cr_assert_eq(kd_manifest_write(path_of("step-000000000001")), KD_OK);
+    cr_assert_eq(kd_file_replace(temporary_path("step-000000000001/state.json"), "{}", 2), KD_OK);
+    cr_assert_eq(kd_manifest_write(temporary_path("step-000000000001")), KD_OK);
     cr_expect_eq(latest(), 0);
     tiny_train_destroy(t);
 }
@@ -217,7 +190,7 @@ Test(checkpoint, names_that_are_not_checkpoints_are_passed_over)
         "step-9", "step-000000000009x", "step--00000000009", ".step-000000000009.tmp", "step-",
         "other"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        cr_assert_eq(mkdir(path_of("%s", names[i]), 0777), 0);
+        cr_assert_eq(mkdir(temporary_path("%s", names[i]), 0777), 0);
     }
     cr_expect_eq(latest(), 2);
     tiny_train_destroy(t);
@@ -226,10 +199,10 @@ Test(checkpoint, names_that_are_not_checkpoints_are_passed_over)
 Test(checkpoint, a_folder_that_is_not_there_holds_none)
 {
     kd_checkpoint_state state;
-    char *path = folder;
-    cr_expect_eq(kd_checkpoint_find_latest(path_of("none"), &path, &state), KD_OK);
+    char untouched, *path = &untouched;
+    cr_expect_eq(kd_checkpoint_find_latest(temporary_path("none"), &path, &state), KD_OK);
     cr_expect_null(path);
-    cr_expect_eq(kd_checkpoint_prune(path_of("none"), 1, 1), KD_OK);
+    cr_expect_eq(kd_checkpoint_prune(temporary_path("none"), 1, 1), KD_OK);
 }
 
 static void expect_load_refused(kd_model_type type, uint64_t job_hash, const char *words)
@@ -237,10 +210,11 @@ static void expect_load_refused(kd_model_type type, uint64_t job_hash, const cha
     tiny_train *t = start(type, KD_F32);
     kd_checkpoint_state state = {.step = 77};
     kd_fault_quiet(1);
-    cr_expect_eq(kd_checkpoint_load(path_of("step-000000000001"), kd_trainer_parameters(t->trainer),
+    cr_expect_eq(kd_checkpoint_load(temporary_path("step-000000000001"),
+                                    kd_trainer_parameters(t->trainer),
                                     kd_trainer_optimizer(t->trainer), job_hash, &state),
                  KD_ERR_INVALID);
-    cr_expect(strstr(kd_fault_text(), words) != NULL, "found: %s", kd_fault_text());
+    EXPECT_FAULT(words);
     cr_expect_eq(state.step, 77);
     tiny_train_destroy(t);
 }
@@ -260,13 +234,13 @@ static void expect_bad_state(const char *text, kd_status wanted, const char *wor
 {
     tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
     kd_checkpoint_state state;
-    cr_assert_eq(kd_folder_make(path_of("bad")), KD_OK);
-    cr_assert_eq(kd_file_replace(path_of("bad/state.json"), text, strlen(text)), KD_OK);
+    cr_assert_eq(kd_folder_make(temporary_path("bad")), KD_OK);
+    temporary_write(temporary_path("bad/state.json"), text);
     kd_fault_quiet(1);
-    cr_expect_eq(kd_checkpoint_load(path_of("bad"), kd_trainer_parameters(t->trainer),
+    cr_expect_eq(kd_checkpoint_load(temporary_path("bad"), kd_trainer_parameters(t->trainer),
                                     kd_trainer_optimizer(t->trainer), HASH, &state),
                  wanted);
-    cr_expect(strstr(kd_fault_text(), words) != NULL, "found: %s", kd_fault_text());
+    EXPECT_FAULT(words);
     tiny_train_destroy(t);
 }
 
@@ -288,16 +262,16 @@ Test(checkpoint, prune_keeps_the_newest_up_to_the_step)
     for (uint64_t step = 1; step <= 5; step++) {
         cr_assert_eq(save(t, step), KD_OK);
     }
-    cr_assert_eq(mkdir(path_of(".step-000000000009.tmp"), 0777), 0);
-    cr_assert_eq(mkdir(path_of("mine"), 0777), 0);
-    cr_assert_eq(kd_checkpoint_prune(folder, 4, 2), KD_OK);
-    cr_expect_not(kd_file_exists(path_of("step-000000000001")));
-    cr_expect_not(kd_file_exists(path_of("step-000000000002")));
-    cr_expect(kd_file_exists(path_of("step-000000000003")));
-    cr_expect(kd_file_exists(path_of("step-000000000004")));
-    cr_expect_not(kd_file_exists(path_of("step-000000000005")));
-    cr_expect_not(kd_file_exists(path_of(".step-000000000009.tmp")));
-    cr_expect(kd_file_exists(path_of("mine")));
+    cr_assert_eq(mkdir(temporary_path(".step-000000000009.tmp"), 0777), 0);
+    cr_assert_eq(mkdir(temporary_path("mine"), 0777), 0);
+    cr_assert_eq(kd_checkpoint_prune(temporary_folder(), 4, 2), KD_OK);
+    cr_expect_not(kd_file_exists(temporary_path("step-000000000001")));
+    cr_expect_not(kd_file_exists(temporary_path("step-000000000002")));
+    cr_expect(kd_file_exists(temporary_path("step-000000000003")));
+    cr_expect(kd_file_exists(temporary_path("step-000000000004")));
+    cr_expect_not(kd_file_exists(temporary_path("step-000000000005")));
+    cr_expect_not(kd_file_exists(temporary_path(".step-000000000009.tmp")));
+    cr_expect(kd_file_exists(temporary_path("mine")));
     tiny_train_destroy(t);
 }
 
@@ -307,14 +281,14 @@ Test(checkpoint, saving_a_step_again_replaces_it)
     char *path;
     const kd_checkpoint_state state = {.step = 1, .job_hash = HASH};
     cr_assert_eq(save(t, 1), KD_OK);
-    flip_byte(path_of("step-000000000001/train.safetensors"));
+    flip_byte(temporary_path("step-000000000001/train.safetensors"));
     cr_expect_eq(latest(), 0);
-    cr_assert_eq(kd_checkpoint_save(folder, kd_trainer_parameters(t->trainer),
+    cr_assert_eq(kd_checkpoint_save(temporary_folder(), kd_trainer_parameters(t->trainer),
                                     kd_trainer_optimizer(t->trainer), &state, &path),
                  KD_OK);
-    cr_expect_str_eq(path, path_of("step-000000000001"));
+    cr_expect_str_eq(path, temporary_path("step-000000000001"));
     cr_expect_eq(latest(), 1);
-    cr_expect_not(kd_file_exists(path_of(".step-000000000001.tmp")));
+    cr_expect_not(kd_file_exists(temporary_path(".step-000000000001.tmp")));
     free(path);
     tiny_train_destroy(t);
 }
@@ -337,15 +311,15 @@ Test(checkpoint, a_full_disk_leaves_nothing_half_written)
         limit_files(limits[i]);
         const kd_status st = save(t, 2), same = save(t, 1);
         const kd_status exported =
-            kd_model_export(path_of("final"), kd_trainer_parameters(t->trainer));
+            kd_model_export(temporary_path("final"), kd_trainer_parameters(t->trainer));
         limit_files(RLIM_INFINITY);
         cr_expect_eq(st, KD_ERR_IO);
         cr_expect_eq(same, KD_ERR_IO);
         cr_expect_eq(exported, i < 3 ? KD_ERR_IO : KD_OK);
-        cr_expect(strstr(kd_fault_text(), folder) != NULL, "found: %s", kd_fault_text());
-        cr_expect_not(kd_file_exists(path_of("step-000000000002")));
-        cr_expect_not(kd_file_exists(path_of(".step-000000000002.tmp")));
-        cr_expect_not(kd_file_exists(path_of(".final.tmp")));
+        EXPECT_FAULT(temporary_folder());
+        cr_expect_not(kd_file_exists(temporary_path("step-000000000002")));
+        cr_expect_not(kd_file_exists(temporary_path(".step-000000000002.tmp")));
+        cr_expect_not(kd_file_exists(temporary_path(".final.tmp")));
         cr_expect_eq(latest(), 1);
         kd_fault_quiet(1);
     }
@@ -356,13 +330,13 @@ Test(checkpoint, a_folder_that_cannot_be_made_is_named)
 {
     tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
     const kd_checkpoint_state state = {.step = 1};
-    cr_assert_eq(kd_file_replace(path_of("file"), "x", 1), KD_OK);
+    temporary_write(temporary_path("file"), "x");
     kd_fault_quiet(1);
-    cr_expect_eq(kd_checkpoint_save(path_of("file/below"), kd_trainer_parameters(t->trainer),
+    cr_expect_eq(kd_checkpoint_save(temporary_path("file/below"), kd_trainer_parameters(t->trainer),
                                     kd_trainer_optimizer(t->trainer), &state, NULL),
                  KD_ERR_IO);
-    cr_expect(strstr(kd_fault_text(), "file") != NULL);
-    cr_expect_eq(kd_model_export(path_of("file/final"), kd_trainer_parameters(t->trainer)),
+    EXPECT_FAULT("file");
+    cr_expect_eq(kd_model_export(temporary_path("file/final"), kd_trainer_parameters(t->trainer)),
                  KD_ERR_IO);
     tiny_train_destroy(t);
 }
@@ -371,15 +345,17 @@ Test(checkpoint, export_replaces_what_is_there)
 {
     tiny_train *t = start(KD_MODEL_MIXTRAL, KD_BF16);
     kd_model_config config;
-    cr_assert_eq(kd_folder_make(path_of("out/final")), KD_OK);
-    cr_assert_eq(kd_file_replace(path_of("out/final/old"), "x", 1), KD_OK);
-    cr_assert_eq(kd_model_export(path_of("out/final/"), kd_trainer_parameters(t->trainer)), KD_OK);
-    cr_expect_not(kd_file_exists(path_of("out/final/old")));
-    cr_expect_not(kd_file_exists(path_of("out/.final.tmp")));
-    cr_expect_eq(kd_manifest_verify(path_of("out/final")), KD_OK);
-    cr_expect_eq(kd_model_folder_config(path_of("out/final"), &config), KD_OK);
-    cr_assert_eq(kd_model_export(path_of("new/final"), kd_trainer_parameters(t->trainer)), KD_OK);
-    expect_same_file(path_of("out/final/model.safetensors"),
-                     path_of("new/final/model.safetensors"));
+    cr_assert_eq(kd_folder_make(temporary_path("out/final")), KD_OK);
+    cr_assert_eq(kd_file_replace(temporary_path("out/final/old"), "x", 1), KD_OK);
+    cr_assert_eq(kd_model_export(temporary_path("out/final/"), kd_trainer_parameters(t->trainer)),
+                 KD_OK);
+    cr_expect_not(kd_file_exists(temporary_path("out/final/old")));
+    cr_expect_not(kd_file_exists(temporary_path("out/.final.tmp")));
+    cr_expect_eq(kd_manifest_verify(temporary_path("out/final")), KD_OK);
+    cr_expect_eq(kd_model_folder_config(temporary_path("out/final"), &config), KD_OK);
+    cr_assert_eq(kd_model_export(temporary_path("new/final"), kd_trainer_parameters(t->trainer)),
+                 KD_OK);
+    expect_same_file(temporary_path("out/final/model.safetensors"),
+                     temporary_path("new/final/model.safetensors"));
     tiny_train_destroy(t);
 }

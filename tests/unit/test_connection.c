@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "tests/support/fault.h"
+#include "tests/support/temporary.h"
 #include "wire/hello.h"
 #include "wire/listener.h"
 
@@ -25,7 +27,6 @@ typedef struct end {
 } end;
 
 static uv_loop_t loop;
-static char folder[64];
 static kd_address address;
 static kd_listener *listener;
 static end client, server;
@@ -91,10 +92,9 @@ static void begin(void)
 {
     kd_fault_quiet(1);
     cr_assert(uv_loop_init(&loop) == 0);
-    (void)strcpy(folder, "/tmp/kd-wire-XXXXXX");
-    cr_assert(mkdtemp(folder) != NULL);
+    temporary_enter();
     address = (kd_address){.kind = KD_ADDRESS_UNIX};
-    (void)snprintf(address.path, sizeof address.path, "%s/s", folder);
+    (void)snprintf(address.path, sizeof address.path, "%s", temporary_path("s"));
 }
 
 /* Everything must close. Criterion does not count a failed assertion here, but a crash it does. */
@@ -112,7 +112,7 @@ static void finish(void)
     (void)uv_run(&loop, UV_RUN_DEFAULT);
     KD_CHECK(uv_loop_close(&loop) == 0);
     KD_CHECK(access(address.path, F_OK) != 0); /* the socket file is gone */
-    (void)rmdir(folder);
+    temporary_leave();
 }
 
 TestSuite(connection, .init = begin, .fini = finish);
@@ -296,7 +296,8 @@ Test(connection, nobody_at_the_address_is_not_found)
     run_until(&client.n_closed, 1);
     cr_expect(eq(int, client.n_opened, 0));
     cr_expect(eq(int, client.status, KD_ERR_NOT_FOUND));
-    cr_expect(strstr(client.text, "cannot connect to unix:/tmp/kd-wire-") != NULL);
+    cr_expect(strstr(client.text, "cannot connect to unix:/") != NULL);
+    cr_expect(strstr(client.text, address.path) != NULL);
     cr_expect(strstr(client.text, "no such file") != NULL);
 }
 
@@ -392,7 +393,7 @@ Test(listener, a_live_socket_is_already_in_use)
     kd_listener *second = NULL;
     cr_expect(eq(int, kd_listener_open(&loop, &address, 0, &listener_callbacks, NULL, &second),
                  KD_ERR_STATE));
-    cr_expect(strstr(kd_fault_text(), "already in use") != NULL);
+    EXPECT_FAULT("already in use");
     cr_expect(second == NULL);
     run_until(&client.n_opened, 1); /* the first goes on */
 }
@@ -406,7 +407,7 @@ Test(listener, a_port_in_use_is_already_in_use)
                  kd_listener_open(&loop, kd_listener_address(listener), 0, &listener_callbacks,
                                   NULL, &second),
                  KD_ERR_STATE));
-    cr_expect(strstr(kd_fault_text(), "already in use") != NULL);
+    EXPECT_FAULT("already in use");
 }
 
 Test(listener, a_file_that_is_no_socket_is_left_alone)
@@ -424,7 +425,7 @@ Test(listener, a_folder_that_is_not_there_is_an_io_fault)
     (void)strcpy(address.path, "/nonexistent-folder/s");
     cr_expect(eq(int, kd_listener_open(&loop, &address, 0, &listener_callbacks, NULL, &listener),
                  KD_ERR_IO));
-    cr_expect(strstr(kd_fault_text(), "cannot bind") != NULL);
+    EXPECT_FAULT("cannot bind");
 }
 
 static kd_status check_hello(const Kd__Hello *hello)
@@ -456,7 +457,7 @@ Test(hello, an_unknown_role_is_refused)
     hello.protocol = KD_PROTOCOL_VERSION;
     hello.role = (Kd__Hello__Role)77;
     cr_expect(eq(int, check_hello(&hello), KD_ERR_PROTO));
-    cr_expect(strstr(kd_fault_text(), "found role 77") != NULL);
+    EXPECT_FAULT("found role 77");
 }
 
 Test(hello, a_request_in_its_place_is_refused)

@@ -1,12 +1,12 @@
 #include <criterion/criterion.h>
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "data/shard_writer.h"
+#include "tests/support/temporary.h"
 #include "tests/support/tiny_train.h"
 
 enum { N_SEQUENCES = 11 }; /* two batches and a part of one */
@@ -124,11 +124,10 @@ Test(evaluate, ranks_share_the_batches)
     tiny_train_destroy(t);
 }
 
-Test(evaluate, a_shard_is_read_in_its_order)
+Test(evaluate, a_shard_is_read_in_its_order, .init = temporary_enter, .fini = temporary_leave)
 {
     const kd_trainer_settings settings = tiny_train_settings();
     tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
-    char path[] = "/tmp/kd_evaluate_XXXXXX";
     const kd_shard_info info = {.vocab_size = 11};
     const kd_reduce alone = kd_reduce_single();
     uint32_t ids[5 * TINY_TOKENS + 1];
@@ -138,14 +137,13 @@ Test(evaluate, a_shard_is_read_in_its_order)
     kd_evaluation e;
     held_out text;
 
-    cr_assert_geq(mkstemp(path), 0);
     for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
         ids[i] = (uint32_t)(i * 7 % 11);
     }
-    cr_assert_eq(kd_shard_writer_open(&writer, path, &info, "test"), KD_OK);
+    cr_assert_eq(kd_shard_writer_open(&writer, "s", &info, "test"), KD_OK);
     cr_assert_eq(kd_shard_writer_add(&writer, ids, sizeof ids / sizeof *ids), KD_OK);
     cr_assert_eq(kd_shard_writer_commit(&writer), KD_OK);
-    cr_assert_eq(kd_shard_open(&shard, path), KD_OK);
+    cr_assert_eq(kd_shard_open(&shard, "s"), KD_OK);
     cr_assert_eq(kd_order_sequential(&order, &shard, TINY_TOKENS), KD_OK);
     kd_shard_sequences of = {.shard = &shard, .order = &order};
     const kd_sequences sequences = kd_sequences_of_shard(&of);
@@ -156,7 +154,6 @@ Test(evaluate, a_shard_is_read_in_its_order)
     cr_assert_eq(kd_trainer_evaluate(t->trainer, &sequences, &alone, &e), KD_OK);
     cr_expect_eq(e.n_tokens, 5 * TINY_TOKENS);
     kd_shard_close(&shard);
-    (void)remove(path);
     tiny_train_destroy(t);
 }
 

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -13,29 +12,16 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/writer.h"
-
-static char folder[64];
+#include "tests/support/fault.h"
+#include "tests/support/temporary.h"
 
 static void enter(void)
 {
-    (void)snprintf(folder, sizeof folder, "%s", "/tmp/kd-file-XXXXXX");
-    cr_assert(mkdtemp(folder) != NULL);
-    cr_assert(chdir(folder) == 0);
+    temporary_enter();
     kd_fault_quiet(1);
 }
 
-static void leave(void)
-{
-    cr_assert(chdir("/") == 0);
-    cr_assert(eq(int, kd_folder_remove(folder), KD_OK));
-}
-
-TestSuite(file, .init = enter, .fini = leave);
-
-static void expect_fault(const char *part)
-{
-    cr_expect(strstr(kd_fault_text(), part) != NULL, "'%s' not in '%s'", part, kd_fault_text());
-}
+TestSuite(file, .init = enter, .fini = temporary_leave);
 
 static void expect_holds(const char *path, const char *text)
 {
@@ -77,7 +63,7 @@ Test(file, a_missing_file_is_not_found_and_named)
     char *data = (char *)1;
     size_t size = 7;
     cr_expect(eq(int, kd_file_map("gone", &mapping), KD_ERR_NOT_FOUND));
-    expect_fault("gone");
+    EXPECT_FAULT("gone");
     cr_expect(eq(sz, mapping.size_bytes, 77));
     cr_expect(eq(int, kd_file_read("gone", 10, &data, &size), KD_ERR_NOT_FOUND));
     cr_expect(data == (char *)1 && size == 7);
@@ -89,10 +75,10 @@ Test(file, a_folder_is_no_file)
     kd_mapping mapping;
     char *data;
     size_t size;
-    cr_expect(eq(int, kd_file_map(folder, &mapping), KD_ERR_IO));
-    expect_fault("not a regular file");
-    cr_expect(eq(int, kd_file_read(folder, 10, &data, &size), KD_ERR_IO));
-    expect_fault(folder);
+    cr_expect(eq(int, kd_file_map(temporary_folder(), &mapping), KD_ERR_IO));
+    EXPECT_FAULT("not a regular file");
+    cr_expect(eq(int, kd_file_read(temporary_folder(), 10, &data, &size), KD_ERR_IO));
+    EXPECT_FAULT(temporary_folder());
 }
 
 Test(file, reading_more_than_allowed_is_refused)
@@ -101,7 +87,7 @@ Test(file, reading_more_than_allowed_is_refused)
     size_t size;
     cr_assert(eq(int, kd_file_replace("ten", "0123456789", 10), KD_OK));
     cr_expect(eq(int, kd_file_read("ten", 9, &data, &size), KD_ERR_INVALID));
-    expect_fault("at most 9 bytes");
+    EXPECT_FAULT("at most 9 bytes");
     cr_assert(eq(int, kd_file_read("ten", 10, &data, &size), KD_OK));
     free(data);
 }
@@ -127,8 +113,8 @@ Test(file, a_leftover_link_is_replaced_not_followed)
 Test(file, replacing_in_a_missing_folder_names_the_path)
 {
     cr_expect(eq(int, kd_file_replace("no/such/file", "x", 1), KD_ERR_IO));
-    expect_fault("no/such/file");
-    expect_fault("No such file");
+    EXPECT_FAULT("no/such/file");
+    EXPECT_FAULT("No such file");
 }
 
 /* A file size limit stands for the full disk: the first write is short, the next one fails. */
@@ -145,7 +131,7 @@ Test(file, a_write_that_does_not_fit_leaves_the_old_file_and_no_temporary)
     const kd_status st = kd_file_replace("a", big, sizeof big);
     cr_assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
     cr_expect(eq(int, st, KD_ERR_IO));
-    expect_fault("a.tmp: File too large, at byte 4096");
+    EXPECT_FAULT("a.tmp: File too large, at byte 4096");
     expect_holds("a", "old");
     cr_expect(not(kd_file_exists("a.tmp")));
 }
@@ -160,7 +146,7 @@ Test(file, a_full_device_is_reported_with_its_path)
     writer.fd = open("/dev/full", O_WRONLY); /* every write to it is ENOSPC */
     cr_assert(eq(int, kd_writer_add(&writer, "x", 1), KD_OK));
     cr_expect(eq(int, kd_writer_commit(&writer), KD_ERR_IO));
-    expect_fault("a.tmp: No space left on device");
+    EXPECT_FAULT("a.tmp: No space left on device");
     cr_expect(eq(int, kd_file_read("a", 1, &data, &size), KD_ERR_NOT_FOUND));
 }
 
@@ -214,7 +200,7 @@ Test(file, a_folder_cannot_be_made_where_a_file_is)
 {
     cr_assert(eq(int, kd_file_replace("f", "", 0), KD_OK));
     cr_expect(eq(int, kd_folder_make("f"), KD_ERR_IO));
-    expect_fault("f");
+    EXPECT_FAULT("f");
     cr_expect(eq(int, kd_folder_make("f/below"), KD_ERR_IO));
     cr_expect(eq(int, kd_folder_make(""), KD_ERR_IO));
 }
@@ -222,7 +208,7 @@ Test(file, a_folder_cannot_be_made_where_a_file_is)
 Test(file, syncing_a_missing_folder_fails)
 {
     cr_expect(eq(int, kd_folder_sync("gone"), KD_ERR_IO));
-    expect_fault("gone");
+    EXPECT_FAULT("gone");
 }
 
 Test(file, removing_a_folder_takes_all_below_and_spares_what_links_point_to)
@@ -244,7 +230,7 @@ Test(file, removing_a_link_or_a_file_as_folder_is_refused)
     cr_assert(eq(int, kd_folder_make("kept"), KD_OK));
     cr_assert(symlink("kept", "link") == 0);
     cr_expect(eq(int, kd_folder_remove("link"), KD_ERR_IO));
-    expect_fault("link");
+    EXPECT_FAULT("link");
     cr_expect(kd_file_exists("kept"));
 }
 

@@ -8,33 +8,20 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "format/hf_config.h"
-
-static char folder[64];
+#include "tests/support/fault.h"
+#include "tests/support/temporary.h"
 
 static void enter(void)
 {
-    (void)snprintf(folder, sizeof folder, "%s", "/tmp/kd-config-XXXXXX");
-    cr_assert(mkdtemp(folder) != NULL);
-    cr_assert(chdir(folder) == 0);
+    temporary_enter();
     kd_fault_quiet(1);
 }
 
-static void leave(void)
-{
-    cr_assert(chdir("/") == 0);
-    cr_assert(eq(int, kd_folder_remove(folder), KD_OK));
-}
-
-TestSuite(hf_config, .init = enter, .fini = leave);
-
-static void expect_text(const char *part)
-{
-    cr_expect(strstr(kd_fault_text(), part) != NULL, "'%s' not in '%s'", part, kd_fault_text());
-}
+TestSuite(hf_config, .init = enter, .fini = temporary_leave);
 
 static kd_status read_text(const char *text, kd_model_config *config)
 {
-    cr_assert(eq(int, kd_file_replace("config.json", text, strlen(text)), KD_OK));
+    temporary_write("config.json", text);
     return kd_hf_config_read("config.json", config);
 }
 
@@ -63,9 +50,9 @@ static void expect_refused(const char *more, kd_status st, const char *field, co
     kd_model_config config = {.vocab_size = 7};
     cr_expect(eq(int, read_with(more, &config), st), "%s: %s", more, kd_fault_text());
     cr_expect(eq(i64, config.vocab_size, 7), "%s", more);
-    expect_text("config.json: ");
-    expect_text(field);
-    expect_text(expected);
+    EXPECT_FAULT("config.json: ");
+    EXPECT_FAULT(field);
+    EXPECT_FAULT(expected);
 }
 
 static kd_model_config example(kd_model_type type)
@@ -171,11 +158,11 @@ Test(hf_config, shapes_that_transformers_cannot_load_are_not_written)
     kd_model_config config = example(KD_MODEL_QWEN2_MOE);
     config.shared_expert_size = 0;
     cr_expect(eq(int, kd_hf_config_write("c.json", &config, KD_F32), KD_ERR_INVALID));
-    expect_text("shared_expert_size is 0, expected 1 or more");
+    EXPECT_FAULT("shared_expert_size is 0, expected 1 or more");
     config = example(KD_MODEL_LLAMA);
     config.n_heads = 6;
     cr_expect(eq(int, kd_hf_config_write("c.json", &config, KD_F32), KD_ERR_INVALID));
-    expect_text("num_heads is 6, expected a divisor of hidden_size, 64");
+    EXPECT_FAULT("num_heads is 6, expected a divisor of hidden_size, 64");
     config = example(KD_MODEL_MIXTRAL);
     config.norm_topk = false;
     cr_expect(eq(int, kd_hf_config_check(&config), KD_ERR_INVALID));
@@ -292,9 +279,9 @@ Test(hf_config, what_is_no_json_object_is_refused_with_its_place)
 {
     kd_model_config config;
     cr_expect(eq(int, read_text("{\n  \"a\": ,\n}", &config), KD_ERR_PROTO));
-    expect_text("config.json:2:");
+    EXPECT_FAULT("config.json:2:");
     cr_expect(eq(int, read_text("[]", &config), KD_ERR_PROTO));
-    expect_text("config.json: expected a JSON object");
+    EXPECT_FAULT("config.json: expected a JSON object");
     cr_expect(eq(int, read_text("", &config), KD_ERR_PROTO));
     cr_expect(eq(int, kd_hf_config_read("none.json", &config), KD_ERR_NOT_FOUND));
 }

@@ -3,39 +3,15 @@
 
 #include <dlfcn.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kd.h"
+#include "tests/support/temporary.h"
 
 enum { B = 4, T = 8, V = 16, N = B * T };
 
-static char folder[64];
-
-static void make_folder(void)
-{
-    (void)strcpy(folder, "/tmp/kd_api_XXXXXX");
-    cr_assert_not_null(mkdtemp(folder));
-}
-
-static void remove_folder(void)
-{
-    char command[128];
-    (void)snprintf(command, sizeof command, "rm -r %s", folder);
-    cr_expect_eq(system(command), 0);
-}
-
-TestSuite(kd, .init = make_folder, .fini = remove_folder);
-
-static const char *below(const char *name)
-{
-    static char paths[2][128];
-    static int next;
-    char *path = paths[next++ % 2];
-    (void)snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
+TestSuite(kd, .init = temporary_enter, .fini = temporary_leave);
 
 static kd_student_options small_options(uint64_t seed)
 {
@@ -99,9 +75,9 @@ static const char *make_teacher(void)
     const kd_student_options options = small_options(1);
     kd_student *teacher = create(&options);
     (void)train(teacher, 60);
-    cr_assert_eq(kd_student_save(teacher, below("teacher")), KD_OK);
+    cr_assert_eq(kd_student_save(teacher, temporary_path("teacher")), KD_OK);
     kd_student_destroy(teacher);
-    return below("teacher");
+    return temporary_path("teacher");
 }
 
 Test(kd, a_student_learns_from_a_teacher)
@@ -213,10 +189,10 @@ Test(kd, a_saved_student_is_loaded_as_it_was)
     cr_assert_eq(kd_student_evaluate(student, tokens, labels, B, &wanted), KD_OK);
     cr_expect_eq(wanted.n_tokens, N);
     cr_expect_float_eq(wanted.perplexity, exp(wanted.loss), 1e-9);
-    cr_assert_eq(kd_student_save(student, below("saved")), KD_OK);
+    cr_assert_eq(kd_student_save(student, temporary_path("saved")), KD_OK);
     kd_student_destroy(student);
 
-    options.folder = below("saved");
+    options.folder = temporary_path("saved");
     options.model = (kd_student_model){0};
     student = create(&options);
     cr_assert_eq(kd_student_evaluate(student, tokens, labels, B, &found), KD_OK);
@@ -232,18 +208,18 @@ Test(kd, training_goes_on_from_a_checkpoint_exactly)
     kd_student_options wide_options = small_options(3);
     kd_student *straight = create(&options), *resumed = create(&other_options);
     (void)train(straight, 3);
-    cr_assert_eq(kd_student_checkpoint(straight, below("state")), KD_OK);
+    cr_assert_eq(kd_student_checkpoint(straight, temporary_path("state")), KD_OK);
     (void)train(resumed, 1);
-    cr_assert_eq(kd_student_resume(resumed, below("state")), KD_OK);
+    cr_assert_eq(kd_student_resume(resumed, temporary_path("state")), KD_OK);
     cr_expect_eq(kd_student_steps(resumed), 3);
     const kd_losses wanted = train(straight, 3), found = train(resumed, 3);
     cr_expect_eq(found.total, wanted.total);
     cr_expect_eq(found.gradient_norm, wanted.gradient_norm);
 
-    cr_expect_eq(kd_student_resume(resumed, below("nothing")), KD_ERR_NOT_FOUND);
+    cr_expect_eq(kd_student_resume(resumed, temporary_path("nothing")), KD_ERR_NOT_FOUND);
     wide_options.model.hidden_size = 32;
     kd_student *wide = create(&wide_options);
-    cr_expect_eq(kd_student_resume(wide, below("state")), KD_ERR_INVALID);
+    cr_expect_eq(kd_student_resume(wide, temporary_path("state")), KD_ERR_INVALID);
     kd_student_destroy(wide);
     kd_student_destroy(straight);
     kd_student_destroy(resumed);
@@ -288,11 +264,11 @@ Test(kd, bad_calls_leave_the_student_usable)
     tokens[3] = V;
     cr_expect_eq(kd_student_step(student, tokens, labels, B, &losses), KD_ERR_INVALID);
     cr_expect_not_null(strstr(kd_error_text(), "token 3: found 16, expected 0 to 15"));
-    cr_expect_eq(kd_student_attach_teacher(student, below("nobody")), KD_ERR_NOT_FOUND);
+    cr_expect_eq(kd_student_attach_teacher(student, temporary_path("nobody")), KD_ERR_NOT_FOUND);
     teacher_options.model.vocab_size = V + 256;
     kd_student *teacher = create(&teacher_options);
-    cr_assert_eq(kd_student_save(teacher, below("large")), KD_OK);
-    cr_expect_eq(kd_student_attach_teacher(student, below("large")), KD_ERR_INVALID);
+    cr_assert_eq(kd_student_save(teacher, temporary_path("large")), KD_OK);
+    cr_expect_eq(kd_student_attach_teacher(student, temporary_path("large")), KD_ERR_INVALID);
     cr_expect_not_null(strstr(kd_error_text(), "272"));
     cr_expect_eq(losses.total, -7.0);
     (void)train(student, 1);

@@ -1,6 +1,5 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,40 +7,27 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "format/manifest.h"
-
-static char folder[64];
-
-static void put(const char *path, const char *text)
-{
-    cr_assert(eq(int, kd_file_replace(path, text, strlen(text)), KD_OK));
-}
+#include "tests/support/fault.h"
+#include "tests/support/temporary.h"
 
 /* A sealed folder "s" of two files. */
 static void enter(void)
 {
-    (void)snprintf(folder, sizeof folder, "%s", "/tmp/kd-manifest-XXXXXX");
-    cr_assert(mkdtemp(folder) != NULL);
-    cr_assert(chdir(folder) == 0);
+    temporary_enter();
     kd_fault_quiet(1);
     cr_assert(eq(int, kd_folder_make("s/below"), KD_OK));
-    put("s/a.bin", "abc");
-    put("s/empty", "");
-    put("s/left.tmp", "of a crash");
+    temporary_write("s/a.bin", "abc");
+    temporary_write("s/empty", "");
+    temporary_write("s/left.tmp", "of a crash");
     cr_assert(eq(int, kd_manifest_write("s"), KD_OK), "%s", kd_fault_text());
 }
 
-static void leave(void)
-{
-    cr_assert(chdir("/") == 0);
-    cr_assert(eq(int, kd_folder_remove(folder), KD_OK));
-}
-
-TestSuite(manifest, .init = enter, .fini = leave);
+TestSuite(manifest, .init = enter, .fini = temporary_leave);
 
 static void expect_verdict(kd_status st, const char *part)
 {
     cr_expect(eq(int, kd_manifest_verify("s"), st), "%s", kd_fault_text());
-    cr_expect(strstr(kd_fault_text(), part) != NULL, "'%s' not in '%s'", part, kd_fault_text());
+    EXPECT_FAULT(part);
 }
 
 Test(manifest, lists_the_files_with_size_and_hash)
@@ -64,22 +50,22 @@ Test(manifest, lists_the_files_with_size_and_hash)
 Test(manifest, an_unharmed_folder_verifies_and_can_be_sealed_again)
 {
     expect_verdict(KD_OK, "");
-    put("s/more", "x");
+    temporary_write("s/more", "x");
     expect_verdict(KD_OK, "");
     cr_assert(eq(int, kd_manifest_write("s"), KD_OK));
-    put("s/more", "y");
+    temporary_write("s/more", "y");
     expect_verdict(KD_ERR_INVALID, "s/more has the hash");
 }
 
 Test(manifest, a_flipped_bit_is_found)
 {
-    put("s/a.bin", "abb");
+    temporary_write("s/a.bin", "abb");
     expect_verdict(KD_ERR_INVALID, "s/a.bin has the hash");
 }
 
 Test(manifest, another_length_is_found)
 {
-    put("s/a.bin", "abcd");
+    temporary_write("s/a.bin", "abcd");
     expect_verdict(KD_ERR_INVALID, "s/a.bin is 4 bytes long, expected 3");
 }
 
@@ -116,7 +102,7 @@ Test(manifest, one_that_does_not_parse_is_refused)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        put("s/manifest.json", cases[i].text);
+        temporary_write("s/manifest.json", cases[i].text);
         expect_verdict(KD_ERR_PROTO, cases[i].part);
     }
 }

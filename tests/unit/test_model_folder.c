@@ -11,15 +11,14 @@
 #include "format/hf_names.h"
 #include "format/model_folder.h"
 #include "format/safetensors.h"
+#include "tests/support/fault.h"
+#include "tests/support/temporary.h"
 
-static char folder[64];
 static kd_backend *be;
 
 static void enter(void)
 {
-    (void)snprintf(folder, sizeof folder, "%s", "/tmp/kd-folder-XXXXXX");
-    cr_assert(mkdtemp(folder) != NULL);
-    cr_assert(chdir(folder) == 0);
+    temporary_enter();
     kd_fault_quiet(1);
     cr_assert(eq(int, kd_backend_create_cpu(KD_F32, 1, &be), KD_OK));
 }
@@ -27,16 +26,10 @@ static void enter(void)
 static void leave(void)
 {
     kd_backend_destroy(be);
-    cr_assert(chdir("/") == 0);
-    cr_assert(eq(int, kd_folder_remove(folder), KD_OK));
+    temporary_leave();
 }
 
 TestSuite(model_folder, .init = enter, .fini = leave);
-
-static void expect_text(const char *part)
-{
-    cr_expect(strstr(kd_fault_text(), part) != NULL, "'%s' not in '%s'", part, kd_fault_text());
-}
 
 static kd_model_config example(kd_model_type type)
 {
@@ -322,8 +315,8 @@ Test(model_folder, a_missing_tensor_is_named)
     save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
     rewrite("m/model.safetensors", drop_norm);
     cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_INVALID));
-    expect_text("m: there is no tensor \"model.norm.weight\"");
-    expect_text("another architecture");
+    EXPECT_FAULT("m: there is no tensor \"model.norm.weight\"");
+    EXPECT_FAULT("another architecture");
 }
 
 Test(model_folder, a_wrong_shape_is_named_with_both_shapes)
@@ -331,12 +324,12 @@ Test(model_folder, a_wrong_shape_is_named_with_both_shapes)
     save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
     rewrite("m/model.safetensors", widen_head);
     cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_INVALID));
-    expect_text(
+    EXPECT_FAULT(
         "m/model.safetensors: tensor \"lm_head.weight\" has shape (13, 8), expected (11, 8)");
-    expect_text("another architecture");
+    EXPECT_FAULT("another architecture");
     rewrite("m/model.safetensors", flatten_head);
     cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_INVALID));
-    expect_text("has shape (88), expected (11, 8)");
+    EXPECT_FAULT("has shape (88), expected (11, 8)");
 }
 
 Test(model_folder, tensors_of_no_use_are_left_alone)
@@ -354,7 +347,7 @@ Test(model_folder, another_architecture_is_refused)
     other = example(KD_MODEL_MIXTRAL);
     other.n_layers = 3;
     cr_expect(eq(int, load_example(other), KD_ERR_INVALID));
-    expect_text("model.layers.2.");
+    EXPECT_FAULT("model.layers.2.");
 }
 
 Test(model_folder, a_folder_without_weights_or_configuration_is_not_found)
@@ -362,9 +355,9 @@ Test(model_folder, a_folder_without_weights_or_configuration_is_not_found)
     kd_model_config config;
     cr_assert(eq(int, kd_folder_make("m"), KD_OK));
     cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_NOT_FOUND));
-    expect_text("expected model.safetensors or model.safetensors.index.json");
+    EXPECT_FAULT("expected model.safetensors or model.safetensors.index.json");
     cr_expect(eq(int, kd_model_folder_config("m", &config), KD_ERR_NOT_FOUND));
-    expect_text("m/config.json");
+    EXPECT_FAULT("m/config.json");
 }
 
 static void only_head(kd_safetensors_spec *specs, size_t *n)
@@ -414,7 +407,7 @@ Test(model_folder, an_index_that_puts_a_tensor_into_the_wrong_shard_is_refused)
     save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
     put_shards("model.norm.weight", "two.safetensors");
     cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_INVALID));
-    expect_text("tensor \"model.norm.weight\" is not in two.safetensors");
+    EXPECT_FAULT("tensor \"model.norm.weight\" is not in two.safetensors");
 }
 
 Test(model_folder, an_index_that_leads_elsewhere_is_refused)
@@ -422,7 +415,7 @@ Test(model_folder, an_index_that_leads_elsewhere_is_refused)
     save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
     put_shards("model.norm.weight", "../one.safetensors");
     cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_PROTO));
-    expect_text("expected the name of a file in the same folder, found \"../one.safetensors\"");
+    EXPECT_FAULT("expected the name of a file in the same folder, found \"../one.safetensors\"");
 }
 
 Test(model_folder, a_shard_that_is_not_there_is_not_found)
@@ -431,7 +424,7 @@ Test(model_folder, a_shard_that_is_not_there_is_not_found)
     put_shards(NULL, NULL);
     cr_assert(unlink("m/two.safetensors") == 0);
     cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_NOT_FOUND));
-    expect_text("m/two.safetensors");
+    EXPECT_FAULT("m/two.safetensors");
 }
 
 Test(model_folder, an_index_that_is_not_one_is_refused)
@@ -440,10 +433,10 @@ Test(model_folder, an_index_that_is_not_one_is_refused)
     cr_assert(eq(int, kd_folder_make("m"), KD_OK));
     cr_assert(eq(int, kd_file_replace(index, "{", 1), KD_OK));
     cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_PROTO));
-    expect_text("index.json:1:");
+    EXPECT_FAULT("index.json:1:");
     cr_assert(eq(int, kd_file_replace(index, "{}", 2), KD_OK));
     cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_PROTO));
-    expect_text("\"weight_map\"");
+    EXPECT_FAULT("\"weight_map\"");
 }
 
 static void expect_head(kd_dtype compute, kd_model_config config, kd_parameter_role role)
@@ -486,6 +479,6 @@ Test(model_folder, a_folder_that_cannot_be_made_is_reported)
     cr_assert(eq(int, kd_file_replace("file", "x", 1), KD_OK));
     kd_parameters *params = create(example(KD_MODEL_LLAMA), KD_PARAMS_TRAIN);
     cr_expect(eq(int, kd_model_folder_save("file/m", params, KD_F32), KD_ERR_IO));
-    expect_text("file");
+    EXPECT_FAULT("file");
     kd_parameters_destroy(params);
 }

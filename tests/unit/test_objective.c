@@ -3,11 +3,11 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "distill/objective.h"
 #include "distill/teacher.h"
+#include "tests/support/fault.h"
 #include "tests/support/tiny_model.h"
 
 enum { N_BATCH = 2, N_TOKENS = 5, N_ROWS = N_BATCH * N_TOKENS };
@@ -361,10 +361,10 @@ Test(objective, bad_settings_are_refused_by_name)
 
     kd_objective_settings settings = settings_with(-0.1, 1.0, 1.0);
     cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
-    cr_expect(strstr(kd_fault_text(), "weight of loss kd") != NULL);
+    EXPECT_FAULT("weight of loss kd");
     settings = settings_with(0.5, 1.0, 0.0);
     cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
-    cr_expect(strstr(kd_fault_text(), "temperature") != NULL);
+    EXPECT_FAULT("temperature");
     settings = settings_with(0.5, 1.0, 1.0);
     settings.chunk_rows = -1;
     cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
@@ -372,7 +372,7 @@ Test(objective, bad_settings_are_refused_by_name)
     settings.weights[KD_LOSS_Z] =
         (kd_schedule){.kind = KD_SCHEDULE_STEP, .n_points = 2, .points = {{0, 0.0}, {5, 0.7}}};
     cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
-    cr_expect(strstr(kd_fault_text(), "loss z: found a schedule") != NULL);
+    EXPECT_FAULT("loss z: found a schedule");
 
     settings = settings_with(0.5, 1.0, 1.0);
     large.vocab_size += KD_VOCAB_PADDING_MAX;
@@ -395,7 +395,7 @@ Test(objective, teacher_refuses_tokens_that_it_does_not_know)
     cr_expect_eq(
         kd_teacher_fill(s.teacher, tokens, N_BATCH, kd_objective_signals(s.objective), s.message),
         KD_ERR_INVALID);
-    cr_expect(strstr(kd_fault_text(), "token 2 of sequence 1: found 11, expected 0 to 10") != NULL);
+    EXPECT_FAULT("token 2 of sequence 1: found 11, expected 0 to 10");
     scene_destroy(&s);
 }
 

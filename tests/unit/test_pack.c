@@ -16,27 +16,20 @@
 #include "base/rng.h"
 #include "data/pack.h"
 #include "data/shard.h"
+#include "tests/support/fault.h"
+#include "tests/support/temporary.h"
 
 enum { T = 16, BLOCK = T * KD_PACK_BLOCK_SEQUENCES };
 
-static char folder[64];
 static const char *const one_file[] = {"a.txt"};
 
 static void enter(void)
 {
-    (void)snprintf(folder, sizeof folder, "%s", "/tmp/kd-pack-XXXXXX");
-    cr_assert(mkdtemp(folder) != NULL);
-    cr_assert(chdir(folder) == 0);
+    temporary_enter();
     kd_fault_quiet(1);
 }
 
-static void leave(void)
-{
-    cr_assert(chdir("/") == 0);
-    cr_assert(eq(int, kd_folder_remove(folder), KD_OK));
-}
-
-TestSuite(pack, .init = enter, .fini = leave);
+TestSuite(pack, .init = enter, .fini = temporary_leave);
 
 static kd_pack_settings settings_of(const char *const *files, size_t n_files)
 {
@@ -54,11 +47,6 @@ static kd_pack_settings settings_of(const char *const *files, size_t n_files)
     };
 }
 
-static void write_text(const char *path, const char *text)
-{
-    cr_assert(eq(int, kd_file_replace(path, text, strlen(text)), KD_OK));
-}
-
 /* Text whose every position can be told by what stands there. */
 static char *make_text(size_t size)
 {
@@ -73,7 +61,7 @@ static char *make_text(size_t size)
 static void write_random(const char *path, size_t size)
 {
     char *text = make_text(size);
-    write_text(path, text);
+    temporary_write(path, text);
     free(text);
 }
 
@@ -108,7 +96,7 @@ static void expect_refused(const kd_pack_settings *settings, kd_status expected,
 {
     kd_pack_result result = {77, 78};
     cr_expect(eq(int, kd_pack(settings, &result), expected));
-    cr_expect(strstr(kd_fault_text(), part) != NULL, "'%s' not in '%s'", part, kd_fault_text());
+    EXPECT_FAULT(part);
     cr_expect(result.n_train_tokens == 77 && result.n_test_tokens == 78);
     const char *const paths[] = {"train", "test", "train.tmp", "test.tmp"};
     for (size_t i = 0; i < 4; i++) {
@@ -122,8 +110,8 @@ Test(pack, without_held_out_text_the_train_shard_is_the_whole_stream)
     const char *const files[] = {"a", "b"};
     kd_pack_settings settings = settings_of(files, 2);
     kd_pack_result result;
-    write_text("a", "the first document");
-    write_text("b", "the other one");
+    temporary_write("a", "the first document");
+    temporary_write("b", "the other one");
     settings.held_out = 0;
     settings.out_test_path = NULL;
     cr_assert(eq(int, kd_pack(&settings, &result), KD_OK));
@@ -142,7 +130,7 @@ Test(pack, each_block_goes_where_the_draw_says_and_nowhere_else)
     size_t n[2] = {0};
     const kd_pack_settings settings = settings_of(one_file, 1);
     kd_pack_result result;
-    write_text("a.txt", text);
+    temporary_write("a.txt", text);
     for (size_t i = 0; i < SIZE + 1; i++) { /* the NUL of the string is the end token */
         const int to = kd_rng_uniform(kd_rng_key(1, "split"), i / BLOCK) < 0.25;
         expected[to][n[to]++] = text[i];
@@ -165,7 +153,7 @@ Test(pack, a_file_larger_than_one_piece_comes_out_whole)
     char *text = make_text(SIZE);
     kd_pack_settings settings = settings_of(one_file, 1);
     settings.held_out = 0;
-    write_text("a.txt", text);
+    temporary_write("a.txt", text);
     cr_assert(eq(int, kd_pack(&settings, NULL), KD_OK));
     expect_shard_holds("train", text, SIZE + 1);
     free(text);
@@ -283,12 +271,12 @@ Test(pack, a_file_that_cannot_be_read_is_named)
 Test(pack, a_file_without_text_is_refused)
 {
     kd_pack_settings settings = settings_of(one_file, 1);
-    write_text("a.txt", "");
+    temporary_write("a.txt", "");
     expect_refused(&settings, KD_ERR_INVALID, "no text in a.txt");
-    write_text("a.txt", " \n\t\n");
+    temporary_write("a.txt", " \n\t\n");
     expect_refused(&settings, KD_ERR_INVALID, "no text in a.txt");
     settings.format = KD_CORPUS_JSONL;
-    write_text("a.txt", "\n{\"text\": \"\"}\n");
+    temporary_write("a.txt", "\n{\"text\": \"\"}\n");
     expect_refused(&settings, KD_ERR_INVALID, "no text in a.txt");
 }
 
@@ -340,9 +328,9 @@ static kd_pack_settings jsonl_settings(void)
 Test(pack, json_lines_give_a_document_a_line)
 {
     kd_pack_settings settings = jsonl_settings();
-    write_text("a.txt", "{\"id\": 1, \"text\": \"first\\nand \\u00e4\"}\r\n\n"
-                        "{\"text\": \"\"}\n"
-                        "  {\"text\": \"the second one\", \"x\": [{}]}");
+    temporary_write("a.txt", "{\"id\": 1, \"text\": \"first\\nand \\u00e4\"}\r\n\n"
+                             "{\"text\": \"\"}\n"
+                             "  {\"text\": \"the second one\", \"x\": [{}]}");
     cr_assert(eq(int, kd_pack(&settings, NULL), KD_OK), "%s", kd_fault_text());
     expect_shard_holds("train", "first\nand \xc3\xa4\0the second one", 28);
 }
@@ -358,7 +346,7 @@ Test(pack, json_lines_longer_than_a_piece_come_out_whole)
     }
     settings.text_field = "body";
     cr_assert(asprintf(&line, "{\"body\":\"%s\"}\n{\"body\":\"%s\"}\n", text, "end") > 0);
-    write_text("a.txt", line);
+    temporary_write("a.txt", line);
     cr_assert(eq(int, kd_pack(&settings, NULL), KD_OK), "%s", kd_fault_text());
     uint64_t n;
     int32_t *tokens = read_shard("train", &n);
@@ -377,7 +365,7 @@ static void expect_line_refused(const char *line, kd_status expected, const char
     char text[512];
     const kd_pack_settings settings = jsonl_settings();
     (void)snprintf(text, sizeof text, "{\"text\": \"good\"}\n\n%s\n{\"text\": \"x\"}\n", line);
-    write_text("a.txt", text);
+    temporary_write("a.txt", text);
     expect_refused(&settings, expected, part);
 }
 
@@ -403,7 +391,7 @@ Test(pack, deeply_nested_json_is_an_error_and_no_crash)
     char *line = malloc(DEPTH + 1);
     memset(line, '[', DEPTH);
     line[DEPTH] = '\0';
-    write_text("a.txt", line);
+    temporary_write("a.txt", line);
     expect_refused(&settings, KD_ERR_PROTO, "a.txt:1:");
     free(line);
 }

@@ -1,10 +1,10 @@
 #include <criterion/criterion.h>
 
 #include <math.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "distill/schedule.h"
+#include "tests/support/fault.h"
 
 static kd_schedule two_points(kd_schedule_kind kind)
 {
@@ -58,11 +58,11 @@ Test(schedule, bad_ones_are_refused_by_name)
     kd_fault_quiet(1);
     cr_assert_eq(kd_schedule_check(&s, "temperature", 0.0), KD_OK);
     cr_expect_eq(kd_schedule_check(&s, "temperature", 2.0), KD_ERR_INVALID);
-    cr_expect(strstr(kd_fault_text(), "temperature, point 1: found 1") != NULL);
+    EXPECT_FAULT("temperature, point 1: found 1");
 
     s.points[1].step = 10;
     cr_expect_eq(kd_schedule_check(&s, "temperature", 0.0), KD_ERR_INVALID);
-    cr_expect(strstr(kd_fault_text(), "found step 10, expected one after 10") != NULL);
+    EXPECT_FAULT("found step 10, expected one after 10");
 
     s = kd_schedule_constant(NAN);
     cr_expect_eq(kd_schedule_check(&s, "temperature", 0.0), KD_ERR_INVALID);

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "data/tokenizer.h"
+#include "tests/support/fault.h"
 
 static kd_tokenizer *byte;
 
@@ -78,7 +79,7 @@ Test(tokenizer, a_nul_in_the_text_names_file_and_offset_and_adds_nothing)
     kd_tokens tokens = {0};
     size_t used = 7;
     cr_expect(eq(int, kd_tokenizer_encode(byte, &piece, &tokens, &used), KD_ERR_INVALID));
-    cr_expect(strstr(kd_fault_text(), "book.txt: byte 1002 is NUL") != NULL);
+    EXPECT_FAULT("book.txt: byte 1002 is NUL");
     cr_expect(tokens.n == 0 && used == 7);
     kd_tokens_release(&tokens);
 }
@@ -88,7 +89,7 @@ Test(tokenizer, a_token_outside_the_vocabulary_does_not_decode)
     const uint32_t ids[] = {1, 256};
     kd_text text = {0};
     cr_expect(eq(int, kd_tokenizer_decode(byte, ids, 2, &text), KD_ERR_INVALID));
-    cr_expect(strstr(kd_fault_text(), "token 1 is 256") != NULL);
+    EXPECT_FAULT("token 1 is 256");
     cr_expect(eq(sz, text.size, 0));
 }
 
@@ -136,5 +137,5 @@ Test(tokenizer, the_exported_vocabulary_gives_each_byte_its_own_number)
 Test(tokenizer, an_export_into_no_folder_names_it)
 {
     cr_expect(eq(int, kd_tokenizer_export(byte, "/nowhere/at/all"), KD_ERR_IO));
-    cr_expect(strstr(kd_fault_text(), "/nowhere/at/all") != NULL);
+    EXPECT_FAULT("/nowhere/at/all");
 }

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "proto/control.pb-c.h"
+#include "tests/support/fault.h"
 #include "wire/reflect.h"
 #include "wire/yaml.h"
 
@@ -277,7 +278,7 @@ Test(yaml, text_that_is_no_yaml_names_the_place)
                      KD_ERR_PROTO),
                   "%s: %s", texts[i], kd_fault_text());
         cr_expect(strncmp(kd_fault_text(), "job.yaml:", 9) == 0, "%s", kd_fault_text());
-        cr_expect(strstr(kd_fault_text(), ": no valid YAML: ") != NULL, "%s", kd_fault_text());
+        EXPECT_FAULT(": no valid YAML: ");
     }
     cr_expect(message == NULL);
 }
@@ -287,7 +288,7 @@ Test(yaml, bytes_that_are_no_utf8_are_refused)
     ProtobufCMessage *message = NULL;
     cr_expect(
         eq(int, kd_yaml_parse("name: \xff", 7, "j", &kd__job__descriptor, &message), KD_ERR_PROTO));
-    cr_expect(strstr(kd_fault_text(), "j: no valid YAML: ") != NULL, "%s", kd_fault_text());
+    EXPECT_FAULT("j: no valid YAML: ");
 }
 
 Test(yaml, a_text_above_the_limit_is_refused)
