@@ -373,7 +373,8 @@ static int compare(const void *a, const void *b)
 
 static void report(bench *b, double rate_gflops, double memory_mb, double teacher_idle)
 {
-    const double flops = kd_model_config_forward_flops(&teacher_shape) +
+    const double taught = b->plan.n_signals > 0 ? 1.0 : 0.0;
+    const double flops = taught * kd_model_config_forward_flops(&teacher_shape) +
                          3.0 * kd_model_config_forward_flops(&student_shape);
     double total_s = 0.0;
     for (int i = 0; i < b->o.n_steps; i++) {
