@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/log.h"
+#include "format/json_file.h"
 
 enum { CONFIG_BYTES_MAX = 16 << 20 };
 
@@ -283,25 +283,17 @@ static kd_status read_fields(fields *f, kd_model_config *config_out)
 
 kd_status kd_hf_config_read(const char *path, kd_model_config *config_out)
 {
-    char *text;
-    size_t size;
-    json_error_t error;
-
-    kd_status st = kd_file_read(path, CONFIG_BYTES_MAX, &text, &size);
+    json_t *root;
+    kd_status st = kd_json_file_read(path, CONFIG_BYTES_MAX, &root);
     if (st) {
         return st;
     }
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-    free(text);
-    if (!json_is_object(root)) {
-        st = root == NULL ? kd_fail(KD_ERR_PROTO, "%s:%d:%d: not valid JSON: %s", path, error.line,
-                                    error.column, error.text)
-                          : kd_fail(KD_ERR_PROTO, "%s: expected a JSON object", path);
-        json_decref(root);
-        return st;
+    if (json_is_object(root)) {
+        fields f = {.path = path, .root = root};
+        st = read_fields(&f, config_out);
+    } else {
+        st = kd_fail(KD_ERR_PROTO, "%s: expected a JSON object", path);
     }
-    fields f = {.path = path, .root = root};
-    st = read_fields(&f, config_out);
     json_decref(root);
     return st;
 }

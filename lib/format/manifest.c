@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "format/json_file.h"
 
 enum { VERSION = 1, MANIFEST_BYTES_MAX = 16 << 20, BUFFER_BYTES = 1 << 18 };
 
@@ -258,19 +259,10 @@ static kd_status check_files(const char *folder, const char *path, json_t *files
 
 static kd_status load(const char *path, json_t **root_out)
 {
-    char *text;
-    size_t size;
-    json_error_t error;
-
-    const kd_status st = kd_file_read(path, MANIFEST_BYTES_MAX, &text, &size);
+    json_t *root;
+    const kd_status st = kd_json_file_read(path, MANIFEST_BYTES_MAX, &root);
     if (st) {
         return st;
-    }
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-    free(text);
-    if (root == NULL) {
-        return kd_fail(KD_ERR_PROTO, "%s:%d:%d: not valid JSON: %s", path, error.line, error.column,
-                       error.text);
     }
     if (json_integer_value(json_object_get(root, "version")) != VERSION ||
         !json_is_object(json_object_get(root, "files"))) {

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "format/json_file.h"
 
 enum { INDEX_BYTES_MAX = 64 << 20 };
 
@@ -114,19 +115,10 @@ add_indexed(kd_shards *set, const char *folder, const char *index, json_t *weigh
 
 static kd_status open_index(kd_shards *set, const char *folder, const char *index)
 {
-    char *text;
-    size_t size;
-    json_error_t error;
-
-    kd_status st = kd_file_read(index, INDEX_BYTES_MAX, &text, &size);
+    json_t *root;
+    kd_status st = kd_json_file_read(index, INDEX_BYTES_MAX, &root);
     if (st) {
         return st;
-    }
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-    free(text);
-    if (root == NULL) {
-        return kd_fail(KD_ERR_PROTO, "%s:%d:%d: not valid JSON: %s", index, error.line,
-                       error.column, error.text);
     }
     st = add_indexed(set, folder, index, json_object_get(root, "weight_map"));
     json_decref(root);

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "format/json_file.h"
 #include "train/checkpoint_file.h"
 
 enum { VERSION = 1, STATE_BYTES_MAX = 1 << 16 };
@@ -80,17 +81,10 @@ static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint
 
 kd_status kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out)
 {
-    char *text;
-    size_t size;
-    json_error_t error;
-    kd_status st = kd_file_read(path, STATE_BYTES_MAX, &text, &size);
+    json_t *root;
+    kd_status st = kd_json_file_read(path, STATE_BYTES_MAX, &root);
     if (st) {
         return st;
-    }
-    json_t *root = json_loadb(text, size, 0, &error);
-    free(text);
-    if (root == NULL) {
-        return kd_fail(KD_ERR_PROTO, "%s:%d:%d: %s", path, error.line, error.column, error.text);
     }
     st = read_fields(path, root, state_out);
     json_decref(root);
