@@ -271,7 +271,7 @@ Test(shard, reading_past_the_end_is_a_check, .signal = SIGABRT)
     kd_shard shard;
     int32_t tokens[16], labels[16];
     cr_assert(eq(int, kd_shard_open(&shard, "s"), KD_OK));
-    temporary_leave(); /* a crash skips it */
+    temporary_leave();                                 /* a crash skips it */
     kd_shard_read(&shard, N - 16, 16, tokens, labels); /* the last label is not there */
 }
 
