@@ -24,6 +24,7 @@ fail() {
 
 # finish: the last line of every test.
 finish() {
+    stop_daemon TERM
     [ "$failures" = 0 ] || {
         [ ! -e "$dir/daemon.log" ] || tail -n 30 "$dir/daemon.log"
         exit 1
@@ -58,10 +59,14 @@ start_daemon() {
     }
 }
 
-stop_daemon() { # [SIGNAL]
-    kill "-${1:-TERM}" "$daemon"
-    wait "$daemon" 2>/dev/null || true
+# stop_daemon TERM | KILL: a daemon that had ended before, by itself, is a failure.
+stop_daemon() {
+    local found=0 expected=0
+    [ "$1" = TERM ] || expected=137
+    kill "-$1" "$daemon" 2>/dev/null || true
+    wait "$daemon" 2>/dev/null || found=$?
     daemon=0
+    equal "exit code of the daemon at SIG$1" "$found" "$expected"
 }
 
 # text FILE BYTES: English-like text that a tiny model can learn.

@@ -99,6 +99,8 @@ int support_daemon_end(support_daemon *d, int signal)
     SUPPORT_REQUIRE(d->pid > 0 && kill(d->pid, signal) == 0, "%s", strerror(errno));
     SUPPORT_REQUIRE(waitpid(d->pid, &status, 0) == d->pid, "%s", strerror(errno));
     d->pid = 0;
+    SUPPORT_REQUIRE(signal != SIGKILL || WIFSIGNALED(status), "it had ended with code %d, see %s",
+                    WEXITSTATUS(status), d->folder);
     return status;
 }
 
