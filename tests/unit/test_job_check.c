@@ -128,7 +128,7 @@ Test(job_check, each_rule_names_path_found_and_expected)
         {"training.micro_batch_size=5", "training.batch_size: found 16, expected a multiple of "
                                         "student_ranks * micro_batch_size (5)\n"},
         {"training.batch_size=0", "training.batch_size: found 0, expected 1 to 1048576\n"},
-        {"resources.student_ranks=0", "resources.student_ranks: found 0, expected 1 to 1024\n"},
+        {"resources.student_ranks=0", "resources.student_ranks: found 0, expected 1 to 4096\n"},
         {"resources.threads_per_rank=0",
          "resources.threads_per_rank: found 0, expected 1 to 1024\n"},
         {"resources.stream_depth=65", "resources.stream_depth: found 65, expected 1 to 64\n"},
