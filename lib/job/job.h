@@ -60,17 +60,6 @@ uint32_t kd_job_ranks(const Kd__Job *job);
 uint64_t kd_job_slots(const Kd__Job *job);
 
 /*
- * The value of a schedule at a step. A constant is itself. With points (s_0, v_0) ... (s_n, v_n) it
- * is v_0 before s_0 and v_n from s_n on. For s_i <= step < s_j, where j = i + 1 and
- * t = (step - s_i) / (s_j - s_i), it is
- *
- *     STEP     v_i
- *     LINEAR   v_i + t (v_j - v_i)
- *     COSINE   v_i + (1 - cos(pi t)) / 2 * (v_j - v_i)
- */
-double kd_job_schedule_value(const Kd__Schedule *schedule, uint64_t step);
-
-/*
  * XXH3 over what must be the same for a checkpoint to be resumed: seed, data, student, teachers,
  * objective and training of a completed job. `training.steps` is in, since decay and schedules
  * depend on it; so is micro_batch_size, since the balance loss does, and its default depends on the
