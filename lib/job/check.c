@@ -15,7 +15,7 @@ enum {
     BATCH_MAX = 1 << 20,
     RANKS_MAX = 4096,
     THREADS_MAX = 1024,
-    POINTS_MAX = 1000,
+    POINTS_MAX = 32, /* KD_SCHEDULE_POINTS_MAX of distill/schedule.h */
     NAME_BYTES_MAX = 200,
     COUNT_MAX = 1000,
     HANG_SECONDS_MAX = 7 * 24 * 3600,

@@ -163,6 +163,19 @@ Test(job_check, batch_size_must_divide_over_ranks)
                     "* micro_batch_size (4)\n");
 }
 
+Test(job_check, a_schedule_has_at_most_as_many_points_as_the_engine_keeps)
+{
+    kd_text set = {0};
+    kd_text_add(&set, "objective.hard.weight={points: [");
+    for (int i = 0; i < 33; i++) {
+        kd_text_printf(&set, "{step: %d, value: 1},", i);
+    }
+    kd_text_add(&set, "]}");
+    const char *const sets[] = {set.data};
+    expect_mistakes(sets, 1, "objective.hard.weight: found 33 points, expected at most 32\n");
+    kd_text_release(&set);
+}
+
 Test(job_check, all_mistakes_are_told_at_once)
 {
     const char *const sets[] = {"output=", "training.steps=0", "checkpoint.keep=0"};
