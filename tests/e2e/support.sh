@@ -9,9 +9,12 @@ export DISTILLD_SERVER=unix:$dir/d.sock
 daemon=0
 failures=0
 
-# Nothing of a test outlives it: its daemon, and every process that names its folder.
+# Nothing of a test outlives it: its daemon, and every process that names its folder. A test that
+# failed shows what the daemon said, a sanitizer's report included.
 cleanup() {
+    local code=$?
     [ "$daemon" = 0 ] || stop_daemon KILL
+    [ "$code" = 0 ] || tail -n 60 "$dir/daemon.log" || true
     pkill -KILL -f "$dir" 2>/dev/null || true
     rm -rf "$dir"
 }
@@ -25,10 +28,7 @@ fail() {
 # finish: the last line of every test.
 finish() {
     stop_daemon TERM
-    [ "$failures" = 0 ] || {
-        [ ! -e "$dir/daemon.log" ] || tail -n 30 "$dir/daemon.log"
-        exit 1
-    }
+    [ "$failures" = 0 ] || exit 1
     echo "all checks passed"
 }
 
@@ -53,7 +53,6 @@ start_daemon() {
     distilld --state "$dir/state" --listen "$DISTILLD_SERVER" "$@" >"$ready" 2>>"$dir/daemon.log" &
     daemon=$!
     read -r line <"$ready" || {
-        cat "$dir/daemon.log"
         echo "the daemon did not start"
         exit 1
     }
