@@ -113,19 +113,6 @@ void kd_cpu_combine(kd_backend *be, kd_tensor y, kd_tensor x, const kd_route *ro
     }
 }
 
-/* dx = weight * dy; returns dy . x, the gradient of the weight. */
-KD_INLINE float
-backward_row(void *dx, const float *dy, const void *x, kd_dtype dtype, float weight, int64_t n)
-{
-    float dot = 0.0f;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t i = 0; i < n; i++) {
-        dot += dy[i] * kd_get(x, i, dtype);
-        kd_put(dx, i, dtype, weight * dy[i]);
-    }
-    return dot;
-}
-
 /* Which of its token's K places a row is. */
 static int64_t place_of(const combine_args *a, int64_t row)
 {
@@ -150,8 +137,8 @@ KD_SIMD static void combine_backward_rows(const void *args, int lane, int64_t be
         const float *dy = kd_row(a->y, a->token[row]);
         const void *x = kd_row(a->x, row);
         a->d_weights[j] = a->x.dtype == KD_BF16
-                              ? backward_row(dx, dy, x, KD_BF16, a->weights[j], a->columns)
-                              : backward_row(dx, dy, x, KD_F32, a->weights[j], a->columns);
+                              ? kd_scale_row(dx, dy, x, KD_BF16, a->weights[j], a->columns)
+                              : kd_scale_row(dx, dy, x, KD_F32, a->weights[j], a->columns);
     }
 }
 

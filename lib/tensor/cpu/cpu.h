@@ -50,4 +50,17 @@ void kd_add_partials(float *sum, const float *partial, int n_parts, int64_t n);
 /* Element casts and copies of a row. */
 void kd_convert_row(void *dst, kd_dtype dst_dtype, const void *src, kd_dtype src_dtype, int64_t n);
 
+/* Backward of y += weight * x over a row: dx = weight * dy; returns dy . x, the weight's gradient. */
+KD_INLINE float
+kd_scale_row(void *dx, const float *dy, const void *x, kd_dtype dtype, float weight, int64_t n)
+{
+    float dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t i = 0; i < n; i++) {
+        dot += dy[i] * kd_get(x, i, dtype);
+        kd_put(dx, i, dtype, weight * dy[i]);
+    }
+    return dot;
+}
+
 #endif

@@ -32,13 +32,7 @@ KD_SIMD static void forward_rows(const void *args, int lane, int64_t begin, int6
 KD_INLINE float
 backward_row(void *dx, const float *dy, const void *x, kd_dtype dtype, float share, int64_t n)
 {
-    float dot = 0.0f;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t i = 0; i < n; i++) {
-        dot += dy[i] * kd_get(x, i, dtype);
-        kd_put(dx, i, dtype, share * dy[i]);
-    }
-    return dot * share * (1.0f - share);
+    return kd_scale_row(dx, dy, x, dtype, share, n) * share * (1.0f - share);
 }
 
 KD_SIMD static void backward_rows(const void *args, int lane, int64_t begin, int64_t end)
