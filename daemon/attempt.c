@@ -119,8 +119,11 @@ kd_status attempt_register(attempt *a, const attempt_claim *claim, uint64_t now_
     }
     a->n_registered += !rank->registered;
     a->n_connected += !rank->connected;
-    *rank = (attempt_rank){
-        .registered = true, .connected = true, .heard_at_ms = now_ms, .pid = claim->pid};
+    *rank = (attempt_rank){.registered = true,
+                           .connected = true,
+                           .heard_at_ms = now_ms,
+                           .pid = claim->pid,
+                           .work = rank->work}; /* to come back is no progress */
     return KD_OK;
 }
 
@@ -131,15 +134,17 @@ void attempt_disconnect(attempt *a, uint32_t rank)
     a->ranks[rank].connected = false;
 }
 
-void attempt_heartbeat(attempt *a, uint32_t rank, uint64_t step, uint64_t now_ms)
+void attempt_heartbeat(attempt *a, uint32_t rank, uint64_t step, uint64_t work, uint64_t now_ms)
 {
     KD_CHECK(rank < a->n_ranks);
-    a->ranks[rank].heard_at_ms = now_ms;
-    a->ranks[rank].told_silent = false;
-    if (step > a->step) {
-        a->step = step;
+    attempt_rank *r = &a->ranks[rank];
+    r->heard_at_ms = now_ms;
+    r->told_silent = false;
+    if (step > a->step || work > r->work) {
         a->progress_at_ms = now_ms;
     }
+    a->step = step > a->step ? step : a->step;
+    r->work = work > r->work ? work : r->work;
 }
 
 void attempt_progress(attempt *a, uint64_t now_ms)

@@ -75,6 +75,7 @@ typedef struct attempt_rank {
     bool told_silent; /* its silence was reported already */
     uint64_t heard_at_ms;
     uint64_t pid;
+    uint64_t work; /* the last count heard */
 } attempt_rank;
 
 /* What a rank claims to be; bytes from a peer. */
@@ -124,8 +125,11 @@ void attempt_adopt(attempt *a, uint64_t now_ms);
 KD_MUST_USE kd_status attempt_register(attempt *a, const attempt_claim *claim, uint64_t now_ms);
 void attempt_disconnect(attempt *a, uint32_t rank);
 
-/* Any message of a registered rank is a heartbeat; `step` the last one it finished. */
-void attempt_heartbeat(attempt *a, uint32_t rank, uint64_t step, uint64_t now_ms);
+/*
+ * `step` is the last one that a registered rank finished, `work` its count of what it did. If either
+ * grew it gets on; one rank that does is enough, since the others may have to wait for it.
+ */
+void attempt_heartbeat(attempt *a, uint32_t rank, uint64_t step, uint64_t work, uint64_t now_ms);
 /* A checkpoint, an evaluation: alive and getting on, though the step stands. */
 void attempt_progress(attempt *a, uint64_t now_ms);
 void attempt_fault(attempt *a, const char *text, bool permanent);

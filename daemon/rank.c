@@ -168,15 +168,17 @@ static void on_report(rank_link *link, Kd__RankMessage *message)
     attempt *a = run_attempt(link->run);
     const uint64_t now_ms = uv_now(link->co->loop);
     uint64_t step = 0;
+    uint64_t work = 0;
     if (message->body_case == KD__RANK_MESSAGE__BODY_HEARTBEAT) {
         step = message->heartbeat->step;
+        work = message->heartbeat->work;
     } else {
         attempt_progress(a, now_ms);
     }
     if (message->body_case == KD__RANK_MESSAGE__BODY_STEP) {
         step = message->step->step;
     }
-    attempt_heartbeat(a, link->rank, step, now_ms);
+    attempt_heartbeat(a, link->rank, step, work, now_ms);
     switch (message->body_case) {
     case KD__RANK_MESSAGE__BODY_STEP:
         on_step(link, message);

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "wire/connection.h"
 #include "wire/hello.h"
 #include "wire/reflect.h"
@@ -97,8 +98,9 @@ static void send_heartbeat(rank_link *link)
 {
     Kd__Heartbeat heartbeat = KD__HEARTBEAT__INIT;
     Kd__RankMessage message = KD__RANK_MESSAGE__INIT;
-    heartbeat.has_step = 1;
+    heartbeat.has_step = heartbeat.has_work = 1;
     heartbeat.step = atomic_load(&link->step);
+    heartbeat.work = kd_progress_count();
     message.body_case = KD__RANK_MESSAGE__BODY_HEARTBEAT;
     message.heartbeat = &heartbeat;
     if (kd_connection_send(link->connection, &message.base)) {

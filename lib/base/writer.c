@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 
 enum { BUFFER_BYTES = 1 << 18 };
 
@@ -85,6 +86,7 @@ static kd_status write_at(kd_writer *writer, uint64_t offset, const uint8_t *dat
         data += n;
         offset += (uint64_t)n;
         size -= (size_t)n;
+        kd_progress_tick();
     }
     return KD_OK;
 }

@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "format/json_file.h"
 
 enum { VERSION = 1, MANIFEST_BYTES_MAX = 16 << 20, BUFFER_BYTES = 1 << 18 };
@@ -47,6 +48,7 @@ static kd_status hash_fd(int fd, const char *path, XXH3_state_t *state, digest *
         if (n > 0) {
             XXH3_64bits_update(state, buffer, (size_t)n);
             size += (uint64_t)n;
+            kd_progress_tick();
         }
     }
     const kd_status st = n < 0 ? fail("read", path) : KD_OK;

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "format/half.h"
 
 enum { LENGTH_BYTES = 8 };
@@ -418,6 +419,7 @@ kd_safetensors_read_f32(const kd_safetensors_entry *entry, int64_t first, int64_
     if (n == 0) {
         return KD_OK;
     }
+    kd_progress_tick();
     const uint8_t *data = entry->data + (uint64_t)first * dtypes[entry->dtype].bytes;
 
     switch (entry->dtype) {

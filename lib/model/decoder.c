@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "model/block.h"
 #include "model/moe.h"
 
@@ -265,6 +266,7 @@ void kd_decoder_forward(kd_decoder *decoder, const int32_t *tokens, int64_t n_ba
     if (n_batch != d->pass.n_batch) {
         lay_out_for(d, n_batch);
     }
+    kd_progress_tick();
     ops->upload(be, d->tokens, tokens);
 
     kd_tensor x = acts_of(d, 0)->block.x, delta = kd_tensor_none();

@@ -175,14 +175,14 @@ Test(attempt, each_silence_is_told_once)
     uint32_t rank;
     all_up(0);
     cr_expect(not(attempt_find_silent(&a, 500, &rank)));
-    attempt_heartbeat(&a, 0, 0, 501);
-    attempt_heartbeat(&a, 2, 0, 501);
+    attempt_heartbeat(&a, 0, 0, 0, 501);
+    attempt_heartbeat(&a, 2, 0, 0, 501);
     cr_assert(attempt_find_silent(&a, 501, &rank));
     cr_expect(eq(u32, rank, 1));
     cr_expect(not(attempt_find_silent(&a, 600, &rank)));
-    attempt_heartbeat(&a, 1, 0, 700);
-    attempt_heartbeat(&a, 0, 0, 1201);
-    attempt_heartbeat(&a, 2, 0, 1201);
+    attempt_heartbeat(&a, 1, 0, 0, 700);
+    attempt_heartbeat(&a, 0, 0, 0, 1201);
+    attempt_heartbeat(&a, 2, 0, 0, 1201);
     cr_assert(attempt_find_silent(&a, 1201, &rank));
     cr_expect(eq(u32, rank, 1));
 }
@@ -190,9 +190,9 @@ Test(attempt, each_silence_is_told_once)
 Test(attempt, heartbeats_without_steps_are_a_hang)
 {
     all_up(0);
-    attempt_heartbeat(&a, 0, 11, 2000);
+    attempt_heartbeat(&a, 0, 11, 0, 2000);
     for (uint64_t now_ms = 2000; now_ms <= 7000; now_ms += 100) {
-        attempt_heartbeat(&a, 0, 11, now_ms);
+        attempt_heartbeat(&a, 0, 11, 0, now_ms);
         expect_next(now_ms, ATTEMPT_DO_NOTHING);
     }
     expect_next(7001, ATTEMPT_DO_TERMINATE);
@@ -202,6 +202,30 @@ Test(attempt, heartbeats_without_steps_are_a_hang)
     expect_next(7803, ATTEMPT_DO_KILL);
     cr_expect(eq(int, (int)end_with(137, 7900), JOB_EV_LOST));
     cr_expect(eq(str, reason, "attempt 2 hung: no progress after step 11 within 5 s"));
+}
+
+Test(attempt, work_of_any_rank_is_progress_though_no_step_ends)
+{
+    all_up(0);
+    for (uint64_t now_ms = 1000; now_ms <= 20000; now_ms += 1000) {
+        attempt_heartbeat(&a, 2, 0, now_ms, now_ms);
+        expect_next(now_ms, ATTEMPT_DO_NOTHING);
+    }
+    expect_next(25000, ATTEMPT_DO_NOTHING);
+    expect_next(25001, ATTEMPT_DO_TERMINATE);
+}
+
+Test(attempt, a_rank_that_only_comes_back_makes_no_progress)
+{
+    all_up(0);
+    attempt_heartbeat(&a, 1, 0, 77, 0);
+    for (uint64_t now_ms = 1000; now_ms <= 5000; now_ms += 1000) {
+        attempt_disconnect(&a, 1);
+        cr_assert(eq(int, say_hello(1, now_ms), KD_OK));
+        attempt_heartbeat(&a, 1, 0, 77, now_ms);
+        expect_next(now_ms, ATTEMPT_DO_NOTHING);
+    }
+    expect_next(5001, ATTEMPT_DO_TERMINATE);
 }
 
 Test(attempt, an_evaluation_is_progress)

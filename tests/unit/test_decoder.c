@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "tests/support/fault.h"
 #include "tests/support/tiny_model.h"
 
@@ -302,8 +303,10 @@ Test(decoder, on_block_is_called_after_each_half_of_a_layer)
     const kd_tensor ones = ones_for(&model, N_TOKENS);
     const int32_t tokens[N_TOKENS] = {0};
 
+    const uint64_t before = kd_progress_count();
     kd_decoder_forward(decoder, tokens, 1);
     cr_expect_eq(n_calls, 4);
+    cr_expect_eq(kd_progress_count(), before + 1);
     kd_decoder_backward(decoder, ones);
     cr_expect_eq(n_calls, 8);
     model.be->ops->free(model.be, ones.data);

@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "base/writer.h"
 #include "tests/support/fault.h"
 #include "tests/support/temporary.h"
@@ -31,6 +32,19 @@ static void expect_holds(const char *path, const char *text)
     cr_expect(eq(str, data, (char *)text));
     cr_expect(eq(sz, size, strlen(text)));
     free(data);
+}
+
+Test(file, a_long_file_is_written_with_signs_of_progress)
+{
+    static const char piece[1 << 16];
+    const uint64_t before = kd_progress_count();
+    kd_writer writer;
+    cr_assert(eq(int, kd_writer_open(&writer, "a", 0644), KD_OK));
+    for (int i = 0; i < 16; i++) {
+        cr_assert(eq(int, kd_writer_add(&writer, piece, sizeof piece), KD_OK));
+    }
+    cr_expect(ge(u64, kd_progress_count() - before, 3), "before it is committed");
+    cr_expect(eq(int, kd_writer_commit(&writer), KD_OK));
 }
 
 Test(file, what_was_replaced_reads_and_maps_back)

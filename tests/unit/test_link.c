@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/progress.h"
 #include "wire/hello.h"
 #include "wire/listener.h"
 #include "worker/link.h"
@@ -19,7 +20,7 @@ typedef struct fake_daemon {
     kd_connection *rank; /* NULL: none */
     int n_hellos;        /* RankHello messages */
     int n_heartbeats;
-    uint64_t step; /* of the last heartbeat */
+    uint64_t step, work; /* of the last heartbeat */
     uint64_t n_steps, first_step, last_step;
     int n_faults, n_finished;
     char fault[64];
@@ -68,6 +69,7 @@ static void take(fake_daemon *d, const Kd__RankMessage *message)
     } else if (message->body_case == KD__RANK_MESSAGE__BODY_HEARTBEAT) {
         d->n_heartbeats++;
         d->step = message->heartbeat->step;
+        d->work = message->heartbeat->work;
     } else if (message->body_case == KD__RANK_MESSAGE__BODY_STEP) {
         d->first_step = d->n_steps == 0 ? message->step->step : d->first_step;
         d->last_step = message->step->step;
@@ -235,6 +237,11 @@ static bool three_heartbeats_of_step_9(const fake_daemon *d)
     return d->n_heartbeats >= 3 && d->step == 9;
 }
 
+static bool heartbeat_with_all_work(const fake_daemon *d)
+{
+    return d->n_heartbeats > 0 && d->work == kd_progress_count();
+}
+
 static bool one_step(const fake_daemon *d)
 {
     return d->n_steps > 0;
@@ -270,6 +277,21 @@ Test(link, says_hello_with_the_secret_then_heartbeats_with_the_last_step)
     rank_link_set_step(link, 9);
     serve(&d, three_heartbeats_of_step_9);
     cr_expect(eq(int, d.n_hellos, 1));
+    rank_link_close(link, 1000);
+    finish(&d);
+}
+
+Test(link, heartbeats_tell_of_work_between_steps)
+{
+    fake_daemon d;
+    start(&d);
+    listen_again(&d);
+    kd_progress_tick();
+    rank_link *link = open_link(&d);
+    serve(&d, heartbeat_with_all_work);
+    cr_expect(eq(u64, d.step, 0));
+    kd_progress_tick();
+    serve(&d, heartbeat_with_all_work);
     rank_link_close(link, 1000);
     finish(&d);
 }
