@@ -328,9 +328,8 @@ static void say_why_lost(const attempt *a, char *reason, size_t reason_bytes)
 
 job_event attempt_verdict(const attempt *a, char *reason, size_t reason_bytes)
 {
-    const bool exit_ok = a->exit_status == 0 || a->exit_status == ATTEMPT_EXIT_UNKNOWN;
     reason[0] = '\0';
-    if (a->outcome == ATTEMPT_COMPLETED && exit_ok) {
+    if (a->outcome == ATTEMPT_COMPLETED) { /* final/ is on disk, however its ranks ended then */
         return JOB_EV_FINISHED;
     }
     if (a->fault_permanent) {

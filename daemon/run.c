@@ -400,6 +400,11 @@ static void finish(run *r)
         (void)snprintf(reason, sizeof reason, "attempt %u ended while the daemon was down",
                        r->attempt.number);
     }
+    if (event == JOB_EV_FINISHED && r->attempt.exit_status > 0) {
+        coordinator_note(co, e, "attempt",
+                         "attempt %u: mpirun ended with exit code %d, after all was done",
+                         r->attempt.number, r->attempt.exit_status);
+    }
     unlink_run(r);
     run_destroy(r);
     e->launcher_pid = 0;

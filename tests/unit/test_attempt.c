@@ -296,10 +296,18 @@ Test(attempt, completed_is_success_though_nobody_saw_the_exit)
     cr_expect(eq(int, (int)end_with(ATTEMPT_EXIT_UNKNOWN, 100), JOB_EV_FINISHED));
 }
 
-Test(attempt, completed_and_a_bad_exit_is_a_loss)
+Test(attempt, completed_is_success_whatever_the_launcher_says_then)
 {
     all_up(0);
     attempt_finished(&a, ATTEMPT_COMPLETED);
+    attempt_fault(&a, "MPI_Finalize failed", true);
+    cr_expect(eq(int, (int)end_with(1, 100), JOB_EV_FINISHED));
+    cr_expect(eq(str, reason, ""));
+}
+
+Test(attempt, a_bad_exit_without_a_last_word_is_the_reason_of_a_loss)
+{
+    all_up(0);
     cr_expect(eq(int, (int)end_with(1, 100), JOB_EV_LOST));
     cr_expect(eq(str, reason, "attempt 2 ended with exit code 1"));
 }
