@@ -111,7 +111,7 @@ Test(ops_matmul, two_threads_agree_with_one)
     kd_backend_destroy(two);
 }
 
-/* Segments of 0, 32, 64 and 1952 rows: none, one tile, a tail, and every size of chunk. */
+/* Segments of 0, 32, 64 and 1952 rows: none, one tile, two, and two products of one segment. */
 static const int32_t offsets[] = {0, 0, 32, 96, 2048};
 
 static void expect_experts(kd_dtype compute)

@@ -4,19 +4,20 @@
 /* Which of the three products of an expert. */
 typedef enum expert_product { FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT } expert_product;
 
+/* Rows of one product at most. */
+#define CHUNK_ROWS_MAX 1024
+
 /*
- * Rows of one product: a segment is cut into the largest of these that fit, and one tail of a
- * multiple of KD_EXPERT_TILE below the smallest. So there are ten shapes, whatever the routing.
+ * A segment is cut into parts as equal as its tiles allow, so that no small and slow product is
+ * left at its end. The parts are multiples of KD_EXPERT_TILE: products see 32 shapes, whatever the
+ * routing.
  */
 static int64_t chunk_rows(int64_t n_left)
 {
-    static const int64_t sizes[] = {1024, 512, 256};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        if (n_left >= sizes[i]) {
-            return sizes[i];
-        }
-    }
-    return n_left;
+    KD_CHECK(n_left % KD_EXPERT_TILE == 0);
+    const int64_t n_parts = (n_left + CHUNK_ROWS_MAX - 1) / CHUNK_ROWS_MAX;
+    const int64_t n_tiles = n_left / KD_EXPERT_TILE;
+    return (n_tiles + n_parts - 1) / n_parts * KD_EXPERT_TILE;
 }
 
 /* w[e] of (E, O, K) as a matrix. */
