@@ -2,6 +2,9 @@
 
 #include "base/status.h"
 
+/* Where counting stops: more than any machine gives, and a multiple of KD_ARENA_ALIGN. */
+#define MAX_BYTES (SIZE_MAX / 4 + 1)
+
 void kd_arena_init(kd_arena *arena, void *slab, size_t size_bytes)
 {
     KD_CHECK(slab != NULL || size_bytes == 0);
@@ -11,17 +14,17 @@ void kd_arena_init(kd_arena *arena, void *slab, size_t size_bytes)
 
 void *kd_arena_carve(kd_arena *arena, size_t size_bytes)
 {
-    KD_CHECK(size_bytes <= SIZE_MAX - (KD_ARENA_ALIGN - 1));
-    const size_t aligned = (size_bytes + KD_ARENA_ALIGN - 1) / KD_ARENA_ALIGN * KD_ARENA_ALIGN;
-    KD_CHECK(aligned <= SIZE_MAX - arena->used);
     const size_t at = arena->used;
+    /* Neither term wraps: MAX_BYTES is far enough below the end of size_t. */
+    const size_t padded = size_bytes < MAX_BYTES ? size_bytes + KD_ARENA_ALIGN - 1 : MAX_BYTES;
+    const size_t end = at + padded / KD_ARENA_ALIGN * KD_ARENA_ALIGN;
 
     if (arena->base == NULL) {
-        arena->used = at + aligned;
+        arena->used = end < MAX_BYTES ? end : MAX_BYTES;
         return NULL;
     }
-    KD_CHECK(at + aligned <= arena->size_bytes);
-    arena->used = at + aligned;
+    KD_CHECK(end <= arena->size_bytes);
+    arena->used = end;
     return arena->base + at;
 }
 

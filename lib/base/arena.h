@@ -29,7 +29,10 @@ typedef struct kd_arena {
 /* `slab` is aligned to KD_ARENA_ALIGN; NULL only if size_bytes is 0. */
 void kd_arena_init(kd_arena *arena, void *slab, size_t size_bytes);
 
-/* A piece aligned to KD_ARENA_ALIGN, not cleared; carving past the end is a KD_CHECK. */
+/*
+ * A piece aligned to KD_ARENA_ALIGN, not cleared; carving past the end is a KD_CHECK. Sizes come from
+ * shapes of outside: a count that would overflow stays at a number of bytes that no allocator gives.
+ */
 void *kd_arena_carve(kd_arena *arena, size_t size_bytes);
 
 /* Gives back everything carved since `mark` (an earlier value of arena->used). */

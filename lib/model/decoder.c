@@ -150,10 +150,12 @@ static kd_status upload_rope(kd_decoder *d)
 
 static kd_status check_settings(const kd_parameters *params, const kd_decoder_settings *s)
 {
-    if (s->max_batch < 1 || s->n_tokens < 1 || s->max_batch > INT32_MAX / s->n_tokens) {
+    const int64_t per_token = params->config.n_experts > 0 ? params->config.experts_per_token : 1;
+    const int64_t most = KD_ROUTED_ROWS_MAX / per_token;
+    if (s->max_batch < 1 || s->n_tokens < 1 || s->max_batch > most / s->n_tokens) {
         return kd_fail(KD_ERR_ARG,
-                       "decoder: %lld sequences of %lld tokens, expected 1 to %d tokens in all",
-                       (long long)s->max_batch, (long long)s->n_tokens, INT32_MAX);
+                       "decoder: %lld sequences of %lld tokens, expected 1 to %lld tokens in all",
+                       (long long)s->max_batch, (long long)s->n_tokens, (long long)most);
     }
     if (s->train && params->use != KD_PARAMS_TRAIN) {
         return kd_fail(KD_ERR_ARG, "decoder: training needs parameters created for training");

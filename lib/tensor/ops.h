@@ -36,6 +36,9 @@
 /* Experts of a layer at most: a check, so that routing works on the stack. */
 #define KD_EXPERTS_MAX 1024
 
+/* N * K at most: a check, so that rows of segments are numbered by 32 bits. */
+#define KD_ROUTED_ROWS_MAX (INT32_MAX / 2)
+
 /* A row with this label is left out of every sum and has no gradient. */
 #define KD_LABEL_IGNORED (-100)
 

@@ -69,9 +69,22 @@ Test(arena, carving_past_the_end_is_a_check, .signal = SIGABRT)
     (void)kd_arena_carve(&arena, 129);
 }
 
-Test(arena, a_size_that_wraps_is_a_check, .signal = SIGABRT)
+Test(arena, a_count_that_would_wrap_stays_at_more_than_there_is)
 {
     kd_arena arena = {0};
+    for (int i = 0; i < 9; i++) {
+        cr_expect_null(kd_arena_carve(&arena, i % 2 == 0 ? SIZE_MAX - 1 : SIZE_MAX / 3));
+        cr_expect_gt(arena.used, SIZE_MAX / 4);
+        cr_expect_lt(arena.used, SIZE_MAX / 2);
+    }
+}
+
+Test(arena, a_size_that_wraps_is_no_piece_of_a_slab, .signal = SIGABRT)
+{
+    void *slab = aligned_alloc(KD_ARENA_ALIGN, 128);
+    kd_arena arena;
+    kd_arena_init(&arena, slab, 128);
+    (void)kd_arena_carve(&arena, 64);
     (void)kd_arena_carve(&arena, SIZE_MAX - 1);
 }
 

@@ -331,6 +331,10 @@ Test(decoder, bad_settings_leave_the_output_untouched)
     s.max_batch = 1;
     s.n_tokens = 0;
     cr_expect_eq(kd_decoder_create(model.params, &s, &decoder), KD_ERR_ARG);
+    s.max_batch = 1 << 20; /* rows of segments, K for each token, would not fit their numbers */
+    s.n_tokens = 1 << 10;
+    cr_expect_eq(kd_decoder_create(model.params, &s, &decoder), KD_ERR_ARG);
+    EXPECT_FAULT("expected 1 to 536870911 tokens");
     cr_expect_eq((void *)decoder, (void *)&model);
     kd_decoder_destroy(NULL);
     tiny_model_destroy(&model);
@@ -345,7 +349,7 @@ Test(decoder, no_memory_for_activations_is_reported)
     kd_decoder *decoder = NULL;
 
     s.max_batch = 1 << 20;
-    s.n_tokens = 1 << 10; /* a billion rows in 64 layers: tens of terabytes */
+    s.n_tokens = 1000; /* a billion rows in 64 layers: tens of terabytes */
     kd_fault_quiet(1);
     cr_expect_eq(kd_decoder_create(model.params, &s, &decoder), KD_ERR_NOMEM);
     cr_expect_null(decoder);

@@ -115,7 +115,7 @@ static void check_route(const kd_route *route, kd_tensor logits)
     const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
     const int64_t k = kd_tensor_columns(route->experts);
     KD_CHECK(n_experts <= KD_EXPERTS_MAX && k >= 1 && k <= n_experts);
-    KD_CHECK(n * k < INT32_MAX / 2);
+    KD_CHECK(n * k <= KD_ROUTED_ROWS_MAX);
     KD_CHECK(logits.dtype == KD_F32 && route->probs.dtype == KD_F32);
     KD_CHECK(kd_tensor_elements(route->probs) == n * n_experts);
     KD_CHECK(kd_tensor_elements(route->experts) == n * k);
