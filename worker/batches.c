@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/rng.h"
 #include "worker/settings.h"
 
 typedef struct shard_paths {
@@ -118,6 +119,11 @@ kd_status batches_check_model(const batches *b, const kd_model_config *config, c
     return kd_fail(KD_ERR_INVALID,
                    "%s: found a vocabulary of %lld tokens, expected at least the tokenizer's %u",
                    who, (long long)config->vocab_size, b->train.info.vocab_size);
+}
+
+uint64_t batches_hash(const batches *b)
+{
+    return kd_rng_u64(b->train.tokens_hash, b->test.tokens_hash);
 }
 
 void batches_read(const batches *b, uint64_t m, int32_t *tokens, int32_t *labels)

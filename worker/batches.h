@@ -35,6 +35,9 @@ KD_MUST_USE kd_status batches_check_model(const batches *b,
                                           const kd_model_config *config,
                                           const char *who);
 
+/* Of all tokens, those held out included, however their files are named or dated. */
+uint64_t batches_hash(const batches *b);
+
 void batches_read(const batches *b,
                   uint64_t m,
                   int32_t *tokens,  /* (n_batch, n_tokens) */

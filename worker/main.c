@@ -15,6 +15,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/rng.h"
 #include "job/job.h"
 #include "wire/reflect.h"
 #include "worker/options.h"
@@ -108,6 +109,20 @@ static kd_status load_job(worker *w, const options *o)
     return st;
 }
 
+/* Hosts that do not share the output folder may hold shards of other runs, sound but not the same. */
+static kd_status check_same_data(worker *w)
+{
+    uint64_t expected = w->hash; /* the leader's, once it is broadcast */
+    kd_status st = kd_world_broadcast(w->world, &expected, (int)sizeof expected);
+    if (!st && w->hash != expected) {
+        st = kd_fail(KD_ERR_INVALID,
+                     "%s: found another job or other tokens than the leader: expected one folder "
+                     "that all hosts share",
+                     w->job->output);
+    }
+    return kd_world_agree(w->world, st);
+}
+
 /* The leader locks, packs and looks for a checkpoint; the others wait, then read what it wrote. */
 static kd_status prepare_data(worker *w)
 {
@@ -118,6 +133,10 @@ static kd_status prepare_data(worker *w)
     }
     if (!st) {
         st = kd_world_agree(w->world, batches_open(w->job, &w->batches));
+    }
+    if (!st) {
+        w->hash = kd_rng_u64(kd_job_hash(w->job), batches_hash(&w->batches));
+        st = check_same_data(w);
     }
     if (!st) {
         st = kd_world_agree(w->world, leader ? output_find_resume(w->job, &w->resume) : KD_OK);

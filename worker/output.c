@@ -15,7 +15,6 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "data/tokenizer.h"
-#include "job/job.h"
 #include "train/checkpoint.h"
 #include "wire/yaml.h"
 
@@ -273,7 +272,7 @@ kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step
         .step = step,
         .data_position = step * job->training->batch_size,
         .seed = job->seed,
-        .job_hash = kd_job_hash(job),
+        .job_hash = out->w->hash,
     };
     char *path = NULL;
     if (out->is_saved && out->saved_step == step) {

@@ -6,7 +6,6 @@
 #include "base/log.h"
 #include "comm/stream.h"
 #include "format/model_folder.h"
-#include "job/job.h"
 #include "train/checkpoint.h"
 #include "worker/settings.h"
 
@@ -73,7 +72,7 @@ static kd_status resume(const student_rank *rank)
     }
     const kd_status st =
         kd_checkpoint_load(point->path, kd_trainer_parameters(rank->trainer),
-                           kd_trainer_optimizer(rank->trainer), kd_job_hash(rank->w->job), &state);
+                           kd_trainer_optimizer(rank->trainer), rank->w->hash, &state);
     if (!st && is_leader(rank)) {
         kd_log(KD_LOG_INFO, "resumes at step %llu from %s", (unsigned long long)state.step,
                point->path);

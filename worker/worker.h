@@ -25,6 +25,7 @@ typedef struct worker {
     Kd__Job *job;    /* completed and checked */
     kd_trainer_settings settings;
     batches batches;
+    uint64_t hash; /* of the job and its tokens: a checkpoint of other ones is not resumed */
     resume_point resume;
     uint64_t done; /* updates made so far, those before this attempt included */
     const volatile sig_atomic_t *stop_signal; /* set by SIGTERM */

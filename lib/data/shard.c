@@ -68,12 +68,12 @@ static uint32_t token_at(const kd_shard *shard, uint64_t i)
                                    : ((const uint32_t *)shard->tokens)[i];
 }
 
-static kd_status check_tokens(const kd_shard *shard, uint64_t expected_hash, const char *path)
+static kd_status check_tokens(const kd_shard *shard, const char *path)
 {
     const uint64_t hash = XXH3_64bits(shard->tokens, shard->n_tokens * shard->token_bytes);
-    if (hash != expected_hash) {
+    if (hash != shard->tokens_hash) {
         return kd_fail(KD_ERR_PROTO, "%s is corrupt: its tokens hash to %016llx, expected %016llx",
-                       path, (ull)hash, (ull)expected_hash);
+                       path, (ull)hash, (ull)shard->tokens_hash);
     }
     for (uint64_t i = 0; i < shard->n_tokens; i++) {
         if (token_at(shard, i) >= shard->info.vocab_size) {
@@ -107,9 +107,10 @@ static kd_status check_mapping(const kd_mapping *mapping, const char *path, kd_s
         .tokens = mapping->data + sizeof header,
         .n_tokens = header.n_tokens,
         .token_bytes = header.token_bytes,
+        .tokens_hash = header.tokens_hash,
         .info = header.info,
     };
-    st = check_tokens(&shard, header.tokens_hash, path);
+    st = check_tokens(&shard, path);
     if (st) {
         return st;
     }

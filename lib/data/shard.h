@@ -49,6 +49,7 @@ typedef struct kd_shard {
     const void *tokens; /* (n_tokens) u16 or u32, within the mapping */
     uint64_t n_tokens;
     uint32_t token_bytes;
+    uint64_t tokens_hash; /* as in the header, verified */
     kd_shard_info info;
 } kd_shard;
 

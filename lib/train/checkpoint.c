@@ -254,9 +254,9 @@ kd_status kd_checkpoint_load(const char *path,
     kd_status st = read_state(path, &state);
     if (!st && state.job_hash != job_hash) {
         st = kd_fail(KD_ERR_INVALID,
-                     "checkpoint %s belongs to another job: found job hash %016" PRIx64
-                     ", expected %016" PRIx64 "; name another output folder, or submit the job as "
-                     "it was",
+                     "checkpoint %s belongs to another job or other text: found job hash "
+                     "%016" PRIx64 ", expected %016" PRIx64 "; name another output folder, or "
+                     "submit the job as it was",
                      path, state.job_hash, job_hash);
     }
     if (!st) {

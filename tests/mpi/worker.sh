@@ -162,9 +162,22 @@ case_bad_input() {
     expect_exit 65 "nowhere" 2 student.yaml teachers.0.checkpoint=nowhere
     expect_exit 65 "vocabulary" 2 student.yaml student.model.vocab_size=8192
     expect_exit 65 "job hash" 1 teacher.yaml seed=4
+    # Other text would be trained on, and some of it was held out before; another date is no other text.
+    cp text.txt text.old
+    echo "one more word" >>text.txt
+    expect_exit 65 "other text" 1 teacher.yaml
+    mv text.old text.txt
+    run 1 teacher.yaml
     cp -r teacher/final corrupt
     truncate -s 1000 corrupt/model.safetensors
     expect_exit 65 "corrupt/model.safetensors" 2 student.yaml teachers.0.checkpoint=corrupt
+    # Two hosts, each with an output folder of its own.
+    echo "one more word" | cat text.txt - >other.txt
+    run 1 teacher.yaml output=elsewhere 'data.files=[other.txt]'
+    code=0
+    "$mpirun" -n 1 "$worker" --job student.yaml --set output=here : \
+        -n 1 "$worker" --job student.yaml --set output=elsewhere >log 2>&1 || code=$?
+    [ "$code" = 65 ] && grep -q "all hosts share" log || { cat log >&2 && fail "exit code $code, expected 65"; }
     : >file
     expect_exit 74 "cannot make folder" 2 student.yaml output=file/student
 }
