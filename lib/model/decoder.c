@@ -327,8 +327,3 @@ kd_tensor kd_decoder_router_sums(const kd_decoder *decoder)
 {
     return decoder->pass.router_sums;
 }
-
-size_t kd_decoder_bytes(const kd_decoder *decoder)
-{
-    return decoder->slab_bytes;
-}

@@ -60,7 +60,4 @@ void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden);
  */
 kd_tensor kd_decoder_router_sums(const kd_decoder *decoder);
 
-/* Bytes of activations held. */
-size_t kd_decoder_bytes(const kd_decoder *decoder);
-
 #endif

@@ -295,15 +295,6 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-void kd_parameters_refresh(kd_parameters *params)
-{
-    KD_CHECK(params->use == KD_PARAMS_TRAIN);
-    if (params->compute.data != params->master.data) {
-        params->be->ops->copy(params->be, params->compute,
-                              range(params->master, 0, params->n_matrix));
-    }
-}
-
 /* The piece at `first` that lies on one side of the matrices' end and fits the stage. */
 static int64_t piece_elements(const kd_parameters *p, int64_t first, int64_t n)
 {

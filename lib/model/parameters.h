@@ -85,9 +85,6 @@ void kd_parameters_destroy(kd_parameters *params);
  */
 KD_MUST_USE kd_status kd_parameters_init(kd_parameters *params, uint64_t seed);
 
-/* Rewrites compute from master. Only in training; the optimizer does it by itself. */
-void kd_parameters_refresh(kd_parameters *params);
-
 /* The entry of a role and layer, or NULL if this shape has none. */
 const kd_parameter *
 kd_parameters_find(const kd_parameters *params, kd_parameter_role role, int64_t layer);
