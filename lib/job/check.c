@@ -1,3 +1,4 @@
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,6 +31,12 @@ static void check_identity(kd_checker *c, const Kd__Job *job)
     if (strlen(name) > NAME_BYTES_MAX) {
         kd_checker_add(c, "name", "found %zu bytes, expected at most %d", strlen(name),
                        NAME_BYTES_MAX);
+    }
+    for (size_t i = 0; name[i] != '\0'; i++) {
+        if (iscntrl((unsigned char)name[i])) {
+            kd_checker_add(c, "name", "found a control character at byte %zu, expected none", i);
+            break;
+        }
     }
     kd_checker_path(c, "output", job->output);
     for (size_t i = 0; i < job->n_after; i++) {

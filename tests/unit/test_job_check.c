@@ -218,6 +218,14 @@ Test(job_check, an_empty_job_that_a_peer_sent_is_refused_not_crashed_on)
     destroy(job);
 }
 
+Test(job_check, a_name_that_would_steer_a_terminal_is_refused)
+{
+    expect_mistakes((const char *[]){"name=\"a\\e[31mb\""}, 1,
+                    "name: found a control character at byte 1, expected none\n");
+    expect_mistakes((const char *[]){"name=\"two\\nlines\""}, 1,
+                    "name: found a control character at byte 3, expected none\n");
+}
+
 Test(job_check, a_long_name_is_refused)
 {
     Kd__Job *job = complete(NULL, 0);
