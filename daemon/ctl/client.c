@@ -6,6 +6,7 @@
 #include <uv.h>
 
 #include "base/log.h"
+#include "daemon/ctl/print.h"
 #include "wire/connection.h"
 #include "wire/hello.h"
 
@@ -14,6 +15,7 @@
 struct ctl_client {
     uv_loop_t loop;
     uv_timer_t timer;
+    bool quiet;                /* what goes wrong is the caller's to tell  */
     kd_connection *connection; /* NULL once on_closed has run              */
     bool greeted;              /* the daemon accepted our hello            */
     bool waiting;              /* a reply, or the hello's answer, is due   */
@@ -49,10 +51,31 @@ static void end_call(ctl_client *client, ctl_exit result)
     uv_stop(&client->loop);
 }
 
+static void say(bool quiet, const char *text)
+{
+    if (!quiet) {
+        (void)fputs("distillctl: ", stderr);
+        (void)fputs(text, stderr);
+        (void)fputs("\n", stderr);
+    }
+}
+
 static void fail_call(ctl_client *client, ctl_exit result, const char *text)
 {
-    (void)fprintf(stderr, "distillctl: %s\n", text);
+    say(client->quiet, text);
     end_call(client, result);
+}
+
+static void on_timeout(uv_timer_t *timer)
+{
+    fail_call(timer->data, CTL_UNREACHABLE, "the daemon does not answer");
+}
+
+/* Counts from now: what was printed may have waited long for its reader. */
+static void expect_reply(ctl_client *client)
+{
+    uv_update_time(&client->loop);
+    (void)uv_timer_start(&client->timer, on_timeout, REPLY_TIMEOUT_MS, 0);
 }
 
 static void take_reply(ctl_client *client, const Kd__Reply *reply)
@@ -65,11 +88,13 @@ static void take_reply(ctl_client *client, const Kd__Reply *reply)
                   reply->error->text ? reply->error->text : "the daemon gave no reason");
         return;
     }
-    if (client->on_reply) {
-        client->on_reply(reply, client->user);
-    }
-    if (!reply->more) {
+    client->on_reply(reply, client->user);
+    if (!ctl_flush()) {
+        fail_call(client, CTL_INTERNAL, "standard output: cannot be written");
+    } else if (!reply->more) {
         end_call(client, CTL_OK);
+    } else if (uv_is_active((uv_handle_t *)&client->timer)) {
+        expect_reply(client);
     }
 }
 
@@ -109,17 +134,12 @@ static void on_closed(kd_connection *c, void *user, kd_status status, const char
     }
 }
 
-static void on_timeout(uv_timer_t *timer)
-{
-    fail_call(timer->data, CTL_UNREACHABLE, "the daemon does not answer");
-}
-
 /* Runs the loop until end_call(). */
 static ctl_exit wait_for_reply(ctl_client *client, bool bounded)
 {
     client->waiting = true;
     if (bounded) {
-        (void)uv_timer_start(&client->timer, on_timeout, REPLY_TIMEOUT_MS, 0);
+        expect_reply(client);
     }
     while (client->waiting) {
         (void)uv_run(&client->loop, UV_RUN_DEFAULT);
@@ -141,7 +161,7 @@ void ctl_client_close(ctl_client *client)
     free(client);
 }
 
-ctl_exit ctl_client_open(const char *server, ctl_client **client_out)
+ctl_exit ctl_client_open(const ctl_options *options, ctl_client **client_out)
 {
     static const kd_connection_callbacks callbacks = {.on_frame = on_frame, .on_closed = on_closed};
     kd_address address;
@@ -153,16 +173,17 @@ ctl_exit ctl_client_open(const char *server, ctl_client **client_out)
     }
     KD_CHECK(uv_timer_init(&client->loop, &client->timer) == 0);
     client->timer.data = client;
+    client->quiet = options->quiet;
 
     ctl_exit result = CTL_UNREACHABLE;
-    if (kd_address_parse(server, &address)) {
+    if (kd_address_parse(options->server, &address)) {
         (void)fprintf(stderr, "distillctl: --server: %s\n", kd_fault_text());
         result = CTL_USAGE;
     } else if (kd_connection_connect(&client->loop, &address, &callbacks, client,
                                      &client->connection) ||
                kd_hello_send(client->connection, KD__HELLO__ROLE__PERSON,
                              "distillctl " KD_VERSION)) {
-        (void)fprintf(stderr, "distillctl: %s\n", kd_fault_text());
+        say(client->quiet, kd_fault_text());
     } else {
         result = wait_for_reply(client, true);
     }
@@ -177,7 +198,7 @@ ctl_exit ctl_client_open(const char *server, ctl_client **client_out)
 ctl_exit ctl_call(ctl_client *client, Kd__Request *request, ctl_on_reply on_reply, void *user)
 {
     if (client->connection == NULL) {
-        (void)fputs("distillctl: the daemon closed the connection\n", stderr);
+        say(client->quiet, "the daemon closed the connection");
         return CTL_UNREACHABLE;
     }
     client->on_reply = on_reply;
@@ -185,7 +206,7 @@ ctl_exit ctl_call(ctl_client *client, Kd__Request *request, ctl_on_reply on_repl
     request->id = ++client->request_id;
     request->has_id = true;
     if (kd_connection_send(client->connection, &request->base)) {
-        (void)fprintf(stderr, "distillctl: %s\n", kd_fault_text());
+        say(client->quiet, kd_fault_text());
         return CTL_UNREACHABLE;
     }
     const bool stream = request->body_case == KD__REQUEST__BODY_WATCH ||
@@ -197,7 +218,7 @@ ctl_exit
 ctl_ask(const ctl_options *options, Kd__Request *request, ctl_on_reply on_reply, void *user)
 {
     ctl_client *client;
-    ctl_exit result = ctl_client_open(options->server, &client);
+    ctl_exit result = ctl_client_open(options, &client);
     if (result == CTL_OK) {
         result = ctl_call(client, request, on_reply, user);
         ctl_client_close(client);

@@ -2,7 +2,7 @@
  * client.h - one connection to the daemon, used as if calls were synchronous.
  *
  * ctl_call() sends a request and runs the loop until its last reply. What goes wrong is printed on
- * standard error here, once, and comes back as the exit code it means.
+ * standard error here, once, unless options->quiet, and comes back as the exit code it means.
  */
 #ifndef KD_CTL_CLIENT_H
 #define KD_CTL_CLIENT_H
@@ -13,10 +13,10 @@
 typedef struct ctl_client ctl_client;
 
 /* Connects and shakes hands; CTL_UNREACHABLE if nobody answers, CTL_CONFLICT if refused. */
-ctl_exit ctl_client_open(const char *server, ctl_client **client_out);
+ctl_exit ctl_client_open(const ctl_options *options, ctl_client **client_out);
 void ctl_client_close(ctl_client *client); /* NULL is fine */
 
-/* Each reply but an error; the message is freed after it returns. */
+/* Each reply but an error; the message is freed after it returns, and what was printed is flushed. */
 typedef void (*ctl_on_reply)(const Kd__Reply *reply, void *user);
 
 /*

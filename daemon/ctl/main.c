@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "daemon/ctl/commands.h"
+#include "daemon/ctl/print.h"
 
 static const ctl_command commands[] = {
     {"submit", "FILE", "satw", "submit a job file; prints the job's number", ctl_submit},
@@ -26,6 +27,9 @@ int main(int argc, char **argv)
     if (ctl_options_parse(argc, argv, commands, sizeof commands / sizeof *commands, &options,
                           &result)) {
         result = options.command->run(&options);
+    }
+    if (!ctl_flush() && result == CTL_OK) {
+        result = CTL_INTERNAL;
     }
     ctl_options_release(&options);
     return result;

@@ -39,6 +39,7 @@ struct ctl_options {
     const char **after; /* --after, in order */
     size_t n_after;
     bool json, watch, csv, follow;
+    bool quiet; /* not an option: set where failures of a call are expected */
 };
 
 /*

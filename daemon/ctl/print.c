@@ -1,8 +1,13 @@
 #include "daemon/ctl/print.h"
 
+#include <ctype.h>
 #include <math.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/text.h"
 #include "wire/json.h"
@@ -11,9 +16,34 @@ void ctl_print_json(const ProtobufCMessage *message)
 {
     kd_text text = {0};
     kd_json_print(&text, message, KD_JSON_DEFAULTS);
-    puts(text.failed ? "null" : text.data);
-    (void)fflush(stdout);
+    (void)fputs(text.failed ? "null" : text.data, stdout);
     kd_text_release(&text);
+}
+
+void ctl_print_text(const char *text)
+{
+    for (; text != NULL && *text != '\0'; text++) {
+        (void)putchar(iscntrl((unsigned char)*text) ? '?' : *text);
+    }
+}
+
+/* The connection has the whole process ignore SIGPIPE, so a reader that left is looked for here. */
+static bool reader_has_left(void)
+{
+    struct pollfd out = {.fd = STDOUT_FILENO};
+    return poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
+}
+
+bool ctl_flush(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) {
+        return true;
+    }
+    if (reader_has_left()) {
+        (void)signal(SIGPIPE, SIG_DFL);
+        (void)raise(SIGPIPE);
+    }
+    return false;
 }
 
 const char *ctl_state_word(Kd__JobState state)

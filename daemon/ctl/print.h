@@ -2,12 +2,21 @@
 #ifndef KD_CTL_PRINT_H
 #define KD_CTL_PRINT_H
 
-#include <stddef.h>
+#include <stdbool.h>
 
 #include "proto/control.pb-c.h"
 
-/* One line of JSON with every field, on standard output; flushed. */
+/* One line of JSON with every field, on standard output; the line is left open. */
 void ctl_print_json(const ProtobufCMessage *message);
+
+/* Text that others wrote, which must not steer the terminal: control characters become '?'. */
+void ctl_print_text(const char *text);
+
+/*
+ * Sends what was printed on its way. False: it cannot be written. Where nobody reads it any more the
+ * program ends here, as if SIGPIPE were not ignored.
+ */
+bool ctl_flush(void);
 
 /* "running" */
 const char *ctl_state_word(Kd__JobState state);

@@ -7,28 +7,68 @@
 #include "daemon/ctl/commands.h"
 #include "daemon/ctl/print.h"
 
-static void print_list(const Kd__Reply *reply, void *user)
+/* What is printed of an answer that comes in several replies. */
+typedef struct pages {
+    const ctl_options *options;
+    bool begun;
+} pages;
+
+static void print_json_pages(pages *p,
+                             const char *key,
+                             ProtobufCMessage *const *items,
+                             size_t n_items,
+                             bool more)
 {
-    const ctl_options *options = user;
+    if (!p->begun) {
+        printf("{\"%s\":[", key);
+    }
+    for (size_t i = 0; i < n_items; i++) {
+        (void)fputs(p->begun ? "," : "", stdout);
+        ctl_print_json(items[i]);
+        p->begun = true;
+    }
+    p->begun = true;
+    if (!more) {
+        puts("]}");
+    }
+}
+
+static void print_job(const Kd__JobStatus *s)
+{
+    const bool running = s->state == KD__JOB_STATE__RUNNING;
     char rate[CTL_WORD_MAX];
     char left[CTL_WORD_MAX];
+    printf("%6" PRIu64 "  %-10s %7" PRIu64 "/%-7" PRIu64 " %9s %9s  ", s->id,
+           ctl_state_word(s->state), s->step, s->steps,
+           ctl_rate(running ? s->tokens_per_second : 0, rate),
+           ctl_duration(running && s->has_eta_seconds ? s->eta_seconds : -1, left));
+    ctl_print_text(s->name);
+    if (s->reason != NULL && *s->reason != '\0') {
+        (void)fputs(": ", stdout);
+        ctl_print_text(s->reason);
+    }
+    puts("");
+}
+
+static void print_list(const Kd__Reply *reply, void *user)
+{
+    pages *p = user;
     if (reply->body_case != KD__REPLY__BODY_LIST) {
         return;
     }
-    if (options->json) {
-        ctl_print_json(&reply->list->base);
+    const Kd__JobList *list = reply->list;
+    if (p->options->json) {
+        print_json_pages(p, "jobs", (ProtobufCMessage *const *)list->jobs, list->n_jobs,
+                         reply->more);
         return;
     }
-    printf("%6s  %-10s %-24s %15s %9s %9s  %s\n", "JOB", "STATE", "NAME", "STEP", "TOKENS/S",
-           "LEFT", "REASON");
-    for (size_t i = 0; i < reply->list->n_jobs; i++) {
-        const Kd__JobStatus *s = reply->list->jobs[i];
-        const bool running = s->state == KD__JOB_STATE__RUNNING;
-        printf("%6" PRIu64 "  %-10s %-24s %7" PRIu64 "/%-7" PRIu64 " %9s %9s  %s\n", s->id,
-               ctl_state_word(s->state), s->name ? s->name : "", s->step, s->steps,
-               ctl_rate(running ? s->tokens_per_second : 0, rate),
-               ctl_duration(running && s->has_eta_seconds ? s->eta_seconds : -1, left),
-               s->reason ? s->reason : "");
+    if (!p->begun) {
+        printf("%6s  %-10s %15s %9s %9s  %s\n", "JOB", "STATE", "STEP", "TOKENS/S", "LEFT",
+               "NAME AND REASON");
+        p->begun = true;
+    }
+    for (size_t i = 0; i < list->n_jobs; i++) {
+        print_job(list->jobs[i]);
     }
 }
 
@@ -38,13 +78,16 @@ ctl_exit ctl_list(const ctl_options *options)
     Kd__Request request = KD__REQUEST__INIT;
     request.body_case = KD__REQUEST__BODY_LIST;
     request.list = &list;
-    return ctl_ask(options, &request, print_list, (void *)options);
+    pages p = {.options = options};
+    return ctl_ask(options, &request, print_list, &p);
 }
 
 static void print_line(const char *label, const char *value)
 {
     if (value && *value) {
-        printf("%-14s %s\n", label, value);
+        printf("%-14s ", label);
+        ctl_print_text(value);
+        puts("");
     }
 }
 
@@ -88,6 +131,7 @@ static void print_show(const Kd__Reply *reply, void *user)
     }
     if (options->json) {
         ctl_print_json(&reply->status->base);
+        puts("");
     } else {
         print_status(reply->status);
     }
@@ -95,27 +139,25 @@ static void print_show(const Kd__Reply *reply, void *user)
 
 static void print_events(const Kd__Reply *reply, void *user)
 {
-    const ctl_options *options = user;
+    pages *p = user;
     char when[CTL_WORD_MAX];
     if (reply->body_case != KD__REPLY__BODY_EVENTS) {
         return;
     }
-    if (options->json) {
-        ctl_print_json(&reply->events->base);
+    const Kd__EventList *list = reply->events;
+    if (p->options->json) {
+        print_json_pages(p, "events", (ProtobufCMessage *const *)list->events, list->n_events,
+                         reply->more);
         return;
     }
-    for (size_t i = 0; i < reply->events->n_events; i++) {
-        const Kd__Event *e = reply->events->events[i];
-        printf("%s  %-10s %-11s %s\n", ctl_time(e->time, when), ctl_state_word(e->state),
-               e->kind ? e->kind : "", e->text ? e->text : "");
+    for (size_t i = 0; i < list->n_events; i++) {
+        const Kd__Event *e = list->events[i];
+        printf("%s  %-10s %-11s ", ctl_time(e->time, when), ctl_state_word(e->state),
+               e->kind ? e->kind : "");
+        ctl_print_text(e->text);
+        puts("");
     }
 }
-
-/* What print_metrics() needs between the replies of one stream. */
-typedef struct metrics_print {
-    const ctl_options *options;
-    bool headed;
-} metrics_print;
 
 static void print_metrics_header(const Kd__StepMetrics *first, bool csv)
 {
@@ -143,20 +185,22 @@ static void print_metrics_row(const Kd__StepMetrics *m, bool csv)
 
 static void print_metrics(const Kd__Reply *reply, void *user)
 {
-    metrics_print *print = user;
+    pages *p = user;
     if (reply->body_case != KD__REPLY__BODY_METRICS) {
         return;
     }
-    if (print->options->json) {
-        ctl_print_json(&reply->metrics->base);
+    const Kd__MetricsList *list = reply->metrics;
+    if (p->options->json) {
+        print_json_pages(p, "steps", (ProtobufCMessage *const *)list->steps, list->n_steps,
+                         reply->more);
         return;
     }
-    for (size_t i = 0; i < reply->metrics->n_steps; i++) {
-        if (!print->headed) {
-            print_metrics_header(reply->metrics->steps[i], print->options->csv);
-            print->headed = true;
+    for (size_t i = 0; i < list->n_steps; i++) {
+        if (!p->begun) {
+            print_metrics_header(list->steps[i], p->options->csv);
+            p->begun = true;
         }
-        print_metrics_row(reply->metrics->steps[i], print->options->csv);
+        print_metrics_row(list->steps[i], p->options->csv);
     }
 }
 
@@ -168,15 +212,17 @@ static void print_log(const Kd__Reply *reply, void *user)
     }
     if (options->json) {
         ctl_print_json(&reply->log->base);
+        puts("");
         return;
     }
     (void)fwrite(reply->log->data.data, 1, reply->log->data.len, stdout);
-    (void)fflush(stdout);
 }
 
 /* Asks something that takes just the job's number. */
-static ctl_exit
-ask_about_job(const ctl_options *options, Kd__Request__BodyCase what, ctl_on_reply on_reply)
+static ctl_exit ask_about_job(const ctl_options *options,
+                              Kd__Request__BodyCase what,
+                              ctl_on_reply on_reply,
+                              void *user)
 {
     Kd__JobRequest job = KD__JOB_REQUEST__INIT;
     Kd__Request request = KD__REQUEST__INIT;
@@ -187,17 +233,18 @@ ask_about_job(const ctl_options *options, Kd__Request__BodyCase what, ctl_on_rep
     job.has_job_id = true;
     request.body_case = what;
     request.show = &job; /* all of them are a Kd__JobRequest in the same union */
-    return ctl_ask(options, &request, on_reply, (void *)options);
+    return ctl_ask(options, &request, on_reply, user);
 }
 
 ctl_exit ctl_show(const ctl_options *options)
 {
-    return ask_about_job(options, KD__REQUEST__BODY_SHOW, print_show);
+    return ask_about_job(options, KD__REQUEST__BODY_SHOW, print_show, (void *)options);
 }
 
 ctl_exit ctl_events(const ctl_options *options)
 {
-    return ask_about_job(options, KD__REQUEST__BODY_EVENTS, print_events);
+    pages p = {.options = options};
+    return ask_about_job(options, KD__REQUEST__BODY_EVENTS, print_events, &p);
 }
 
 static void print_cancelled(const Kd__Reply *reply, void *user)
@@ -205,19 +252,20 @@ static void print_cancelled(const Kd__Reply *reply, void *user)
     const ctl_options *options = user;
     if (options->json && reply->body_case == KD__REPLY__BODY_STATUS) {
         ctl_print_json(&reply->status->base);
+        puts("");
     }
 }
 
 ctl_exit ctl_cancel(const ctl_options *options)
 {
-    return ask_about_job(options, KD__REQUEST__BODY_CANCEL, print_cancelled);
+    return ask_about_job(options, KD__REQUEST__BODY_CANCEL, print_cancelled, (void *)options);
 }
 
 ctl_exit ctl_metrics(const ctl_options *options)
 {
     Kd__MetricsRequest metrics = KD__METRICS_REQUEST__INIT;
     Kd__Request request = KD__REQUEST__INIT;
-    metrics_print print = {.options = options};
+    pages p = {.options = options};
     const ctl_exit result = ctl_job_id(options->argument, &metrics.job_id);
     if (result != CTL_OK) {
         return result;
@@ -225,7 +273,7 @@ ctl_exit ctl_metrics(const ctl_options *options)
     metrics.has_job_id = true;
     request.body_case = KD__REQUEST__BODY_METRICS;
     request.metrics = &metrics;
-    return ctl_ask(options, &request, print_metrics, &print);
+    return ctl_ask(options, &request, print_metrics, &p);
 }
 
 ctl_exit ctl_logs(const ctl_options *options)

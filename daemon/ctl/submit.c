@@ -152,7 +152,7 @@ static ctl_exit send_job(const ctl_options *options, Kd__Job *job, Kd__JobStatus
     request.submit = &submit;
 
     ctl_client *client;
-    ctl_exit result = ctl_client_open(options->server, &client);
+    ctl_exit result = ctl_client_open(options, &client);
     if (result != CTL_OK) {
         return result;
     }
@@ -176,7 +176,7 @@ static void print_submitted(const ctl_options *options, const Kd__JobStatus *sta
     } else {
         printf("%" PRIu64 "\n", status->id);
     }
-    (void)fflush(stdout);
+    (void)ctl_flush(); /* main() looks at the end */
 }
 
 ctl_exit ctl_submit(const ctl_options *options)

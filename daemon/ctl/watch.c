@@ -5,25 +5,27 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/text.h"
 #include "daemon/ctl/client.h"
 #include "daemon/ctl/commands.h"
 #include "daemon/ctl/print.h"
 
-#define PLAIN_INTERVAL_S   2.0 /* between plain progress lines                     */
-#define RECONNECT_PATIENCE 60  /* seconds to wait for a daemon that went away      */
-#define BAR_WIDTH          24
+#define BAR_INTERVAL_S   0.1 /* between two drawings of the bar         */
+#define PLAIN_INTERVAL_S 2.0 /* between plain progress lines             */
+#define PATIENCE_S       60  /* to wait for a daemon that went away      */
+#define BAR_WIDTH_MAX    24
 
 typedef struct watcher {
     const ctl_options *options;
     bool terminal;
-    bool seen;        /* at least one update came                    */
+    bool seen;        /* an update came over this connection         */
+    bool begun;       /* the state it was found in has been printed  */
     bool bar_shown;   /* the cursor stands behind a bar              */
-    double last_line; /* monotonic seconds of the last progress line */
+    double last_line; /* monotonic seconds of the last bar or line */
     uint64_t last_step;
     Kd__JobState state;
 } watcher;
@@ -48,67 +50,89 @@ static void clear_bar(watcher *w)
     }
 }
 
-/* step 120/800  loss 1.2345 (kd 0.1, hard 1.4)  12.3k tokens/s  1m 10s left */
-static void format_progress(const Kd__JobStatus *s, char *out, size_t size)
+/* step 120/800  loss 1.2345  12.3k tokens/s  1m 10s left  (kd 0.1, hard 1.4) */
+static void format_progress(const Kd__JobStatus *s, kd_text *out)
 {
-    char rate[CTL_WORD_MAX];
-    char left[CTL_WORD_MAX];
-    int used = snprintf(out, size, "step %" PRIu64 "/%" PRIu64, s->step, s->steps);
+    char word[CTL_WORD_MAX];
+    kd_text_printf(out, "step %" PRIu64 "/%" PRIu64, s->step, s->steps);
     if (s->has_loss) {
-        used += snprintf(out + used, size - (size_t)used, "  loss %.4f", s->loss);
+        kd_text_printf(out, "  loss %.4f", s->loss);
     }
-    for (size_t i = 0; i < s->n_losses && (size_t)used + 64 < size; i++) {
+    if (s->has_tokens_per_second) {
+        kd_text_printf(out, "  %s tokens/s", ctl_rate(s->tokens_per_second, word));
+    }
+    if (s->has_eta_seconds) {
+        kd_text_printf(out, "  %s left", ctl_duration(s->eta_seconds, word));
+    }
+    for (size_t i = 0; i < s->n_losses; i++) { /* last, since a narrow terminal cuts them off */
         const Kd__Loss *loss = s->losses[i];
-        used += snprintf(out + used, size - (size_t)used, "%s%.20s %.4g%s", i ? ", " : " (",
-                         loss->name, loss->raw, i + 1 == s->n_losses ? ")" : "");
+        kd_text_printf(out, "%s%s %.4g%s", i ? ", " : "  (", loss->name ? loss->name : "?",
+                       loss->raw, i + 1 == s->n_losses ? ")" : "");
     }
-    if (s->has_tokens_per_second && (size_t)used + 64 < size) {
-        (void)snprintf(out + used, size - (size_t)used, "  %s tokens/s  %s left",
-                       ctl_rate(s->tokens_per_second, rate),
-                       ctl_duration(s->has_eta_seconds ? s->eta_seconds : -1, left));
+}
+
+static void format_bar(const Kd__JobStatus *s, int width, kd_text *out)
+{
+    const double share = s->step < s->steps ? (double)s->step / (double)s->steps : 1;
+    kd_text_add(out, "[");
+    for (int i = 0; i < width; i++) {
+        kd_text_add(out, i < (int)lround(share * width) ? "#" : ".");
     }
+    kd_text_printf(out, "] %3.0f %%  ", 100 * share);
 }
 
 static void draw_bar(watcher *w, const Kd__JobStatus *s)
 {
-    char progress[512];
-    char line[640];
-    const double share = s->steps ? (double)s->step / (double)s->steps : 0;
-    const int full = (int)lround(share * BAR_WIDTH);
-    char bar[BAR_WIDTH + 1];
-    memset(bar, '.', BAR_WIDTH);
-    memset(bar, '#', (size_t)full);
-    bar[BAR_WIDTH] = '\0';
-    format_progress(s, progress, sizeof progress);
-    (void)snprintf(line, sizeof line, "[%s] %3.0f %%  %s", bar, 100 * share, progress);
-    printf("\r\033[K%.*s", terminal_columns() - 1, line);
-    (void)fflush(stdout);
+    const int columns = terminal_columns();
+    const int width = columns / 6; /* so that all but the losses fits into 80 columns */
+    kd_text line = {0};
+    format_bar(s, width < BAR_WIDTH_MAX ? width : BAR_WIDTH_MAX, &line);
+    format_progress(s, &line);
+    printf("\r\033[K%.*s", columns - 1, line.failed ? "" : line.data);
+    kd_text_release(&line);
     w->bar_shown = true;
+}
+
+static void print_line(const Kd__JobStatus *s)
+{
+    kd_text line = {0};
+    format_progress(s, &line);
+    puts(line.failed ? "" : line.data);
+    kd_text_release(&line);
 }
 
 static void print_progress(watcher *w, const Kd__JobStatus *s)
 {
     const double now = kd_clock_monotonic_s();
-    char progress[512];
-    if (s->state != KD__JOB_STATE__RUNNING || s->step == w->last_step) {
+    const double interval_s = w->terminal ? BAR_INTERVAL_S : PLAIN_INTERVAL_S;
+    const bool due = now - w->last_line >= interval_s || s->step == s->steps;
+    if (s->state != KD__JOB_STATE__RUNNING || s->step == w->last_step || !due) {
         return;
     }
-    if (w->terminal) {
-        draw_bar(w, s);
-    } else if (now - w->last_line >= PLAIN_INTERVAL_S || s->step == s->steps) {
-        format_progress(s, progress, sizeof progress);
-        puts(progress);
-        (void)fflush(stdout);
-        w->last_line = now;
-    }
+    w->terminal ? draw_bar(w, s) : print_line(s);
+    w->last_line = now;
     w->last_step = s->step;
 }
 
-static void print_event(watcher *w, const Kd__Event *event)
+static void print_event(watcher *w, const char *kind, const char *text)
 {
     clear_bar(w);
-    printf("%s: %s\n", event->kind ? event->kind : "event", event->text ? event->text : "");
-    (void)fflush(stdout);
+    printf("%s: ", kind ? kind : "event");
+    ctl_print_text(text);
+    puts("");
+}
+
+/* How the job was found; from there on its events tell. */
+static void print_state(watcher *w, const Kd__JobStatus *s)
+{
+    kd_text text = {0};
+    kd_text_add(&text, ctl_state_word(s->state));
+    if (s->reason != NULL && *s->reason != '\0') {
+        kd_text_printf(&text, ": %s", s->reason);
+    }
+    print_event(w, "state", text.failed ? "" : text.data);
+    kd_text_release(&text);
+    w->begun = true;
 }
 
 static void on_update(const Kd__Reply *reply, void *user)
@@ -124,6 +148,7 @@ static void on_update(const Kd__Reply *reply, void *user)
     }
     if (w->options->json) {
         ctl_print_json(&update->base);
+        puts("");
         return;
     }
     if (update->has_missed && update->missed) {
@@ -131,11 +156,44 @@ static void on_update(const Kd__Reply *reply, void *user)
         printf("missed %" PRIu64 " updates\n", update->missed);
     }
     if (update->event) {
-        print_event(w, update->event);
+        print_event(w, update->event->kind, update->event->text);
+    } else if (update->status && !w->begun) {
+        print_state(w, update->status);
     }
     if (update->status) {
         print_progress(w, update->status);
     }
+}
+
+/* Asks again, quietly, until the daemon is back or the patience is at its end. */
+static ctl_exit watch_again(watcher *w, Kd__Request *request)
+{
+    ctl_options quiet = *w->options;
+    ctl_exit result = CTL_UNREACHABLE;
+    quiet.quiet = true;
+    clear_bar(w);
+    (void)ctl_flush();
+    (void)fprintf(stderr, "distillctl: lost the daemon; waiting %d s for it to come back\n",
+                  PATIENCE_S);
+    w->seen = false;
+    for (int waited_s = 0; result == CTL_UNREACHABLE && !w->seen && waited_s < PATIENCE_S;
+         waited_s++) {
+        (void)sleep(1);
+        result = ctl_ask(&quiet, request, on_update, w);
+    }
+    if (result == CTL_UNREACHABLE && !w->seen) {
+        (void)fputs("distillctl: the daemon has not come back\n", stderr);
+    }
+    return result;
+}
+
+static ctl_exit follow(watcher *w, Kd__Request *request)
+{
+    ctl_exit result = ctl_ask(w->options, request, on_update, w);
+    while (result == CTL_UNREACHABLE && w->seen) {
+        result = watch_again(w, request);
+    }
+    return result;
 }
 
 ctl_exit ctl_watch_job(const ctl_options *options, uint64_t job_id)
@@ -148,13 +206,7 @@ ctl_exit ctl_watch_job(const ctl_options *options, uint64_t job_id)
     request.body_case = KD__REQUEST__BODY_WATCH;
     request.watch = &watch;
 
-    ctl_exit result = ctl_ask(options, &request, on_update, &w);
-    const double lost_at = kd_clock_monotonic_s();
-    while (result == CTL_UNREACHABLE && w.seen &&
-           kd_clock_monotonic_s() - lost_at < RECONNECT_PATIENCE) {
-        (void)sleep(1);
-        result = ctl_ask(options, &request, on_update, &w);
-    }
+    const ctl_exit result = follow(&w, &request);
     clear_bar(&w);
     if (result != CTL_OK) {
         return result;
