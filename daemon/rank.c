@@ -101,6 +101,9 @@ static void on_hello(rank_link *link, const Kd__RankHello *hello)
            hello->job_id, hello->rank, hello->attempt, hello->pid,
            hello->host != NULL ? hello->host : "?");
     welcome(link);
+    if (link->rank == 0 && run_is_told_to_stop(link->run)) {
+        rank_order_stop(link); /* behind the welcome: a rank takes no orders before it */
+    }
 }
 
 /* Only the leader's steps count; the others report nothing but themselves. */

@@ -493,10 +493,12 @@ kd_status run_register(run *r, const attempt_claim *claim, struct rank_link *lin
         rank_release(r->links[claim->rank]);
     }
     r->links[claim->rank] = link;
-    if (claim->rank == 0 && r->stop_ordered) {
-        rank_order_stop(link);
-    }
     return KD_OK;
+}
+
+bool run_is_told_to_stop(const run *r)
+{
+    return r->stop_ordered;
 }
 
 void run_unregister(run *r, uint32_t rank, struct rank_link *link)

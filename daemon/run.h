@@ -39,6 +39,8 @@ attempt *run_attempt(run *r);
 /* A rank said hello on this link, or its link closed. The link is the caller's. */
 KD_MUST_USE kd_status run_register(run *r, const attempt_claim *claim, struct rank_link *link);
 void run_unregister(run *r, uint32_t rank, struct rank_link *link);
+/* The leader has the order to stop, or missed it while it was away. */
+bool run_is_told_to_stop(const run *r);
 
 /* Carries out what the attempt wants; may destroy the run. After everything told to the attempt. */
 void run_drive(run *r);
