@@ -71,12 +71,13 @@ static kd_status make_labels(kd_trainer *trainer)
 /* Fills in what is owned, piece by piece; the caller destroys the trainer if it fails. */
 static kd_status build(kd_trainer *trainer, const kd_teacher_view *teacher)
 {
-    kd_status st = make_labels(trainer);
+    /* The decoder first: it refuses more rows than can be counted. */
+    kd_status st = make_decoder(trainer, &trainer->settings.objective, &trainer->decoder);
     if (!st) {
-        st = make_objective(trainer, &trainer->settings.objective, teacher, &trainer->objective);
+        st = make_labels(trainer);
     }
     if (!st) {
-        st = make_decoder(trainer, &trainer->settings.objective, &trainer->decoder);
+        st = make_objective(trainer, &trainer->settings.objective, teacher, &trainer->objective);
     }
     if (!st) {
         st =

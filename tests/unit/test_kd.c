@@ -250,6 +250,9 @@ Test(kd, bad_options_are_refused)
     options = small_options(1);
     options.folder = "/there/is/no/such/folder";
     expect_refused(options, KD_ERR_NOT_FOUND, "/there/is/no/such/folder");
+    options = small_options(1);
+    options.max_sequences = INT64_MAX;
+    expect_refused(options, KD_ERR_ARG, "9223372036854775807 sequences");
 }
 
 Test(kd, bad_calls_leave_the_student_usable)
