@@ -62,6 +62,14 @@ expect_exit() {
     grep -qF -- "$text" log || { cat log >&2 && fail "the log has no \"$text\""; }
 }
 
+# expect_code CODE COMMAND...: ends with that code.
+expect_code() {
+    local expected=$1 code=0
+    shift
+    "$@" 2>>log || code=$?
+    [ "$code" = "$expected" ] || fail "exit code $code, expected $expected: $*"
+}
+
 # Steps and losses of two runs differ by rounding only.
 expect_same_losses() {
     paste -d, "$1" "$2" | awk -F, -v names="$1 $2" '
@@ -192,6 +200,25 @@ case_lock() {
     exec 9>shared/.lock
     flock 9
     expect_exit 70 "another run writes into this folder" 1 teacher.yaml output=shared
+}
+
+# The local tool says of a model what the run that made it said.
+case_model() {
+    local tool loss found
+    tool=$(dirname "$worker")/distill-model
+    make_teacher
+    "$tool" inspect teacher/final --json | grep -q '"type":"mixtral","vocab_size":256,"hidden_size":32,"layers":2' ||
+        fail "inspect does not show the shape"
+    loss=$(tail -n 1 teacher/evaluation.csv | cut -d, -f2)
+    found=$("$tool" evaluate teacher/final --data teacher/data/test.shard --sequence-length 32 \
+        --max-sequences 16 --f32 --json | sed 's/.*"loss":\([^,]*\).*/\1/')
+    awk -v a="$loss" -v b="$found" 'BEGIN { exit !(a > 0 && (a - b) ^ 2 < 1e-10 * a * a) }' ||
+        fail "evaluate found loss $found, the run $loss"
+    "$tool" evaluate teacher/final --data text.txt | grep -q '^loss [0-9.]* nats a token' || fail "evaluate on text"
+    expect_code 64 "$tool" inspect teacher/final --jsno
+    expect_code 65 "$tool" inspect nowhere
+    expect_code 65 "$tool" evaluate teacher/final --data nowhere.txt
+    expect_code 74 "$tool" inspect teacher/final >/dev/full
 }
 
 "case_$2"

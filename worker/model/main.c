@@ -273,5 +273,5 @@ int main(int argc, char **argv)
         (void)fputs(help, stderr);
     }
     free(a.files);
-    return code;
+    return code == EXIT_DONE && fflush(stdout) != 0 ? EXIT_IO : code;
 }
