@@ -186,6 +186,10 @@ case_bad_input() {
     "$mpirun" -n 1 "$worker" --job student.yaml --set output=here : \
         -n 1 "$worker" --job student.yaml --set output=elsewhere >log 2>&1 || code=$?
     [ "$code" = 65 ] && grep -q "all hosts share" log || { cat log >&2 && fail "exit code $code, expected 65"; }
+    # A fault of one rank in the middle of the work ends all of them with its reason.
+    mkdir -p jammed/metrics.csv
+    expect_exit 74 "jammed/metrics.csv" 2 student.yaml output=jammed
+    expect_exit 74 "jammed/metrics.csv" 3 student.yaml output=jammed resources.student_ranks=2
     : >file
     expect_exit 74 "cannot make folder" 2 student.yaml output=file/student
 }
