@@ -7,10 +7,10 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "format/half.h"
 #include "format/hf_config.h"
 #include "format/hf_names.h"
 #include "format/shards.h"
+#include "tensor/half.h"
 
 enum { CHUNK = 1 << 18 }; /* values that are on the host at a time: 1 MiB of f32 */
 

@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "format/half.h"
+#include "tensor/half.h"
 
 enum { LENGTH_BYTES = 8 };
 
@@ -430,10 +430,10 @@ kd_safetensors_read_f32(const kd_safetensors_entry *entry, int64_t first, int64_
         memcpy(out, data, (size_t)n * sizeof *out);
         return KD_OK;
     case KD_SAFETENSORS_F16:
-        read_half(data, n, out, kd_f32_from_f16);
+        read_half(data, n, out, kd_f16_to_f32);
         return KD_OK;
     case KD_SAFETENSORS_BF16:
-        read_half(data, n, out, kd_f32_from_bf16);
+        read_half(data, n, out, kd_bf16_to_f32);
         return KD_OK;
     case KD_SAFETENSORS_I64:
     case KD_SAFETENSORS_I32:

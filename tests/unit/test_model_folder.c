@@ -7,10 +7,10 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "format/half.h"
 #include "format/hf_names.h"
 #include "format/model_folder.h"
 #include "format/safetensors.h"
+#include "tensor/half.h"
 #include "tests/support/fault.h"
 #include "tests/support/temporary.h"
 
@@ -137,7 +137,7 @@ Test(model_folder, bf16_files_hold_the_rounded_values)
     for (int e = 0; e < back->n_table; e++) {
         const int64_t last = back->table[e].offset + back->table[e].n_elements - 1;
         kd_parameters_read(back, last, &value, 1);
-        cr_expect(value == kd_f32_from_bf16(kd_bf16_from_f32((float)(last + 1))), "entry %d", e);
+        cr_expect(value == kd_bf16_to_f32(kd_bf16_from_f32((float)(last + 1))), "entry %d", e);
     }
     kd_parameters_destroy(back);
     kd_parameters_destroy(params);

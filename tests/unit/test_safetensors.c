@@ -10,8 +10,8 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "format/half.h"
 #include "format/safetensors.h"
+#include "tensor/half.h"
 #include "tests/support/fault.h"
 #include "tests/support/temporary.h"
 
@@ -199,11 +199,12 @@ Test(safetensors, bf16_rounds_to_nearest_even)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        cr_expect(eq(u16, kd_bf16_from_f32(kd_f32_from_bits(cases[i].bits)), cases[i].half),
-                  "case %zu", i);
+        cr_expect(
+            eq(u16, kd_bf16_from_f32((kd_float_bits){.bits = cases[i].bits}.value), cases[i].half),
+            "case %zu", i);
     }
     for (uint32_t half = 0; half <= 0xffff; half++) { /* all but NaNs come back */
-        const float value = kd_f32_from_bf16((uint16_t)half);
+        const float value = kd_bf16_to_f32((uint16_t)half);
         cr_assert(isnan(value) || kd_bf16_from_f32(value) == half, "%x", half);
     }
 }
@@ -221,10 +222,10 @@ Test(safetensors, f16_converts_exactly)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        cr_expect(kd_f32_from_f16(cases[i].half) == cases[i].value, "case %zu", i);
+        cr_expect(kd_f16_to_f32(cases[i].half) == cases[i].value, "case %zu", i);
     }
-    cr_expect(isnan(kd_f32_from_f16(0x7e00)));
-    cr_expect(signbit(kd_f32_from_f16(0x8000)) != 0);
+    cr_expect(isnan(kd_f16_to_f32(0x7e00)));
+    cr_expect(signbit(kd_f16_to_f32(0x8000)) != 0);
 }
 
 Test(safetensors, every_floating_dtype_reads_as_f32_from_any_alignment)

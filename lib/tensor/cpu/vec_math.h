@@ -10,9 +10,8 @@
 
 #include <stdint.h>
 
+#include "tensor/half.h"
 #include "tensor/tensor.h"
-
-#define KD_INLINE static inline __attribute__((always_inline))
 
 /*
  * A function compiled once per generation of the machine, chosen at program start. It must hold
@@ -24,25 +23,6 @@
 #else
 #define KD_SIMD
 #endif
-
-typedef union kd_float_bits {
-    float value;
-    uint32_t bits;
-} kd_float_bits;
-
-KD_INLINE float kd_bf16_to_f32(uint16_t x)
-{
-    return (kd_float_bits){.bits = (uint32_t)x << 16}.value;
-}
-
-/* To the nearest, ties to even; a NaN stays a NaN, whatever its payload. */
-KD_INLINE uint16_t kd_bf16_from_f32(float x)
-{
-    const uint32_t bits = (kd_float_bits){.value = x}.bits;
-    const uint32_t nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const uint32_t quiet = (bits >> 16) | 0x40u;
-    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? quiet : nearest);
-}
 
 KD_INLINE float kd_get(const void *data, int64_t at, kd_dtype dtype)
 {
