@@ -437,7 +437,7 @@ kd_status kd_student_evaluate(kd_student *s,
 
 kd_status kd_student_save(kd_student *s, const char *folder)
 {
-    return kd_model_export(folder, kd_trainer_parameters(s->trainer));
+    return kd_model_export(folder, kd_trainer_parameters(s->trainer), NULL);
 }
 
 kd_status kd_student_checkpoint(kd_student *s, const char *folder)

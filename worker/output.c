@@ -307,11 +307,9 @@ static kd_status save_tokenizer(const char *folder)
 kd_status output_save_final(output *out, kd_trainer *trainer)
 {
     char *path = join(out->w->job->output, "final");
-    kd_status st =
-        path == NULL ? KD_ERR_NOMEM : kd_model_export(path, kd_trainer_parameters(trainer));
-    if (!st) {
-        st = save_tokenizer(path);
-    }
+    const kd_status st =
+        path == NULL ? KD_ERR_NOMEM
+                     : kd_model_export(path, kd_trainer_parameters(trainer), save_tokenizer);
     free(path);
     return st;
 }

@@ -96,11 +96,16 @@ static char *temporary_beside(const char *path)
     return text.data;
 }
 
-static kd_status write_model(const char *folder, const kd_parameters *params)
+static kd_status write_model(const char *folder,
+                             const kd_parameters *params,
+                             kd_status (*add_files)(const char *folder))
 {
     kd_status st = kd_folder_remove(folder);
     if (!st) {
         st = kd_model_folder_save(folder, params, params->be->compute);
+    }
+    if (!st && add_files != NULL) {
+        st = add_files(folder);
     }
     if (!st) {
         st = kd_manifest_write(folder);
@@ -122,7 +127,9 @@ static char *trim(const char *path)
     return trimmed;
 }
 
-kd_status kd_model_export(const char *folder, const kd_parameters *params)
+kd_status kd_model_export(const char *folder,
+                          const kd_parameters *params,
+                          kd_status (*add_files)(const char *folder))
 {
     char *path = trim(folder);
     if (path == NULL) {
@@ -131,7 +138,7 @@ kd_status kd_model_export(const char *folder, const kd_parameters *params)
     kd_status st = KD_ERR_IO;
     char *temporary = temporary_beside(path);
     if (temporary != NULL) {
-        st = write_model(temporary, params);
+        st = write_model(temporary, params, add_files);
         if (!st) {
             st = kd_folder_publish(temporary, path);
         }
