@@ -289,7 +289,10 @@ kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step
     report_checkpoint(out, step, path);
     free(path);
     const uint32_t keep = job->checkpoint->keep;
-    return kd_checkpoint_prune(out->checkpoints, step, keep < INT_MAX ? (int)keep : INT_MAX);
+    if (kd_checkpoint_prune(out->checkpoints, step, keep < INT_MAX ? (int)keep : INT_MAX)) {
+        kd_log(KD_LOG_WARN, "old checkpoints are left behind in %s", out->checkpoints);
+    } /* no reason to end: what was to be saved is saved */
+    return KD_OK;
 }
 
 /* So that Hugging Face tools make the tokens that the model was trained on. */

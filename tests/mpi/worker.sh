@@ -152,8 +152,11 @@ case_stop() {
     start_and_signal TERM 1 30 broken
     [ "$code" = 3 ] || { cat log >&2 && fail "exit code $code, expected 3"; }
     [ ! -e broken/final ] || fail "a stopped run has a final model"
+    # What cannot be pruned (here it is no folder) is no fault of the run.
+    : >broken/checkpoints/.step-000000000001.tmp
     run 2 student.yaml output=broken "${long[@]}"
     expect_same_end
+    grep -q "left behind" log || fail "nothing was left behind"
     # Nothing is left to do but to say so.
     run 2 student.yaml output=broken "${long[@]}"
     expect_same_end
