@@ -393,6 +393,11 @@ kd_status kd_student_step_on_logits(kd_student *s,
                                     int64_t n_sequences,
                                     kd_losses *losses_out)
 {
+    if (target_logits == NULL) {
+        return kd_fail(KD_ERR_ARG, "found no target logits, expected (%lld, %lld) of them",
+                       (long long)(n_sequences * s->settings.n_tokens),
+                       (long long)kd_trainer_parameters(s->trainer)->config.vocab_size);
+    }
     s->logits = target_logits;
     return step(s, s->distils ? SOURCE_LOGITS : SOURCE_NONE, tokens, labels, n_sequences,
                 losses_out);

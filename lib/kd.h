@@ -119,7 +119,7 @@ KD_MUST_USE kd_status kd_student_attach_teacher(kd_student *student, const char 
 /* Off: the teacher rests, and "kd" is not computed until it is turned on again. On at start. */
 void kd_student_set_distillation(kd_student *student, bool on);
 
-/* T > 0 of "kd", whose raw value is T * T times the divergence. 4 at start. */
+/* T >= 0.001 of "kd", whose raw value is T * T times the divergence. 4 at start. */
 KD_MUST_USE kd_status kd_student_set_temperature(kd_student *student, double temperature);
 
 /*
@@ -144,7 +144,7 @@ KD_MUST_USE kd_status kd_student_step(kd_student *student,
 
 /*
  * The same against target logits of the caller's, (n_sequences * T, vocab_size) f32, instead of a
- * teacher's.
+ * teacher's. KD_ERR_ARG if target_logits is NULL.
  */
 KD_MUST_USE kd_status kd_student_step_on_logits(kd_student *student,
                                                 const int32_t *tokens,

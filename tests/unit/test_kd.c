@@ -264,6 +264,7 @@ Test(kd, bad_calls_leave_the_student_usable)
     kd_losses losses = {.total = -7.0};
     cr_expect_eq(kd_student_step(student, tokens, labels, B + 1, &losses), KD_ERR_ARG);
     cr_expect_eq(kd_student_step(student, tokens, labels, 0, &losses), KD_ERR_ARG);
+    cr_expect_eq(kd_student_step_on_logits(student, tokens, labels, NULL, B, &losses), KD_ERR_ARG);
     tokens[3] = V;
     cr_expect_eq(kd_student_step(student, tokens, labels, B, &losses), KD_ERR_INVALID);
     cr_expect_not_null(strstr(kd_error_text(), "token 3: found 16, expected 0 to 15"));
