@@ -162,6 +162,7 @@ static void look(log_reader *r)
     }
     if (error != 0) {
         r->busy = false;
+        send_chunk(r, 0, false);
         stream_end(&r->stream);
         return;
     }

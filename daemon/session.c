@@ -11,6 +11,7 @@ struct session {
     kd_connection *c; /* NULL once closed */
     coordinator *co;
     uint32_t n_held; /* by the store and pool threads */
+    uint32_t n_streams;
     stream *streams;
 };
 
@@ -90,6 +91,7 @@ void stream_begin(stream *st, session *s, uint64_t request_id)
     st->request_id = request_id;
     st->next = s->streams;
     s->streams = st;
+    s->n_streams++;
 }
 
 void stream_end(stream *st)
@@ -99,6 +101,7 @@ void stream_end(stream *st)
         at = &(*at)->next;
     }
     *at = st->next;
+    st->session->n_streams--;
     st->destroy(st);
 }
 
@@ -200,14 +203,25 @@ static void on_job_request(session *s, const Kd__Request *request, uint64_t job_
     KD_CHECK(!"a request that names a job");
 }
 
+/* NULL: it may be answered. */
+static const char *find_refusal(const session *s, const Kd__Request *request)
+{
+    if (request->id == 0) {
+        return "request.id: found 0, expected another number";
+    }
+    if (s->n_held >= SESSION_PENDING_MAX) {
+        return "too many requests of this connection wait for the disk";
+    }
+    return s->n_streams >= SESSION_STREAMS_MAX ? "too many answers of this connection are under way"
+                                               : NULL;
+}
+
 static void on_request(session *s, Kd__Request *request)
 {
     const uint64_t id = request->id;
-    if (id == 0 || s->n_held >= SESSION_PENDING_MAX) {
-        session_refuse(s, id, KD__ERROR__CODE__REFUSED,
-                       id == 0 ? "request.id: expected a number other than 0"
-                               : "too many requests of this connection wait for the disk",
-                       NULL);
+    const char *refusal = find_refusal(s, request);
+    if (refusal != NULL) {
+        session_refuse(s, id, KD__ERROR__CODE__REFUSED, refusal, NULL);
         return;
     }
     switch (request->body_case) {
@@ -258,6 +272,9 @@ static void on_frame(void *user, const uint8_t *payload, size_t size_bytes)
     }
     on_request(s, request);
     kd__request__free_unpacked(request, NULL);
+    if (!session_has_room(s)) {
+        kd_connection_pause(s->c);
+    }
 }
 
 static void on_drained(void *user)
@@ -267,6 +284,9 @@ static void on_drained(void *user)
     for (stream *st = s->streams, *next; st != NULL; st = next) {
         next = st->next; /* a stream that is resumed may end itself, but no other */
         st->resume(st);
+    }
+    if (session_has_room(s)) {
+        kd_connection_resume(s->c);
     }
     session_let_go(s);
 }

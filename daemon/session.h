@@ -3,7 +3,8 @@
  *
  * A session outlives its connection while the store or a pool thread holds something of it; answers
  * then go nowhere. A stream sends while there is room, and is resumed when the kernel has taken
- * what was sent; so a slow reader costs the daemon at most SESSION_ROOM_BYTES.
+ * what was sent. While there is no room no further requests are read; so a slow reader costs the
+ * daemon little more than SESSION_ROOM_BYTES.
  */
 #ifndef KD_DAEMON_SESSION_H
 #define KD_DAEMON_SESSION_H
@@ -13,6 +14,7 @@
 
 #define SESSION_ROOM_BYTES  (256u << 10)
 #define SESSION_PENDING_MAX 1024 /* requests of one connection that wait for the disk */
+#define SESSION_STREAMS_MAX 64   /* answers of one connection that are under way      */
 
 typedef struct session session;
 

@@ -2,10 +2,13 @@
  * daemon_protocol.c - bytes and requests that are wrong: each is answered or ends its connection, and
  * the daemon goes on; wrong command lines end with the documented exit codes.
  */
+#include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -204,6 +207,58 @@ static void a_watcher_sees_the_end(void)
 }
 
 /* Runs distilld with these arguments in a shell; its exit code, and its errors contain the text. */
+/* Sends the same frame until the daemon takes no more; how many it sent whole. */
+static size_t send_until_stuck(int fd, const uint8_t *frame, size_t n_bytes, size_t n_max)
+{
+    struct pollfd room = {.fd = fd, .events = POLLOUT};
+    size_t n_sent = 0;
+    while (n_sent < n_max * n_bytes && poll(&room, 1, 500) == 1) {
+        const size_t at = n_sent % n_bytes;
+        const ssize_t n = send(fd, frame + at, n_bytes - at, MSG_DONTWAIT | MSG_NOSIGNAL);
+        SUPPORT_REQUIRE(n > 0 || errno == EAGAIN, "send: %s", strerror(errno));
+        n_sent += n > 0 ? (size_t)n : 0;
+    }
+    return n_sent / n_bytes;
+}
+
+static void who_asks_and_does_not_listen_is_slowed_down(void)
+{
+    enum { REQUESTS_MAX = 1000000 };
+
+    uint8_t frame[64];
+    Kd__JobRequest which = KD__JOB_REQUEST__INIT;
+    Kd__Request request = KD__REQUEST__INIT;
+    const int fd = person();
+    which.has_job_id = request.has_id = 1;
+    which.job_id = submit(fd, NULL);
+    request.id = 7;
+    request.body_case = KD__REQUEST__BODY_SHOW;
+    request.show = &which;
+    const size_t n_payload = kd__request__pack(&request, frame + KD_FRAME_HEADER_BYTES);
+    kd_frame_write_header(frame, n_payload);
+    const size_t n = send_until_stuck(fd, frame, KD_FRAME_HEADER_BYTES + n_payload, REQUESTS_MAX);
+    SUPPORT_REQUIRE(n > 0 && n < REQUESTS_MAX, "took %zu requests without an answer read", n);
+    for (size_t i = 0; i < n; i++) {
+        size_t n_bytes;
+        uint8_t *payload = support_receive(fd, &n_bytes);
+        SUPPORT_REQUIRE(payload != NULL, "answer %zu of %zu", i, n);
+        free(payload);
+    }
+    (void)close(fd);
+}
+
+static void a_connection_has_at_most_so_many_streams(void)
+{
+    const int fd = person();
+    const uint64_t id = submit(fd, NULL);
+    for (int i = 0; i < 64; i++) {
+        kd__reply__free_unpacked(ask_job(fd, KD__REQUEST__BODY_WATCH, id), NULL);
+    }
+    expect_error(ask_job(fd, KD__REQUEST__BODY_WATCH, id), KD__ERROR__CODE__REFUSED,
+                 "too many answers", NULL);
+    (void)close(fd);
+}
+
 static void expect_exit(int code, const char *arguments, const char *text)
 {
     char command[512];
@@ -293,6 +348,8 @@ int main(void)
     requests_that_cannot_be_met_are_answered();
     a_cancelled_job_takes_its_followers_along();
     a_watcher_sees_the_end();
+    who_asks_and_does_not_listen_is_slowed_down();
+    a_connection_has_at_most_so_many_streams();
     wrong_starts_end_with_their_exit_codes();
     a_store_that_cannot_be_written_ends_the_daemon();
     a_damaged_store_ends_with_its_exit_code();
