@@ -169,6 +169,7 @@ static void on_checkpoint(rank_link *link, const Kd__CheckpointReport *report)
 static void on_report(rank_link *link, Kd__RankMessage *message)
 {
     attempt *a = run_attempt(link->run);
+    const uint64_t n_steps = run_entry(link->run)->steps;
     const uint64_t now_ms = uv_now(link->co->loop);
     uint64_t step = 0;
     uint64_t work = 0;
@@ -180,6 +181,12 @@ static void on_report(rank_link *link, Kd__RankMessage *message)
     }
     if (message->body_case == KD__RANK_MESSAGE__BODY_STEP) {
         step = message->step->step;
+    }
+    if (step > n_steps) {
+        (void)kd_fail(KD_ERR_PROTO, "rank %u: found step %" PRIu64 ", expected at most %" PRIu64,
+                      link->rank, step, n_steps);
+        refuse(link, kd_fault_text());
+        return;
     }
     attempt_heartbeat(a, link->rank, step, work, now_ms);
     switch (message->body_case) {

@@ -209,6 +209,15 @@ static void a_slow_watcher_is_told_what_it_missed(void)
     (void)close(fd);
 }
 
+static void a_step_beyond_the_last_is_not_believed(void)
+{
+    const uint64_t id = submit("name: boast\nresources: {max_restarts: 0}");
+    Kd__Reply *reply = support_wait(&d, id, KD__JOB_STATE__FAILED);
+    SUPPORT_REQUIRE(reply->status->step == reply->status->steps, "step %d",
+                    (int)reply->status->step);
+    kd__reply__free_unpacked(reply, NULL);
+}
+
 static void two_jobs_do_not_write_to_one_folder(void)
 {
     const uint64_t first = submit("name: hang");
@@ -271,6 +280,7 @@ int main(void)
     a_process_left_behind_is_killed_before_the_next_attempt();
     impostors_are_refused_and_disturb_nobody();
     a_slow_watcher_is_told_what_it_missed();
+    a_step_beyond_the_last_is_not_believed();
     two_jobs_do_not_write_to_one_folder();
     an_attempt_outlives_a_killed_daemon();
     a_stopped_daemon_leaves_its_jobs_in_the_queue();

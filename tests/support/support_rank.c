@@ -4,6 +4,7 @@
  *
  *     finish    reports three steps and the end
  *     chatty    the same with ten thousand steps
+ *     boast     the same with one step more than the job has
  *     permanent reports a fault that would come again
  *     crash     dies without a word in the first attempt, finishes in the second
  *     hang      sends heartbeats and makes no step; comes back when the daemon does
@@ -63,7 +64,9 @@ static void say_hello(rank *r)
 static void finish(rank *r)
 {
     Kd__FinishedReport report = KD__FINISHED_REPORT__INIT;
-    const uint64_t n_steps = strcmp(r->job->name, "chatty") == 0 ? 10000 : 3;
+    const bool chatty = strcmp(r->job->name, "chatty") == 0;
+    const bool boasts = strcmp(r->job->name, "boast") == 0;
+    const uint64_t n_steps = chatty ? 10000 : boasts ? r->job->training->steps + 1 : 3;
     for (uint64_t i = 1; i <= n_steps && r->rank == 0; i++) {
         Kd__StepMetrics step = KD__STEP_METRICS__INIT;
         step.has_step = step.has_loss = step.has_time = 1;
@@ -118,7 +121,7 @@ static void act(rank *r)
     fault.has_permanent = 1;
     fault.permanent = 1;
     fault.text = (char *)"the same again would fail the same way";
-    if (strcmp(what, "finish") == 0 || strcmp(what, "chatty") == 0) {
+    if (strcmp(what, "finish") == 0 || strcmp(what, "chatty") == 0 || strcmp(what, "boast") == 0) {
         finish(r);
     } else if (strcmp(what, "permanent") == 0) {
         send_report(r, KD__RANK_MESSAGE__BODY_FAULT, &fault);
