@@ -21,7 +21,7 @@
 
 typedef struct kd_objective_settings {
     kd_schedule weights[KD_LOSS_COUNT]; /* >= 0; those of balance and z constant */
-    kd_schedule temperature;            /* > 0 */
+    kd_schedule temperature;            /* >= 0.001 */
     bool scale_by_t2;                   /* raw kd is multiplied by T * T */
     kd_transport transport;
     int64_t chunk_rows; /* 0: chosen so that a chunk of logits takes about 4 MB */

@@ -24,6 +24,7 @@ enum {
 };
 
 static const uint64_t steps_max = UINT64_C(1000000000000);
+static const double temperature_min = 0.001; /* as distill/objective.h has it */
 
 static void check_identity(kd_checker *c, const Kd__Job *job)
 {
@@ -175,7 +176,14 @@ static void check_teachers(kd_checker *c, const Kd__Job *job)
     }
 }
 
-static void check_points(kd_checker *c, const char *name, const Kd__Schedule *s, bool above_zero)
+static void check_least(kd_checker *c, const char *path, double value, double least)
+{
+    char expected[40];
+    (void)snprintf(expected, sizeof expected, "of at least %g", least);
+    kd_checker_real(c, path, value, value >= least, expected);
+}
+
+static void check_points(kd_checker *c, const char *name, const Kd__Schedule *s, double least)
 {
     for (size_t i = 0; i < s->n_points; i++) {
         const Kd__Schedule__Point *point = s->points[i];
@@ -192,12 +200,11 @@ static void check_points(kd_checker *c, const char *name, const Kd__Schedule *s,
                            (unsigned long long)point->step, (unsigned long long)before->step);
         }
         (void)snprintf(path, sizeof path, "%s.points.%zu.value", name, i);
-        kd_checker_real(c, path, point->value, above_zero ? point->value > 0 : point->value >= 0,
-                        above_zero ? "above 0" : "of at least 0");
+        check_least(c, path, point->value, least);
     }
 }
 
-static void check_schedule(kd_checker *c, const char *name, const Kd__Schedule *s, bool above_zero)
+static void check_schedule(kd_checker *c, const char *name, const Kd__Schedule *s, double least)
 {
     if (s->n_points > POINTS_MAX) {
         kd_checker_add(c, name, "found %zu points, expected at most %d", s->n_points, POINTS_MAX);
@@ -208,10 +215,9 @@ static void check_schedule(kd_checker *c, const char *name, const Kd__Schedule *
                        s->has_value ? "both" : "neither", s->has_value ? "and" : "nor");
     }
     if (s->has_value) {
-        kd_checker_real(c, name, s->value, above_zero ? s->value > 0 : s->value >= 0,
-                        above_zero ? "above 0" : "of at least 0");
+        check_least(c, name, s->value, least);
     }
-    check_points(c, name, s, above_zero);
+    check_points(c, name, s, least);
 }
 
 static bool is_zero(const Kd__Schedule *s)
@@ -222,13 +228,11 @@ static bool is_zero(const Kd__Schedule *s)
 static void check_objective(kd_checker *c, const Kd__Job *job)
 {
     const Kd__Objective *o = job->objective;
-    check_schedule(c, "objective.kd.weight", o->kd->weight, false);
-    check_schedule(c, "objective.kd.temperature", o->kd->temperature, true);
-    check_schedule(c, "objective.hard.weight", o->hard->weight, false);
-    kd_checker_real(c, "objective.balance.weight", o->balance->weight, o->balance->weight >= 0.0,
-                    "of at least 0");
-    kd_checker_real(c, "objective.balance.z_weight", o->balance->z_weight,
-                    o->balance->z_weight >= 0.0, "of at least 0");
+    check_schedule(c, "objective.kd.weight", o->kd->weight, 0.0);
+    check_schedule(c, "objective.kd.temperature", o->kd->temperature, temperature_min);
+    check_schedule(c, "objective.hard.weight", o->hard->weight, 0.0);
+    check_least(c, "objective.balance.weight", o->balance->weight, 0.0);
+    check_least(c, "objective.balance.z_weight", o->balance->z_weight, 0.0);
     if (job->n_teachers == 0 && !is_zero(o->kd->weight)) {
         kd_checker_add(c, "objective.kd.weight",
                        "found a weight, expected none or 0: the job has no teachers");
