@@ -24,7 +24,8 @@ void link_entry_destroy(link_entry *entry)
     free(entry);
 }
 
-bool link_entry_matters(const link_entry *entry)
+/* Only step metrics may be lost. */
+static bool matters(const link_entry *entry)
 {
     return entry->message->body_case != KD__RANK_MESSAGE__BODY_STEP;
 }
@@ -38,7 +39,7 @@ void link_queue_add(link_queue *queue, link_entry *entry)
         queue->last->next = entry;
     }
     queue->last = entry;
-    queue->n_steps += !link_entry_matters(entry);
+    queue->n_steps += !matters(entry);
 }
 
 link_entry *link_queue_take(link_queue *queue)
@@ -47,7 +48,7 @@ link_entry *link_queue_take(link_queue *queue)
     if (entry != NULL) {
         queue->first = entry->next;
         queue->last = queue->first == NULL ? NULL : queue->last;
-        queue->n_steps -= !link_entry_matters(entry);
+        queue->n_steps -= !matters(entry);
     }
     return entry;
 }
@@ -61,7 +62,7 @@ void link_queue_trim(link_queue *queue, size_t n_steps_max)
     size_t n_surplus = queue->n_steps - n_steps_max;
     for (link_entry *entry = link_queue_take(queue); entry != NULL;
          entry = link_queue_take(queue)) {
-        if (n_surplus > 0 && !link_entry_matters(entry)) {
+        if (n_surplus > 0 && !matters(entry)) {
             link_entry_destroy(entry);
             n_surplus--;
         } else {

@@ -25,8 +25,6 @@ typedef struct link_queue {
 /* A copy of the message; NULL without memory. */
 link_entry *link_entry_create(const Kd__RankMessage *message);
 void link_entry_destroy(link_entry *entry);
-/* Only step metrics may be lost. */
-bool link_entry_matters(const link_entry *entry);
 
 void link_queue_add(link_queue *queue, link_entry *entry);
 /* NULL if it is empty. */

@@ -2,7 +2,7 @@
 
 #include "base/log.h"
 
-const char *kd_signal_kind_name(kd_signal_kind kind)
+static const char *kind_name(kd_signal_kind kind)
 {
     static const char *const names[] = {
         [KD_SIGNAL_LOGITS] = "logits",
@@ -38,7 +38,7 @@ kd_status kd_signal_plan_add(kd_signal_plan *plan,
     }
     if (plan->n_signals == KD_SIGNALS_MAX) {
         return kd_fail(KD_ERR_NOMEM, "no room for signal %s of layer %lld: a plan holds %d",
-                       kd_signal_kind_name(kind), (long long)layer, KD_SIGNALS_MAX);
+                       kind_name(kind), (long long)layer, KD_SIGNALS_MAX);
     }
     kd_arena arena = {.used = plan->message_bytes};
     const size_t size_bytes = (size_t)rows * (size_t)columns * kd_dtype_bytes(dtype);

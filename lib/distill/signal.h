@@ -33,8 +33,6 @@ typedef struct kd_signal_plan {
     size_t message_bytes;
 } kd_signal_plan;
 
-const char *kd_signal_kind_name(kd_signal_kind kind);
-
 /* Adds a signal unless it is there already. KD_ERR_NOMEM past KD_SIGNALS_MAX. */
 KD_MUST_USE kd_status kd_signal_plan_add(kd_signal_plan *plan,
                                          kd_signal_kind kind,
