@@ -10,6 +10,7 @@
 #include "wire/listener.h"
 
 #define HELLO_DEADLINE_MS 10000
+#define FLUSH_DEADLINE_MS 2000 /* to take what is queued when a connection is being closed */
 #define LISTENERS_MAX     16
 
 typedef struct peer {
@@ -18,6 +19,7 @@ typedef struct peer {
     const peer_handler *handler; /* NULL until the hello */
     void *user;
     uint64_t accepted_at_ms;
+    uint64_t closing_at_ms; /* 0: it is not being closed, as far as was seen */
     struct peer *next, *previous;
 } peer;
 
@@ -121,13 +123,21 @@ static void on_accept(kd_listener *listener, void *user, kd_connection *c)
     s->n_peers++;
 }
 
-/* The list is by age, so the first old one that has said hello does not end the search; all are seen. */
+static bool is_late(peer *p, uint64_t now_ms)
+{
+    if (kd_connection_is_closing(p->c) && p->closing_at_ms == 0) {
+        p->closing_at_ms = now_ms;
+    }
+    return (p->handler == NULL && now_ms - p->accepted_at_ms > HELLO_DEADLINE_MS) ||
+           (p->closing_at_ms != 0 && now_ms - p->closing_at_ms > FLUSH_DEADLINE_MS);
+}
+
 static void on_deadlines(uv_timer_t *timer)
 {
     const server *s = timer->data;
     const uint64_t now_ms = uv_now(s->co->loop);
-    for (const peer *p = s->peers; p != NULL; p = p->next) {
-        if (p->handler == NULL && now_ms - p->accepted_at_ms > HELLO_DEADLINE_MS) {
+    for (peer *p = s->peers; p != NULL; p = p->next) {
+        if (is_late(p, now_ms)) {
             kd_connection_close(p->c);
         }
     }

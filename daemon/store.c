@@ -375,8 +375,6 @@ static kd_status perform(database *db, store_op *op)
     case STORE_OP_INSERT_JOB:
     case STORE_OP_UPDATE_JOB:
         return write_job(db, op);
-    case STORE_OP_APPEND_EVENT:
-        return insert_event(db, &op->event);
     case STORE_OP_PUT_STEP:
         return put_step(db, op);
     case STORE_OP_READ_EVENTS:

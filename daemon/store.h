@@ -104,10 +104,6 @@ KD_MUST_USE kd_status store_update_job(store *s,
                                        const store_event *event,
                                        store_done done,
                                        void *context);
-KD_MUST_USE kd_status store_append_event(store *s,
-                                         const store_event *event,
-                                         store_done done,
-                                         void *context);
 /* In no hurry: waits up to STORE_LAZY_MS for other requests to share a commit with. */
 KD_MUST_USE kd_status store_put_step(store *s, uint64_t job_id, const store_step *step);
 #define STORE_LAZY_MS 200

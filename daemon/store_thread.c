@@ -242,11 +242,6 @@ kd_status store_update_job(store *s,
     return request(s, store_op_create(STORE_OP_UPDATE_JOB, row, event, NULL), done, context);
 }
 
-kd_status store_append_event(store *s, const store_event *event, store_done done, void *context)
-{
-    return request(s, store_op_create(STORE_OP_APPEND_EVENT, NULL, event, NULL), done, context);
-}
-
 kd_status store_put_step(store *s, uint64_t job_id, const store_step *step)
 {
     store_op *op = store_op_create(STORE_OP_PUT_STEP, NULL, NULL, step);

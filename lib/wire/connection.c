@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "base/log.h"
 
@@ -374,21 +373,4 @@ bool kd_connection_is_closing(const kd_connection *c)
 bool kd_connection_is_started(const kd_connection *c)
 {
     return c->state != CONNECTION_NEW;
-}
-
-kd_status kd_connection_peer(const kd_connection *c, uid_t *uid_out, pid_t *pid_out)
-{
-    if (c->kind != KD_ADDRESS_UNIX || c->state == CONNECTION_CLOSING) {
-        return kd_fail(KD_ERR_STATE, "connection: only an open Unix socket knows its peer");
-    }
-    uv_os_fd_t fd;
-    struct ucred peer;
-    socklen_t size = sizeof peer;
-    if (uv_fileno(&c->as.handle, &fd) != 0 ||
-        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
-        return kd_fail(KD_ERR_IO, "connection: cannot ask who the peer is");
-    }
-    *uid_out = peer.uid;
-    *pid_out = peer.pid;
-    return KD_OK;
 }

@@ -25,7 +25,6 @@
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/types.h>
 #include <uv.h>
 
 #include "base/status.h"
@@ -100,8 +99,5 @@ void kd_connection_close_after_flush(kd_connection *c);
 /* False until kd_connection_start(), or always true if it came from kd_connection_connect(). */
 bool kd_connection_is_started(const kd_connection *c);
 bool kd_connection_is_closing(const kd_connection *c);
-
-/* Who is at the other end of a Unix socket, as the kernel says; KD_ERR_STATE on TCP. */
-KD_MUST_USE kd_status kd_connection_peer(const kd_connection *c, uid_t *uid_out, pid_t *pid_out);
 
 #endif

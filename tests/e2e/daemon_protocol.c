@@ -221,22 +221,29 @@ static size_t send_until_stuck(int fd, const uint8_t *frame, size_t n_bytes, siz
     return n_sent / n_bytes;
 }
 
-static void who_asks_and_does_not_listen_is_slowed_down(void)
+/* A request to show a job, as a frame; its size. */
+static size_t make_show_frame(uint64_t job_id, uint8_t *frame)
 {
-    enum { REQUESTS_MAX = 1000000 };
-
-    uint8_t frame[64];
     Kd__JobRequest which = KD__JOB_REQUEST__INIT;
     Kd__Request request = KD__REQUEST__INIT;
-    const int fd = person();
     which.has_job_id = request.has_id = 1;
-    which.job_id = submit(fd, NULL);
+    which.job_id = job_id;
     request.id = 7;
     request.body_case = KD__REQUEST__BODY_SHOW;
     request.show = &which;
     const size_t n_payload = kd__request__pack(&request, frame + KD_FRAME_HEADER_BYTES);
     kd_frame_write_header(frame, n_payload);
-    const size_t n = send_until_stuck(fd, frame, KD_FRAME_HEADER_BYTES + n_payload, REQUESTS_MAX);
+    return KD_FRAME_HEADER_BYTES + n_payload;
+}
+
+static void who_asks_and_does_not_listen_is_slowed_down(void)
+{
+    enum { REQUESTS_MAX = 1000000 };
+
+    uint8_t frame[64];
+    const int fd = person();
+    const size_t n_frame = make_show_frame(submit(fd, NULL), frame);
+    const size_t n = send_until_stuck(fd, frame, n_frame, REQUESTS_MAX);
     SUPPORT_REQUIRE(n > 0 && n < REQUESTS_MAX, "took %zu requests without an answer read", n);
     for (size_t i = 0; i < n; i++) {
         size_t n_bytes;
@@ -244,6 +251,30 @@ static void who_asks_and_does_not_listen_is_slowed_down(void)
         SUPPORT_REQUIRE(payload != NULL, "answer %zu of %zu", i, n);
         free(payload);
     }
+    (void)close(fd);
+}
+
+/* Garbage ends a connection once the answers before it are taken; here nobody takes them. */
+static void an_end_that_nobody_reads_does_not_last(void)
+{
+    enum { REQUESTS = 1000 }; /* few enough bytes for one read */
+
+    static const uint8_t garbage[] = {0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff};
+    static uint8_t bytes[REQUESTS * 64 + sizeof garbage];
+
+    const int fd = person();
+    const uint64_t id = submit(fd, NULL);
+    size_t n_sent = 0, n_answers = 0, n_bytes;
+    for (int i = 0; i < REQUESTS; i++) {
+        n_sent += make_show_frame(id, bytes + n_sent);
+    }
+    memcpy(bytes + n_sent, garbage, sizeof garbage);
+    SUPPORT_REQUIRE(support_send_bytes(fd, bytes, n_sent + sizeof garbage), "requests");
+    (void)sleep(4);
+    for (uint8_t *payload; (payload = support_receive(fd, &n_bytes)) != NULL; n_answers++) {
+        free(payload);
+    }
+    SUPPORT_REQUIRE(n_answers < REQUESTS, "all %zu answers had waited", n_answers);
     (void)close(fd);
 }
 
@@ -349,6 +380,7 @@ int main(void)
     a_cancelled_job_takes_its_followers_along();
     a_watcher_sees_the_end();
     who_asks_and_does_not_listen_is_slowed_down();
+    an_end_that_nobody_reads_does_not_last();
     a_connection_has_at_most_so_many_streams();
     wrong_starts_end_with_their_exit_codes();
     a_store_that_cannot_be_written_ends_the_daemon();

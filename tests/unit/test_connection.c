@@ -340,26 +340,6 @@ Test(connection, writing_to_a_dead_peer_ends_it_without_a_signal)
     cr_expect(strstr(server.text, "write: ") == server.text);
 }
 
-Test(connection, a_unix_peer_is_known_by_the_kernel)
-{
-    listen_and_connect();
-    cr_assert(eq(int, send_bytes(client.c, 1), KD_OK));
-    run_until(&server.n_frames, 1);
-    uid_t uid = (uid_t)-1;
-    pid_t pid = 0;
-    cr_assert(eq(int, kd_connection_peer(server.c, &uid, &pid), KD_OK));
-    cr_expect(uid == getuid() && pid == getpid());
-}
-
-Test(connection, a_tcp_peer_is_not_known)
-{
-    cr_assert(eq(int, kd_address_parse("tcp:127.0.0.1:0", &address), KD_OK));
-    listen_and_connect();
-    uid_t uid;
-    pid_t pid;
-    cr_expect(eq(int, kd_connection_peer(client.c, &uid, &pid), KD_ERR_STATE));
-}
-
 Test(listener, a_connection_nobody_starts_is_closed)
 {
     server_ignores = true;
