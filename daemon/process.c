@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define ENVIRONMENT_BYTES_MAX (1u << 18)
+#define LOOKS_MAX             3
 
 /* Up to size - 1 bytes and a NUL; the number of bytes, 0 if it cannot be read. */
 static size_t read_small(const char *path, char *bytes, size_t size)
@@ -77,11 +78,21 @@ bool process_is_alive(pid_t pid, uint64_t start)
     return process_read(pid, &stat) && stat.start == start && !is_dead(&stat);
 }
 
-static bool has_mark(pid_t pid, const char *mark, char *buffer)
+/* A process in the midst of execve(2) shows an empty environment for an instant: look again. */
+static size_t read_environment(pid_t pid, char *buffer)
 {
     char path[64];
+    size_t n_bytes = 0;
     (void)snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
-    const size_t n_bytes = read_small(path, buffer, ENVIRONMENT_BYTES_MAX);
+    for (int look = 0; look < LOOKS_MAX && n_bytes == 0; look++) {
+        n_bytes = read_small(path, buffer, ENVIRONMENT_BYTES_MAX);
+    }
+    return n_bytes;
+}
+
+static bool has_mark(pid_t pid, const char *mark, char *buffer)
+{
+    const size_t n_bytes = read_environment(pid, buffer);
     for (size_t at = 0; at < n_bytes; at += strlen(buffer + at) + 1) {
         if (strcmp(buffer + at, mark) == 0) {
             return true;

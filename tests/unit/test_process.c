@@ -20,7 +20,20 @@ static void set_up(void)
 
 TestSuite(process, .init = set_up);
 
-/* A marked process that sleeps; the environment is that of its exec, as /proc shows it. */
+static bool is_sleeping(pid_t pid)
+{
+    char path[64];
+    char words[64] = "";
+    (void)snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+    FILE *file = fopen(path, "r");
+    if (file != NULL) {
+        (void)fread(words, 1, sizeof words - 1, file);
+        (void)fclose(file);
+    }
+    return strcmp(words, "sleep") == 0;
+}
+
+/* A marked process that sleeps; the environment is that of its last exec, as /proc shows it. */
 static pid_t start_marked(bool own_session)
 {
     char *const environment[] = {"PATH=/bin:/usr/bin", mark, NULL};
@@ -36,6 +49,11 @@ static pid_t start_marked(bool own_session)
         _exit(127);
     }
     cr_assert(eq(sz, (size_t)read(ready[0], &byte, 1), 1));
+    for (int ms = 0; ms < 5000 && !is_sleeping(pid); ms++) {
+        (void)usleep(1000);
+    }
+    cr_assert(is_sleeping(pid));
+    (void)usleep(1000); /* the kernel sets the environment right after the command line */
     return pid;
 }
 
