@@ -17,11 +17,13 @@ extern char **environ;
  * a machine that is shared, a thread that spins keeps away the one it waits for. Measured on two
  * cores with two threads a rank: GNU OpenMP's own 300,000 turns cost nothing on an idle machine and
  * nine tenths of the speed beside one busy process; 1,000 cost nothing and half; no turns at all
- * (OMP_WAIT_POLICY=passive) a quarter and half.
+ * (OMP_WAIT_POLICY=passive) a quarter and half. And no look for X displays, which hwloc's plug-in `gl`
+ * does at each start on ten ports of `localhost`: 5 s where that name is asked of a name server.
  */
 static const char *const defaults[] = {
     "OMPI_MCA_oob_tcp_if_include=lo", "OMPI_MCA_btl_tcp_if_include=lo", "OMPI_MCA_pml=ob1",
     "OMPI_MCA_btl=self,vader,tcp",    "OMPI_MCA_mpi_yield_when_idle=1", "GOMP_SPINCOUNT=1000",
+    "HWLOC_COMPONENTS=-gl",
 };
 static const char *const defaults_of_root[] = {
     "OMPI_ALLOW_RUN_AS_ROOT=1",

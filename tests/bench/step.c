@@ -114,6 +114,9 @@ static options parse(int argc, char **argv)
     options o = {false, "kd,hard", 10, 8, 2, 1, 1};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (strcmp(argv[i], "--help") == 0) {
+            exit(fputs(usage, stdout) < 0 ? 74 : 0);
+        }
         if (strcmp(argv[i], "--json") == 0) {
             o.json = true;
             continue;

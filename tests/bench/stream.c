@@ -184,9 +184,10 @@ int main(int argc, char **argv)
 {
     int provided = 0;
     const int json = argc == 2 && strcmp(argv[1], "--json") == 0;
+    const int help = argc == 2 && strcmp(argv[1], "--help") == 0;
     if (argc > 1 && !json) {
-        (void)fprintf(stderr, "usage: mpirun -n 2 %s [--json]\n", argv[0]);
-        return 64;
+        (void)fprintf(help ? stdout : stderr, "usage: mpirun -n 2 bench_stream [--json]\n");
+        return help ? 0 : 64;
     }
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     const int rc = run(json);

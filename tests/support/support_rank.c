@@ -145,11 +145,16 @@ static char *read_whole(const char *path, size_t *n_bytes_out)
     return text;
 }
 
-static uint32_t from_environment(const char *name)
+static const char *environment_of(const char *name)
 {
     const char *text = getenv(name);
-    SUPPORT_REQUIRE(text != NULL, "%s: mpirun sets it", name);
-    return (uint32_t)strtoul(text, NULL, 10);
+    SUPPORT_REQUIRE(text != NULL, "%s: the launcher sets it", name);
+    return text;
+}
+
+static uint32_t number_of(const char *name)
+{
+    return (uint32_t)strtoul(environment_of(name), NULL, 10);
 }
 
 int main(int argc, char **argv)
@@ -169,8 +174,9 @@ int main(int argc, char **argv)
                     argv[4]);
     free(text);
     (void)snprintf(r.daemon.socket, sizeof r.daemon.socket, "%s", r.attempt->address + 5);
-    r.rank = from_environment("OMPI_COMM_WORLD_RANK");
-    r.world_size = from_environment("OMPI_COMM_WORLD_SIZE");
+    r.rank = number_of("OMPI_COMM_WORLD_RANK");
+    r.world_size = number_of("OMPI_COMM_WORLD_SIZE");
+    SUPPORT_REQUIRE(strcmp(environment_of("HWLOC_COMPONENTS"), "-gl") == 0, "looks for X displays");
     say_hello(&r);
     act(&r);
 }
