@@ -264,6 +264,20 @@ typedef struct kd_ops {
     void (*adamw)(kd_backend *be, const kd_adamw *args);
 } kd_ops;
 
+/*
+ * Every operation by its name, in the order of kd_ops. Declarations, tables and their checks come from
+ * this list: a back end that misses one does not compile.
+ */
+#define KD_OPS_EACH(X)                                                                             \
+    X(alloc)                                                                                       \
+    X(free)                                                                                        \
+    X(wait) X(destroy) X(upload) X(download) X(zero) X(copy) X(add) X(linear) X(linear_dx)         \
+        X(linear_dw) X(bias) X(bias_db) X(experts) X(experts_dx) X(experts_dw) X(embed)            \
+            X(embed_dw) X(norm) X(norm_dx) X(head_norm) X(head_norm_dx) X(rotate) X(attention)     \
+                X(attention_backward) X(swiglu) X(swiglu_backward) X(route) X(route_backward)      \
+                    X(dispatch) X(dispatch_backward) X(combine) X(combine_backward) X(gated_add)   \
+                        X(gated_add_backward) X(vocab_loss) X(sum_squares) X(adamw)
+
 struct kd_backend {
     const kd_ops *ops;
     kd_dtype compute; /* KD_F32 or KD_BF16 */

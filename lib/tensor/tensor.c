@@ -1,5 +1,12 @@
 #include "tensor/tensor.h"
 
+#include "tensor/ops.h"
+
+#define COUNT_ONE(op) +1
+_Static_assert(sizeof(kd_ops) ==
+                   sizeof(char *) + (0 KD_OPS_EACH(COUNT_ONE)) * sizeof(void (*)(void)),
+               "KD_OPS_EACH names every operation");
+
 size_t kd_dtype_bytes(kd_dtype dtype)
 {
     static const size_t bytes[] = {[KD_F32] = 4, [KD_BF16] = 2, [KD_F64] = 8, [KD_I32] = 4};

@@ -1,7 +1,6 @@
 #include <math.h>
 
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 /* Sums of squares are formed per block of this many elements, whatever the threads. */
 #define SQUARES_BLOCK ((int64_t)1 << 15)
@@ -29,7 +28,7 @@ KD_SIMD static void squares_blocks(const void *args, int lane, int64_t begin, in
     }
 }
 
-void kd_cpu_sum_squares(kd_backend *be, kd_tensor sum, kd_tensor x)
+void KD_KERNEL(sum_squares)(kd_backend *be, kd_tensor sum, kd_tensor x)
 {
     const int64_t n = kd_tensor_elements(x);
     const int64_t n_blocks = (n + SQUARES_BLOCK - 1) / SQUARES_BLOCK;
@@ -102,7 +101,7 @@ static double grad_factor(const kd_adamw *args)
     return norm > args->clip_norm ? args->grad_scale * (args->clip_norm / norm) : args->grad_scale;
 }
 
-void kd_cpu_adamw(kd_backend *be, const kd_adamw *args)
+void KD_KERNEL(adamw)(kd_backend *be, const kd_adamw *args)
 {
     const int64_t n = kd_tensor_elements(args->param);
     KD_CHECK(kd_tensor_elements(args->grad) == n);

@@ -2,8 +2,6 @@
 
 #include <math.h>
 
-#include "tensor/cpu/kernels.h"
-
 typedef struct forward_args {
     kd_backend *be;
     const kd_attention *a;
@@ -143,7 +141,7 @@ static void forward_groups(const void *args, int lane, int64_t begin, int64_t en
     kd_cpu_keep_fault(f->be, st);
 }
 
-void kd_cpu_attention(kd_backend *be, const kd_attention *a)
+void KD_KERNEL(attention)(kd_backend *be, const kd_attention *a)
 {
     kd_attention_check(a, be->compute);
     if (be->fault) {

@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "tensor/cpu/attention.h"
-#include "tensor/cpu/kernels.h"
 
 /*
  * With S = scale q k^T, P = softmax(S), out = P v:
@@ -199,12 +198,12 @@ static void backward_groups(const void *args, int lane, int64_t begin, int64_t e
     kd_cpu_keep_fault(w->be, st);
 }
 
-void kd_cpu_attention_backward(kd_backend *be,
-                               const kd_attention *a,
-                               kd_tensor dq,
-                               kd_tensor dk,
-                               kd_tensor dv,
-                               kd_tensor dout)
+void KD_KERNEL(attention_backward)(kd_backend *be,
+                                   const kd_attention *a,
+                                   kd_tensor dq,
+                                   kd_tensor dk,
+                                   kd_tensor dv,
+                                   kd_tensor dout)
 {
     kd_attention_check(a, be->compute);
     KD_CHECK(a->lse.data != NULL);

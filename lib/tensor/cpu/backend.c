@@ -5,7 +5,6 @@
 
 #include "base/log.h"
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 #define N_THREADS_MAX 1024
 
@@ -20,7 +19,7 @@ typedef struct block_header {
 _Static_assert(sizeof(block_header) <= KD_ARENA_ALIGN, "the header fits in front");
 
 /* Pages come zeroed, and cost nothing until they are touched. */
-void *kd_cpu_alloc(kd_backend *be, size_t size_bytes)
+void *KD_KERNEL(alloc)(kd_backend *be, size_t size_bytes)
 {
     (void)be;
     if (size_bytes > SIZE_MAX / 2) {
@@ -41,7 +40,7 @@ void *kd_cpu_alloc(kd_backend *be, size_t size_bytes)
     return (char *)base + KD_ARENA_ALIGN;
 }
 
-void kd_cpu_free(kd_backend *be, void *memory)
+void KD_KERNEL(free)(kd_backend *be, void *memory)
 {
     (void)be;
     if (memory != NULL) {
@@ -56,9 +55,9 @@ void *kd_cpu_scratch(kd_backend *be, size_t size_bytes)
     if (size_bytes <= cpu->scratch_bytes) {
         return cpu->scratch;
     }
-    kd_cpu_free(be, cpu->scratch);
+    KD_KERNEL(free)(be, cpu->scratch);
     cpu->scratch_bytes = 0;
-    cpu->scratch = kd_cpu_alloc(be, size_bytes);
+    cpu->scratch = KD_KERNEL(alloc)(be, size_bytes);
     if (cpu->scratch == NULL) {
         kd_cpu_keep_fault(be, KD_ERR_NOMEM);
         return NULL;
@@ -112,12 +111,12 @@ void kd_add_partials(float *sum, const float *partial, int n_parts, int64_t n)
     }
 }
 
-static kd_status backend_wait(kd_backend *be)
+kd_status KD_KERNEL(wait)(kd_backend *be)
 {
     return be->fault; /* operations are done when they return */
 }
 
-static void backend_destroy(kd_backend *be)
+void KD_KERNEL(destroy)(kd_backend *be)
 {
     kd_cpu *cpu = (kd_cpu *)be;
     for (int i = 0; cpu->lane != NULL && i < be->n_threads; i++) {
@@ -125,52 +124,12 @@ static void backend_destroy(kd_backend *be)
     }
     free(cpu->lane);
     kd_matmul_cache_destroy(cpu->wide);
-    kd_cpu_free(be, cpu->scratch);
+    KD_KERNEL(free)(be, cpu->scratch);
     free(cpu);
 }
 
-static const kd_ops cpu_ops = {
-    .name = "cpu",
-    .alloc = kd_cpu_alloc,
-    .free = kd_cpu_free,
-    .wait = backend_wait,
-    .destroy = backend_destroy,
-    .upload = kd_cpu_upload,
-    .download = kd_cpu_download,
-    .zero = kd_cpu_zero,
-    .copy = kd_cpu_copy,
-    .add = kd_cpu_add,
-    .linear = kd_cpu_linear,
-    .linear_dx = kd_cpu_linear_dx,
-    .linear_dw = kd_cpu_linear_dw,
-    .bias = kd_cpu_bias,
-    .bias_db = kd_cpu_bias_db,
-    .experts = kd_cpu_experts,
-    .experts_dx = kd_cpu_experts_dx,
-    .experts_dw = kd_cpu_experts_dw,
-    .embed = kd_cpu_embed,
-    .embed_dw = kd_cpu_embed_dw,
-    .norm = kd_cpu_norm,
-    .norm_dx = kd_cpu_norm_dx,
-    .head_norm = kd_cpu_head_norm,
-    .head_norm_dx = kd_cpu_head_norm_dx,
-    .rotate = kd_cpu_rotate,
-    .attention = kd_cpu_attention,
-    .attention_backward = kd_cpu_attention_backward,
-    .swiglu = kd_cpu_swiglu,
-    .swiglu_backward = kd_cpu_swiglu_backward,
-    .route = kd_cpu_route,
-    .route_backward = kd_cpu_route_backward,
-    .dispatch = kd_cpu_dispatch,
-    .dispatch_backward = kd_cpu_dispatch_backward,
-    .combine = kd_cpu_combine,
-    .combine_backward = kd_cpu_combine_backward,
-    .gated_add = kd_cpu_gated_add,
-    .gated_add_backward = kd_cpu_gated_add_backward,
-    .vocab_loss = kd_cpu_vocab_loss,
-    .sum_squares = kd_cpu_sum_squares,
-    .adamw = kd_cpu_adamw,
-};
+#define KD_CPU_OP(op) .op = KD_KERNEL(op),
+static const kd_ops cpu_ops = {.name = "cpu", KD_OPS_EACH(KD_CPU_OP)};
 
 /* A machine without bf16 products says so here, not in the first step of a job. */
 static kd_status probe_products(kd_cpu *cpu)
@@ -210,7 +169,7 @@ kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be
         st = probe_products(cpu);
     }
     if (st) {
-        backend_destroy(&cpu->base);
+        KD_KERNEL(destroy)(&cpu->base);
         return st;
     }
     *be_out = &cpu->base;

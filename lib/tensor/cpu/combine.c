@@ -1,7 +1,6 @@
 #include <string.h>
 
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 /* y is by token (N, C), x by row of a segment (R, C); either may be a gradient. */
 typedef struct combine_args {
@@ -41,7 +40,7 @@ static void dispatch_rows(const void *args, int lane, int64_t begin, int64_t end
     }
 }
 
-void kd_cpu_dispatch(kd_backend *be, kd_tensor x, kd_tensor y, const kd_route *route)
+void KD_KERNEL(dispatch)(kd_backend *be, kd_tensor x, kd_tensor y, const kd_route *route)
 {
     const combine_args a = args_of(y, x, route);
     KD_CHECK(x.dtype == y.dtype);
@@ -95,7 +94,7 @@ KD_SIMD static void combine_rows(const void *args, int lane, int64_t begin, int6
     }
 }
 
-void kd_cpu_dispatch_backward(kd_backend *be, kd_tensor dy, kd_tensor dx, const kd_route *route)
+void KD_KERNEL(dispatch_backward)(kd_backend *be, kd_tensor dy, kd_tensor dx, const kd_route *route)
 {
     const combine_args a = args_of(dy, dx, route);
     if (!be->fault) {
@@ -103,7 +102,7 @@ void kd_cpu_dispatch_backward(kd_backend *be, kd_tensor dy, kd_tensor dx, const 
     }
 }
 
-void kd_cpu_combine(kd_backend *be, kd_tensor y, kd_tensor x, const kd_route *route)
+void KD_KERNEL(combine)(kd_backend *be, kd_tensor y, kd_tensor x, const kd_route *route)
 {
     combine_args a = args_of(y, x, route);
     KD_CHECK(y.dtype == KD_F32);
@@ -142,12 +141,12 @@ KD_SIMD static void combine_backward_rows(const void *args, int lane, int64_t be
     }
 }
 
-void kd_cpu_combine_backward(kd_backend *be,
-                             kd_tensor dx,
-                             kd_tensor d_weights,
-                             kd_tensor dy,
-                             kd_tensor x,
-                             const kd_route *route)
+void KD_KERNEL(combine_backward)(kd_backend *be,
+                                 kd_tensor dx,
+                                 kd_tensor d_weights,
+                                 kd_tensor dy,
+                                 kd_tensor x,
+                                 const kd_route *route)
 {
     combine_args a = args_of(dy, x, route);
     KD_CHECK(dx.dtype == x.dtype && dy.dtype == KD_F32 && d_weights.dtype == KD_F32);

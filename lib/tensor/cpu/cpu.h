@@ -21,9 +21,10 @@ typedef struct kd_cpu {
     size_t scratch_bytes;
 } kd_cpu;
 
-/* Zeroed pages aligned to KD_ARENA_ALIGN, or NULL with a fault reported. */
-void *kd_cpu_alloc(kd_backend *be, size_t size_bytes);
-void kd_cpu_free(kd_backend *be, void *memory);
+/* The operations of this back end, as ops.h states them: KD_KERNEL(norm) is that of kd_ops.norm. */
+#define KD_KERNEL(op)         kd_cpu_##op
+#define KD_KERNEL_DECLARE(op) __typeof__(*((const kd_ops *)0)->op) KD_KERNEL(op);
+KD_OPS_EACH(KD_KERNEL_DECLARE)
 
 /* At least that many bytes, aligned, contents undefined, valid until the next call; NULL if the
  * back end now has a fault. */

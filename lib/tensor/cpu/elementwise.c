@@ -1,7 +1,6 @@
 #include <string.h>
 
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 typedef enum pair_kind { COPY, ADD } pair_kind;
 
@@ -106,7 +105,7 @@ static void run_pair(kd_backend *be, const pair_args *a, kd_rows_fn *fn)
     (void)kd_parallel_rows(be, n, kd_grain(a->flat ? 1 : a->columns), fn, a);
 }
 
-void kd_cpu_copy(kd_backend *be, kd_tensor dst, kd_tensor src)
+void KD_KERNEL(copy)(kd_backend *be, kd_tensor dst, kd_tensor src)
 {
     KD_CHECK(dst.dtype == src.dtype || ((dst.dtype == KD_F32 || dst.dtype == KD_BF16) &&
                                         (src.dtype == KD_F32 || src.dtype == KD_BF16)));
@@ -116,7 +115,7 @@ void kd_cpu_copy(kd_backend *be, kd_tensor dst, kd_tensor src)
     }
 }
 
-void kd_cpu_add(kd_backend *be, kd_tensor dst, kd_tensor src)
+void KD_KERNEL(add)(kd_backend *be, kd_tensor dst, kd_tensor src)
 {
     KD_CHECK(dst.dtype == KD_F32 && (src.dtype == KD_F32 || src.dtype == KD_BF16));
     const pair_args a = pair_of(dst, src);
@@ -133,17 +132,17 @@ static kd_tensor packed_like(kd_tensor t, void *host)
     return t;
 }
 
-void kd_cpu_upload(kd_backend *be, kd_tensor dst, const void *host)
+void KD_KERNEL(upload)(kd_backend *be, kd_tensor dst, const void *host)
 {
-    kd_cpu_copy(be, dst, packed_like(dst, (void *)host));
+    KD_KERNEL(copy)(be, dst, packed_like(dst, (void *)host));
 }
 
-void kd_cpu_download(kd_backend *be, void *host, kd_tensor src)
+void KD_KERNEL(download)(kd_backend *be, void *host, kd_tensor src)
 {
-    kd_cpu_copy(be, packed_like(src, host), src);
+    KD_KERNEL(copy)(be, packed_like(src, host), src);
 }
 
-void kd_cpu_zero(kd_backend *be, kd_tensor t)
+void KD_KERNEL(zero)(kd_backend *be, kd_tensor t)
 {
     if (be->fault) {
         return;
@@ -189,7 +188,7 @@ KD_SIMD static void bias_rows(const void *args, int lane, int64_t begin, int64_t
     }
 }
 
-void kd_cpu_bias(kd_backend *be, kd_tensor y, kd_tensor b)
+void KD_KERNEL(bias)(kd_backend *be, kd_tensor y, kd_tensor b)
 {
     const int64_t columns = kd_tensor_columns(y);
     KD_CHECK(b.dtype == KD_F32 && kd_tensor_elements(b) == columns);
@@ -209,7 +208,7 @@ static void bias_db_rows(const void *args, int lane, int64_t begin, int64_t end)
     }
 }
 
-void kd_cpu_bias_db(kd_backend *be, kd_tensor db, kd_tensor dy)
+void KD_KERNEL(bias_db)(kd_backend *be, kd_tensor db, kd_tensor dy)
 {
     const int64_t columns = kd_tensor_columns(dy);
     KD_CHECK(db.dtype == KD_F32 && kd_tensor_elements(db) == columns);

@@ -1,5 +1,4 @@
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 typedef struct embed_args {
     kd_tensor y;     /* rows, or their gradient */
@@ -30,7 +29,7 @@ static void embed_rows(const void *args, int lane, int64_t begin, int64_t end)
     }
 }
 
-void kd_cpu_embed(kd_backend *be, kd_tensor y, kd_tensor table, kd_tensor ids)
+void KD_KERNEL(embed)(kd_backend *be, kd_tensor y, kd_tensor table, kd_tensor ids)
 {
     const embed_args a = embed_args_of(y, table, ids);
     KD_CHECK(y.dtype == KD_F32);
@@ -57,7 +56,7 @@ static void embed_dw_part(const void *args, int lane, int64_t begin, int64_t end
     }
 }
 
-void kd_cpu_embed_dw(kd_backend *be, kd_tensor dtable, kd_tensor dy, kd_tensor ids)
+void KD_KERNEL(embed_dw)(kd_backend *be, kd_tensor dtable, kd_tensor dy, kd_tensor ids)
 {
     const embed_args a = embed_args_of(dy, dtable, ids);
     KD_CHECK(dtable.dtype == KD_F32 && dy.dtype == KD_F32);

@@ -1,5 +1,4 @@
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 /* Which of the three products of an expert. */
 typedef enum expert_product { FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT } expert_product;
@@ -47,38 +46,33 @@ static void run(kd_backend *be,
                             xs = kd_tensor_slice_rows(x, at, n);
             switch (which) {
             case FORWARD:
-                kd_cpu_linear(be, ys, xs, we);
+                KD_KERNEL(linear)(be, ys, xs, we);
                 break;
             case INPUT_GRADIENT:
-                kd_cpu_linear_dx(be, xs, ys, we);
+                KD_KERNEL(linear_dx)(be, xs, ys, we);
                 break;
             case WEIGHT_GRADIENT:
-                kd_cpu_linear_dw(be, we, ys, xs);
+                KD_KERNEL(linear_dw)(be, we, ys, xs);
                 break;
             }
         }
     }
 }
 
-void kd_cpu_experts(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w, const kd_route *route)
+void KD_KERNEL(
+    experts)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w, const kd_route *route)
 {
     run(be, FORWARD, y, x, w, route);
 }
 
-void kd_cpu_experts_dx(kd_backend *be,
-                       kd_tensor dx,
-                       kd_tensor dy,
-                       kd_tensor w,
-                       const kd_route *route)
+void KD_KERNEL(
+    experts_dx)(kd_backend *be, kd_tensor dx, kd_tensor dy, kd_tensor w, const kd_route *route)
 {
     run(be, INPUT_GRADIENT, dy, dx, w, route);
 }
 
-void kd_cpu_experts_dw(kd_backend *be,
-                       kd_tensor dw,
-                       kd_tensor dy,
-                       kd_tensor x,
-                       const kd_route *route)
+void KD_KERNEL(
+    experts_dw)(kd_backend *be, kd_tensor dw, kd_tensor dy, kd_tensor x, const kd_route *route)
 {
     run(be, WEIGHT_GRADIENT, dy, x, dw, route);
 }

@@ -1,5 +1,4 @@
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 typedef struct gated_args {
     kd_tensor y, x, dx; /* y: the sum, or its gradient */
@@ -59,7 +58,7 @@ static gated_args args_of(kd_tensor y, kd_tensor x, kd_tensor gate)
     return (gated_args){.y = y, .x = x, .gate = gate, .columns = columns};
 }
 
-void kd_cpu_gated_add(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor gate)
+void KD_KERNEL(gated_add)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor gate)
 {
     const gated_args a = args_of(y, x, gate);
     if (!be->fault) {
@@ -67,12 +66,12 @@ void kd_cpu_gated_add(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor gate)
     }
 }
 
-void kd_cpu_gated_add_backward(kd_backend *be,
-                               kd_tensor dx,
-                               kd_tensor d_gate,
-                               kd_tensor dy,
-                               kd_tensor x,
-                               kd_tensor gate)
+void KD_KERNEL(gated_add_backward)(kd_backend *be,
+                                   kd_tensor dx,
+                                   kd_tensor d_gate,
+                                   kd_tensor dy,
+                                   kd_tensor x,
+                                   kd_tensor gate)
 {
     gated_args a = args_of(dy, x, gate);
     KD_CHECK(dx.dtype == x.dtype && d_gate.dtype == KD_F32);

@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 typedef struct head_norm_args {
     kd_tensor y, x, dy, dx;
@@ -107,13 +106,13 @@ static head_norm_args args_of(kd_tensor x, kd_tensor w, kd_tensor rstd, int64_t 
         .x = x, .w = w.data, .rstd = rstd.data, .n_heads = n_heads, .head_dim = columns / n_heads};
 }
 
-void kd_cpu_head_norm(kd_backend *be,
-                      kd_tensor y,
-                      kd_tensor x,
-                      kd_tensor w,
-                      kd_tensor rstd,
-                      int64_t n_heads,
-                      float eps)
+void KD_KERNEL(head_norm)(kd_backend *be,
+                          kd_tensor y,
+                          kd_tensor x,
+                          kd_tensor w,
+                          kd_tensor rstd,
+                          int64_t n_heads,
+                          float eps)
 {
     head_norm_args a = args_of(x, w, rstd, n_heads);
     check_same(x, y);
@@ -125,14 +124,14 @@ void kd_cpu_head_norm(kd_backend *be,
     }
 }
 
-void kd_cpu_head_norm_dx(kd_backend *be,
-                         kd_tensor dx,
-                         kd_tensor dw,
-                         kd_tensor dy,
-                         kd_tensor x,
-                         kd_tensor w,
-                         kd_tensor rstd,
-                         int64_t n_heads)
+void KD_KERNEL(head_norm_dx)(kd_backend *be,
+                             kd_tensor dx,
+                             kd_tensor dw,
+                             kd_tensor dy,
+                             kd_tensor x,
+                             kd_tensor w,
+                             kd_tensor rstd,
+                             int64_t n_heads)
 {
     head_norm_args a = args_of(x, w, rstd, n_heads);
     check_same(x, dy);

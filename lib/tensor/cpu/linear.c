@@ -1,5 +1,4 @@
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 /* A gradient may come in f32 from the residual stream; products take compute operands. */
 static kd_tensor as_compute(kd_backend *be, kd_tensor t)
@@ -13,21 +12,21 @@ static kd_tensor as_compute(kd_backend *be, kd_tensor t)
         return t;
     }
     const kd_tensor staged = kd_tensor_2d(memory, be->compute, rows, columns);
-    kd_cpu_copy(be, staged, t);
+    KD_KERNEL(copy)(be, staged, t);
     return staged;
 }
 
-void kd_cpu_linear(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w)
+void KD_KERNEL(linear)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w)
 {
     kd_cpu_product(be, &(kd_product){.c = y, .a = x, .b = w, .trans_b = true});
 }
 
-void kd_cpu_linear_dx(kd_backend *be, kd_tensor dx, kd_tensor dy, kd_tensor w)
+void KD_KERNEL(linear_dx)(kd_backend *be, kd_tensor dx, kd_tensor dy, kd_tensor w)
 {
     kd_cpu_product(be, &(kd_product){.c = dx, .a = as_compute(be, dy), .b = w});
 }
 
-void kd_cpu_linear_dw(kd_backend *be, kd_tensor dw, kd_tensor dy, kd_tensor x)
+void KD_KERNEL(linear_dw)(kd_backend *be, kd_tensor dw, kd_tensor dy, kd_tensor x)
 {
     const kd_tensor a = as_compute(be, dy);
     kd_cpu_product(be, &(kd_product){.c = dw, .a = a, .b = x, .trans_a = true, .accumulate = true});

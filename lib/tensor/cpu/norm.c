@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 typedef struct norm_args {
     kd_tensor y, sum, x, delta;
@@ -64,14 +63,14 @@ KD_SIMD static void norm_rows(const void *args, int lane, int64_t begin, int64_t
     }
 }
 
-void kd_cpu_norm(kd_backend *be,
-                 kd_tensor y,
-                 kd_tensor sum,
-                 kd_tensor x,
-                 kd_tensor delta,
-                 kd_tensor w,
-                 kd_tensor rstd,
-                 float eps)
+void KD_KERNEL(norm)(kd_backend *be,
+                     kd_tensor y,
+                     kd_tensor sum,
+                     kd_tensor x,
+                     kd_tensor delta,
+                     kd_tensor w,
+                     kd_tensor rstd,
+                     float eps)
 {
     const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
     KD_CHECK(kd_tensor_rows(y) == rows && kd_tensor_columns(y) == columns);
@@ -130,13 +129,13 @@ KD_SIMD static void norm_dx_rows(const void *args, int lane, int64_t begin, int6
     }
 }
 
-void kd_cpu_norm_dx(kd_backend *be,
-                    kd_tensor dx,
-                    kd_tensor dw,
-                    kd_tensor dy,
-                    kd_tensor x,
-                    kd_tensor w,
-                    kd_tensor rstd)
+void KD_KERNEL(norm_dx)(kd_backend *be,
+                        kd_tensor dx,
+                        kd_tensor dw,
+                        kd_tensor dy,
+                        kd_tensor x,
+                        kd_tensor w,
+                        kd_tensor rstd)
 {
     const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
     KD_CHECK(kd_tensor_rows(dy) == rows && kd_tensor_columns(dy) == columns);

@@ -1,5 +1,4 @@
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 typedef struct rotate_args {
     kd_tensor x, table;
@@ -40,7 +39,7 @@ KD_SIMD static void rotate_rows(const void *args, int lane, int64_t begin, int64
     }
 }
 
-void kd_cpu_rotate(kd_backend *be, kd_tensor x, int64_t n_heads, kd_tensor table, bool inverse)
+void KD_KERNEL(rotate)(kd_backend *be, kd_tensor x, int64_t n_heads, kd_tensor table, bool inverse)
 {
     const int64_t columns = kd_tensor_columns(x);
     KD_CHECK(n_heads > 0 && columns % (2 * n_heads) == 0);

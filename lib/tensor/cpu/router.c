@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 typedef struct route_args {
     const kd_route *route;
@@ -125,7 +124,7 @@ static void check_route(const kd_route *route, kd_tensor logits)
     KD_CHECK(kd_tensor_elements(route->offset) == n_experts + 1);
 }
 
-void kd_cpu_route(kd_backend *be, const kd_route *route, kd_tensor logits)
+void KD_KERNEL(route)(kd_backend *be, const kd_route *route, kd_tensor logits)
 {
     const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
     const int64_t k = kd_tensor_columns(route->experts);
@@ -207,14 +206,14 @@ static void add_router_sums(double *sums, const route_args *a, const int32_t *co
     sums[1] += z;
 }
 
-void kd_cpu_route_backward(kd_backend *be,
-                           kd_tensor d_logits,
-                           kd_tensor d_weights,
-                           kd_tensor logits,
-                           const kd_route *route,
-                           float balance_weight,
-                           float z_weight,
-                           kd_tensor sums)
+void KD_KERNEL(route_backward)(kd_backend *be,
+                               kd_tensor d_logits,
+                               kd_tensor d_weights,
+                               kd_tensor logits,
+                               const kd_route *route,
+                               float balance_weight,
+                               float z_weight,
+                               kd_tensor sums)
 {
     const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
     const int64_t k = kd_tensor_columns(route->experts);

@@ -1,5 +1,4 @@
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 typedef struct swiglu_args {
     kd_tensor h;   /* (N, F): h, or its gradient */
@@ -71,7 +70,7 @@ static swiglu_args args_of(kd_tensor h, kd_tensor gu, kd_tensor dgu)
     return (swiglu_args){h, gu, dgu, width};
 }
 
-void kd_cpu_swiglu(kd_backend *be, kd_tensor h, kd_tensor gu)
+void KD_KERNEL(swiglu)(kd_backend *be, kd_tensor h, kd_tensor gu)
 {
     const swiglu_args a = args_of(h, gu, gu);
     if (!be->fault) {
@@ -79,7 +78,7 @@ void kd_cpu_swiglu(kd_backend *be, kd_tensor h, kd_tensor gu)
     }
 }
 
-void kd_cpu_swiglu_backward(kd_backend *be, kd_tensor dgu, kd_tensor dh, kd_tensor gu)
+void KD_KERNEL(swiglu_backward)(kd_backend *be, kd_tensor dgu, kd_tensor dh, kd_tensor gu)
 {
     const swiglu_args a = args_of(dh, gu, dgu);
     KD_CHECK(dgu.data != gu.data);

@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/kernels.h"
 
 /*
  * Each row is passed over three times: its maxima, its exponentials (kept, so that none is
@@ -203,7 +202,7 @@ static void check_rows(const kd_vocab_rows *r, int64_t n_rows, int64_t n_columns
     }
 }
 
-void kd_cpu_vocab_loss(kd_backend *be, const kd_vocab_rows *rows)
+void KD_KERNEL(vocab_loss)(kd_backend *be, const kd_vocab_rows *rows)
 {
     const int64_t n_rows = kd_tensor_rows(rows->student);
     const int64_t n_columns = kd_tensor_columns(rows->student);
