@@ -35,6 +35,11 @@ static kd_status sum_f64(void *user, double *values, int64_t n)
     return sum(user, values, n, MPI_DOUBLE, sizeof *values);
 }
 
+static kd_status sum_i64(void *user, int64_t *values, int64_t n)
+{
+    return sum(user, values, n, MPI_INT64_T, sizeof *values);
+}
+
 kd_reduce kd_world_reduce(kd_world *world)
 {
     KD_CHECK(kd_world_role(world) == KD_ROLE_STUDENT);
@@ -47,5 +52,6 @@ kd_reduce kd_world_reduce(kd_world *world)
         .n_ranks = world->n_students,
         .sum_f32 = sum_f32,
         .sum_f64 = sum_f64,
+        .sum_i64 = sum_i64,
     };
 }

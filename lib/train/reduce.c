@@ -18,7 +18,17 @@ static kd_status keep_f64(void *user, double *values, int64_t n)
     return KD_OK;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): likewise */
+static kd_status keep_i64(void *user, int64_t *values, int64_t n)
+{
+    (void)user;
+    (void)values;
+    (void)n;
+    return KD_OK;
+}
+
 kd_reduce kd_reduce_single(void)
 {
-    return (kd_reduce){.rank = 0, .n_ranks = 1, .sum_f32 = keep_f32, .sum_f64 = keep_f64};
+    return (kd_reduce){
+        .rank = 0, .n_ranks = 1, .sum_f32 = keep_f32, .sum_f64 = keep_f64, .sum_i64 = keep_i64};
 }

@@ -18,6 +18,7 @@ typedef struct kd_reduce {
     int n_ranks;
     kd_status (*sum_f32)(void *user, float *values, int64_t n);
     kd_status (*sum_f64)(void *user, double *values, int64_t n);
+    kd_status (*sum_i64)(void *user, int64_t *values, int64_t n); /* exact; overflow wraps around */
 } kd_reduce;
 
 kd_reduce kd_reduce_single(void);

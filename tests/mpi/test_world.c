@@ -75,6 +75,12 @@ static void sums_are_over_all_students(int size, int rank)
         }
         double one = 1.0;
         EXPECT(reduce.sum_f64(reduce.user, &one, 1) == KD_OK && one == n_students, "%g", one);
+        /* A double would round this one. */
+        int64_t counts[2] = {((int64_t)1 << 60) / n_students + 1, rank};
+        EXPECT(reduce.sum_i64(reduce.user, counts, 2) == KD_OK, "sum of counts");
+        EXPECT(counts[0] == (((int64_t)1 << 60) / n_students + 1) * n_students &&
+                   counts[1] == n_students * (n_students - 1) / 2,
+               "%lld, %lld", (long long)counts[0], (long long)counts[1]);
         free(values);
     }
     kd_world_destroy(world);
