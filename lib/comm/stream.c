@@ -36,7 +36,8 @@ typedef struct stream {
     size_t slot_bytes; /* rounded up to blocks */
     uint8_t *buffers;  /* (depth, slot_bytes)  */
     slot_state *states;
-    MPI_Request *requests; /* (depth, n_peers), persistent */
+    MPI_Request *requests; /* (depth, n_peers), persistent                             */
+    int *started;          /* (depth): the request started last, while a slot is moving */
     int *finished;         /* (depth * n_peers), of MPI_Testsome */
     kd_status fault;       /* of a progress() that could not return it */
 } stream;
@@ -56,11 +57,11 @@ static void *buffer_of(const stream *s, int slot)
 static kd_status start(stream *s, uint64_t m)
 {
     const int slot = slot_of(s, m);
-    const int peer = (int)(m % (uint64_t)s->n_peers);
-    const kd_status st =
-        kd_mpi_check(MPI_Start(&s->requests[slot * s->n_peers + peer]), "MPI_Start");
+    const int request = slot * s->n_peers + (int)(m % (uint64_t)s->n_peers);
+    const kd_status st = kd_mpi_check(MPI_Start(&s->requests[request]), "MPI_Start");
     if (!st) {
         s->states[slot] = SLOT_MOVING;
+        s->started[slot] = request;
     }
     return st;
 }
@@ -174,13 +175,16 @@ static void progress(kd_channel *channel)
     (void)st; /* kept in s->fault for the next call that can return it */
 }
 
-/* Takes back the receives that nothing will be sent for. */
+/*
+ * Takes back the receives that nothing will be sent for. Only those under way: Open MPI loses its lists
+ * when it cancels a persistent request that was never started.
+ */
 static void cancel_receives(stream *s)
 {
-    for (int i = 0; i < s->depth * s->n_peers; i++) {
-        if (s->states[i / s->n_peers] == SLOT_MOVING) {
-            (void)MPI_Cancel(&s->requests[i]); /* does nothing to those that were not started */
-            (void)MPI_Wait(&s->requests[i], MPI_STATUS_IGNORE);
+    for (int slot = 0; slot < s->depth; slot++) {
+        if (s->states[slot] == SLOT_MOVING) {
+            (void)MPI_Cancel(&s->requests[s->started[slot]]);
+            (void)MPI_Wait(&s->requests[s->started[slot]], MPI_STATUS_IGNORE);
         }
     }
 }
@@ -203,6 +207,7 @@ static void destroy(kd_channel *channel)
         (void)MPI_Comm_free(&s->comm);
     }
     free(s->finished);
+    free(s->started);
     free(s->requests);
     free(s->states);
     free(s->buffers);
@@ -225,11 +230,13 @@ static kd_status take_memory(stream *s)
     s->buffers = aligned_alloc(KD_ARENA_ALIGN, (size_t)s->depth * s->slot_bytes);
     s->states = calloc((size_t)s->depth, sizeof *s->states);
     s->requests = malloc(n_requests * sizeof *s->requests);
+    s->started = malloc((size_t)s->depth * sizeof *s->started);
     s->finished = malloc(n_requests * sizeof *s->finished);
     for (size_t i = 0; s->requests != NULL && i < n_requests; i++) {
         s->requests[i] = MPI_REQUEST_NULL;
     }
-    if (s->buffers == NULL || s->states == NULL || s->requests == NULL || s->finished == NULL) {
+    if (s->buffers == NULL || s->states == NULL || s->requests == NULL || s->started == NULL ||
+        s->finished == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for %d signal messages of %zu bytes", s->depth,
                        s->message_bytes);
     }

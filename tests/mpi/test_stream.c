@@ -87,10 +87,13 @@ static void every_message_arrives_whole_and_in_order(kd_world *world, stream_cas
     kd_channel_destroy(channel);
 }
 
-/* An ordered stop: teachers send less than the stream was made for, and nobody hangs. */
-static void stream_may_end_early(kd_world *world)
+/*
+ * An ordered stop: teachers send less than the stream was made for, and nobody hangs. At some depths a
+ * slot meets every teacher, at others one of them alone, so that receives of the others never start.
+ */
+static void stream_may_end_early(kd_world *world, int depth)
 {
-    const stream_case whole = {1000, 3, 12, 1200};
+    const stream_case whole = {1000, depth, 12, 1200};
     stream_case sent = whole;
     kd_channel *channel = NULL;
     sent.end_m = 24;
@@ -216,7 +219,9 @@ int main(int argc, char **argv)
         }
         every_message_arrives_whole_and_in_order(world, (stream_case){8 << 20, depth, 0, 6});
     }
-    stream_may_end_early(world);
+    for (int depth = 1; depth <= 4; depth++) {
+        stream_may_end_early(world, depth);
+    }
     if (n_students == 1 && n_teachers == 1) {
         for (int depth = 1; depth <= 3; depth++) {
             credits_bound_how_far_a_teacher_runs_ahead(world, (stream_case){8, depth, 0, 20});

@@ -105,11 +105,13 @@ case_roles() {
 
 long=(training.steps=200 checkpoint.every_steps=7)
 
-# start_and_signal SIGNAL CHILD STEP OUTPUT: sends it to a rank once that many steps are made; the exit
-# code of mpirun is in $code.
+# start_and_signal SIGNAL CHILD STEP OUTPUT [STUDENTS TEACHERS]: sends it to a rank once that many steps are
+# made; the exit code of mpirun is in $code.
 start_and_signal() {
-    local signal=$1 child=$2 step=$3 output=$4 launcher pid
-    "$mpirun" -n 2 "$worker" --job student.yaml --set "output=$output" "${long[@]/#/--set=}" >>log 2>&1 &
+    local signal=$1 child=$2 step=$3 output=$4 students=${5:-1} teachers=${6:-1} launcher pid
+    "$mpirun" -n $((students + teachers)) "$worker" --job student.yaml --set "output=$output" \
+        --set "resources.student_ranks=$students" --set "resources.teacher_ranks=$teachers" \
+        "${long[@]/#/--set=}" >>log 2>&1 &
     launcher=$!
     until [ -e "$output/metrics.csv" ] && [ "$(wc -l <"$output/metrics.csv")" -gt "$step" ]; do
         kill -0 "$launcher" 2>/dev/null || { cat log >&2 && fail "the run ended early"; }
@@ -160,6 +162,16 @@ case_stop() {
     # Nothing is left to do but to say so.
     run 2 student.yaml output=broken "${long[@]}"
     expect_same_end
+}
+
+# At this depth some receives of a student never start: with two teachers, those of one of them in a slot.
+case_stop_many() {
+    local students
+    make_teacher
+    for students in 1 2; do
+        start_and_signal TERM 1 10 "stopped$students" "$students" 2
+        [ "$code" = 3 ] || { cat log >&2 && fail "$students:2: exit code $code, expected 3"; }
+    done
 }
 
 case_bad_input() {
