@@ -10,7 +10,7 @@
 #include <stdbool.h>
 
 #include "data/order.h"
-#include "model/config.h"
+#include "shape/config.h"
 #include "proto/job.pb-c.h"
 #include "train/evaluate.h"
 

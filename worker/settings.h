@@ -7,7 +7,7 @@
 #define KD_WORKER_SETTINGS_H
 
 #include "data/pack.h"
-#include "model/config.h"
+#include "shape/config.h"
 #include "proto/job.pb-c.h"
 #include "train/step.h"
 

@@ -19,7 +19,7 @@
 
 #include "distill/schedule.h"
 #include "distill/signal.h"
-#include "model/config.h"
+#include "shape/config.h"
 #include "tensor/ops.h"
 
 typedef enum kd_loss_id {

@@ -15,7 +15,7 @@
 #ifndef KD_FORMAT_HF_CONFIG_H
 #define KD_FORMAT_HF_CONFIG_H
 
-#include "model/config.h"
+#include "shape/config.h"
 #include "tensor/tensor.h"
 
 KD_MUST_USE kd_status kd_hf_config_read(const char *path, kd_model_config *config_out);

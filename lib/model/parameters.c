@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "base/rng.h"
 
+_Static_assert(KD_MODEL_EXPERTS_MAX <= KD_EXPERTS_MAX, "a shape that passes its check can be run");
+
 #define INIT_DEVIATION 0.02
 
 enum { CHUNK_ELEMENTS = 1 << 16 }; /* host values are moved in pieces of this many */

@@ -16,7 +16,7 @@
 #ifndef KD_MODEL_PARAMETERS_H
 #define KD_MODEL_PARAMETERS_H
 
-#include "model/config.h"
+#include "shape/config.h"
 #include "tensor/ops.h"
 
 #define KD_PARAM_ALIGN 32 /* elements: a cache line of bf16 */

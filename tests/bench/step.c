@@ -23,6 +23,7 @@
 #include "base/rng.h"
 #include "comm/stream.h"
 #include "distill/teacher.h"
+#include "shape/count.h"
 #include "train/step.h"
 
 enum { N_TOKENS = 256, N_BATCH = 16, N_VOCAB = 4096, N_WARM_UP = 2, STEPS_MAX = 1000 };

@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#include "model/config.h"
+#include "shape/config.h"
 
 #define GOLDEN_DIMS_MAX 3
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "shape/count.h"
 #include "tests/support/fault.h"
 #include "tests/support/tiny_model.h"
 

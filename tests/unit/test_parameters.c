@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "shape/count.h"
 #include "tests/support/tiny_model.h"
 
 static kd_parameters *create(kd_backend *be, kd_model_config config, kd_parameter_use use)

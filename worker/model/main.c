@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "data/pack.h"
 #include "format/model_folder.h"
+#include "shape/count.h"
 #include "train/evaluate.h"
 
 enum { EXIT_DONE = 0, EXIT_USAGE = 64, EXIT_INPUT = 65, EXIT_INTERNAL = 70, EXIT_IO = 74 };

@@ -1,4 +1,4 @@
-#include "model/config.h"
+#include "shape/config.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -6,7 +6,6 @@
 
 #include "base/log.h"
 #include "base/text.h"
-#include "tensor/ops.h"
 
 /* Bounds so wide that no real model meets them and so narrow that no count of bytes overflows. */
 #define MAX_VOCAB    (INT64_C(1) << 24)
@@ -111,7 +110,7 @@ static kd_status check_sizes(const kd_model_config *c)
         {"num_kv_heads", c->n_kv_heads, 1, c->n_heads},
         {"head_dim", c->head_dim, 2, MAX_COUNT},
         {"intermediate_size", c->intermediate_size, 1, MAX_WIDTH},
-        {"num_experts", c->n_experts, 0, KD_EXPERTS_MAX},
+        {"num_experts", c->n_experts, 0, KD_MODEL_EXPERTS_MAX},
         {"experts_per_token", c->experts_per_token, c->n_experts > 0, c->n_experts},
         {"shared_expert_size", c->shared_expert_size, 0, MAX_WIDTH},
         {"max_positions", c->max_positions, 0, MAX_POSITION},
@@ -198,55 +197,4 @@ kd_status kd_model_config_check(const kd_model_config *config)
                      (double)config->norm_eps);
     }
     return st;
-}
-
-/* Weights of one layer's matrices with that many experts taken into account. */
-static int64_t layer_matrix_elements(const kd_model_config *c, int64_t n_experts)
-{
-    const int64_t width = c->hidden_size;
-    const int64_t qkv = (c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
-    int64_t n = width * (qkv + c->n_heads * c->head_dim);
-
-    n += n_experts * 3 * width * c->intermediate_size; /* gate, up, down */
-    n += c->n_experts * width;                         /* router         */
-    if (c->shared_expert_size > 0) {
-        n += 3 * width * c->shared_expert_size + width;
-    }
-    return n;
-}
-
-static int64_t layer_vector_elements(const kd_model_config *c)
-{
-    const int64_t q = c->n_heads * c->head_dim, k = c->n_kv_heads * c->head_dim;
-    int64_t n = 2 * c->hidden_size;
-
-    n += c->qkv_bias ? q + 2 * k : 0;
-    n += c->qk_norm == KD_QK_NORM_HEAD ? 2 * c->head_dim : 0;
-    n += c->qk_norm == KD_QK_NORM_ROW ? q + k : 0;
-    return n;
-}
-
-static int64_t parameters_with(const kd_model_config *c, int64_t n_experts)
-{
-    const int64_t layer = layer_matrix_elements(c, n_experts) + layer_vector_elements(c);
-    const int64_t table = c->vocab_size * c->hidden_size;
-    return c->n_layers * layer + table * (c->tied_embeddings ? 1 : 2) + c->hidden_size;
-}
-
-int64_t kd_model_config_parameters(const kd_model_config *config)
-{
-    return parameters_with(config, config->n_experts > 0 ? config->n_experts : 1);
-}
-
-int64_t kd_model_config_active_parameters(const kd_model_config *config)
-{
-    return parameters_with(config, config->n_experts > 0 ? config->experts_per_token : 1);
-}
-
-double kd_model_config_forward_flops(const kd_model_config *config)
-{
-    const int64_t n_experts = config->n_experts > 0 ? config->experts_per_token : 1;
-    const int64_t weights = config->n_layers * layer_matrix_elements(config, n_experts) +
-                            config->vocab_size * config->hidden_size;
-    return 2.0 * (double)weights;
 }

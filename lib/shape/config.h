@@ -2,13 +2,16 @@
  * config.h - the shape of a decoder: one parametric transformer that covers the Hugging Face
  * types llama, mixtral, qwen2_moe, qwen3_moe and olmoe.
  */
-#ifndef KD_MODEL_CONFIG_H
-#define KD_MODEL_CONFIG_H
+#ifndef KD_SHAPE_CONFIG_H
+#define KD_SHAPE_CONFIG_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
+
+/* Experts that the operations on routed rows have room for. */
+#define KD_MODEL_EXPERTS_MAX 1024
 
 typedef enum kd_model_type {
     KD_MODEL_LLAMA,
@@ -56,15 +59,5 @@ void kd_model_config_apply_type(kd_model_config *config);
 
 /* KD_ERR_INVALID names the field, what was found and what was expected. */
 KD_MUST_USE kd_status kd_model_config_check(const kd_model_config *config);
-
-/* All parameters, and those that one token uses (K of E experts). */
-int64_t kd_model_config_parameters(const kd_model_config *config);
-int64_t kd_model_config_active_parameters(const kd_model_config *config);
-
-/*
- * Floating-point operations of matrix products per token: 2 per active weight of the layers and the
- * lm_head (not the embedding), attention scores left out. A backward pass costs twice the forward.
- */
-double kd_model_config_forward_flops(const kd_model_config *config);
 
 #endif
