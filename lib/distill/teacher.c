@@ -138,13 +138,14 @@ kd_status kd_teacher_fill(kd_teacher *teacher,
                           void *message)
 {
     KD_CHECK(n_batch > 0 && n_batch <= teacher->max_batch);
+    const kd_batch batch = {.n_batch = n_batch, .n_tokens = teacher->n_tokens, .tokens = tokens};
     const int64_t n_rows = n_batch * teacher->n_tokens;
     const kd_status st = check_tokens(teacher, tokens, n_rows);
     if (st) {
         return st;
     }
     if (plan->n_signals > 0) {
-        kd_decoder_forward(teacher->decoder, tokens, n_batch);
+        kd_decoder_forward(teacher->decoder, &batch);
     }
     for (int i = 0; i < plan->n_signals; i++) {
         write_signal(teacher, &plan->signals[i],

@@ -257,19 +257,21 @@ static const layer_acts *acts_of(const kd_decoder *d, int64_t layer)
     return &d->acts[d->settings.train ? layer : 0];
 }
 
-void kd_decoder_forward(kd_decoder *decoder, const int32_t *tokens, int64_t n_batch)
+void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch)
 {
     kd_decoder *d = decoder;
     kd_backend *be = d->pass.be;
     const kd_ops *ops = be->ops;
     const kd_model_config *c = &d->params->config;
 
-    KD_CHECK(n_batch >= 1 && n_batch <= d->settings.max_batch);
-    if (n_batch != d->pass.n_batch) {
-        lay_out_for(d, n_batch);
+    KD_CHECK(batch->n_batch >= 1 && batch->n_batch <= d->settings.max_batch);
+    KD_CHECK(batch->n_tokens == d->settings.n_tokens);
+    KD_CHECK(batch->positions == NULL && batch->segments == NULL);
+    if (batch->n_batch != d->pass.n_batch) {
+        lay_out_for(d, batch->n_batch);
     }
     kd_progress_tick();
-    ops->upload(be, d->tokens, tokens);
+    ops->upload(be, d->tokens, batch->tokens);
 
     kd_tensor x = acts_of(d, 0)->block.x, delta = kd_tensor_none();
     ops->embed(be, x, d->embedding.value, d->tokens);

@@ -16,6 +16,7 @@
 #ifndef KD_MODEL_DECODER_H
 #define KD_MODEL_DECODER_H
 
+#include "model/batch.h"
 #include "model/parameters.h"
 
 typedef struct kd_decoder kd_decoder;
@@ -36,8 +37,8 @@ KD_MUST_USE kd_status kd_decoder_create(kd_parameters *params,
                                         kd_decoder **decoder_out);
 void kd_decoder_destroy(kd_decoder *decoder);
 
-/* Tokens (B * T) i32, host memory, each below V; 1 <= n_batch <= max_batch. */
-void kd_decoder_forward(kd_decoder *decoder, const int32_t *tokens, int64_t n_batch);
+/* Of at most max_batch sequences of settings.n_tokens each; without positions and segments. */
+void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch);
 
 /* (B * T, C) compute, after the final norm; valid until the next forward. */
 kd_tensor kd_decoder_hidden(const kd_decoder *decoder);

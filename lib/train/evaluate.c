@@ -72,9 +72,13 @@ static void add_batch(evaluation *e, int64_t n_sequences)
 {
     kd_backend *be = e->params->be;
     const int64_t n_rows = n_sequences * e->settings.n_tokens;
+    const kd_batch batch = {.n_batch = n_sequences,
+                            .n_tokens = e->settings.n_tokens,
+                            .tokens = e->host_tokens,
+                            .labels = e->host_labels};
 
     be->ops->upload(be, kd_tensor_1d(e->labels.data, KD_I32, n_rows), e->host_labels);
-    kd_decoder_forward(e->decoder, e->host_tokens, n_sequences);
+    kd_decoder_forward(e->decoder, &batch);
     for (int64_t first = 0; first < n_rows; first += CHUNK_ROWS) {
         const int64_t n = n_rows - first < CHUNK_ROWS ? n_rows - first : CHUNK_ROWS;
         const kd_vocab_rows rows = {

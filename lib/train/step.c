@@ -181,12 +181,16 @@ static kd_status run_batch(kd_trainer *trainer, const kd_micro_batch *batch)
 {
     kd_backend *be = trainer->params->be;
     kd_channel *channel = trainer->channel;
-    const int64_t n_rows = batch->n_batch * trainer->settings.n_tokens;
+    const kd_batch input = {.n_batch = batch->n_batch,
+                            .n_tokens = trainer->settings.n_tokens,
+                            .tokens = batch->tokens,
+                            .labels = batch->labels};
+    const int64_t n_rows = input.n_batch * input.n_tokens;
     const kd_tensor labels = kd_tensor_1d(trainer->labels.data, KD_I32, n_rows);
     void *message = NULL;
 
     be->ops->upload(be, labels, batch->labels);
-    kd_decoder_forward(trainer->decoder, batch->tokens, batch->n_batch);
+    kd_decoder_forward(trainer->decoder, &input);
     if (channel != NULL) { /* after the forward pass, so that the message had time to come */
         const kd_status st = channel->ops->receive(channel, batch->m, &message);
         if (st) {

@@ -86,6 +86,12 @@ kd_decoder *tiny_decoder(tiny_model *model, kd_decoder_settings settings)
     return decoder;
 }
 
+void tiny_forward(kd_decoder *decoder, const int32_t *tokens, int64_t n_batch, int64_t n_tokens)
+{
+    const kd_batch batch = {.n_batch = n_batch, .n_tokens = n_tokens, .tokens = tokens};
+    kd_decoder_forward(decoder, &batch);
+}
+
 void tiny_tokens(int32_t *tokens, int64_t n, int64_t n_vocab, uint64_t seed)
 {
     const uint64_t key = kd_rng_key(seed, "tiny tokens");

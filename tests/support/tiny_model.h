@@ -24,6 +24,9 @@ void tiny_model_destroy(tiny_model *model);
 
 kd_decoder *tiny_decoder(tiny_model *model, kd_decoder_settings settings);
 
+/* A forward pass of a batch that is tokens alone. */
+void tiny_forward(kd_decoder *decoder, const int32_t *tokens, int64_t n_batch, int64_t n_tokens);
+
 /* n token ids below n_vocab, from a seed. */
 void tiny_tokens(int32_t *tokens, int64_t n, int64_t n_vocab, uint64_t seed);
 

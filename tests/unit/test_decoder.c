@@ -20,7 +20,7 @@ static kd_decoder_settings settings(bool train)
 static float *
 hidden_of(tiny_model *model, kd_decoder *decoder, const int32_t *tokens, int64_t n_batch)
 {
-    kd_decoder_forward(decoder, tokens, n_batch);
+    tiny_forward(decoder, tokens, n_batch, N_TOKENS);
     const kd_tensor hidden = kd_decoder_hidden(decoder);
     cr_assert_eq(kd_tensor_rows(hidden), n_batch * N_TOKENS);
     return tiny_values(model->be, hidden);
@@ -143,12 +143,12 @@ Test(decoder, gradients_of_a_smaller_batch_are_those_of_a_decoder_made_for_it)
     int32_t tokens[MAX_ROWS];
 
     tiny_tokens(tokens, MAX_ROWS, config.vocab_size, 4);
-    kd_decoder_forward(large, tokens, MAX_BATCH); /* leaves more rows than the next one has */
-    kd_decoder_forward(large, tokens, 2);
+    tiny_forward(large, tokens, MAX_BATCH, N_TOKENS); /* leaves more rows than the next one has */
+    tiny_forward(large, tokens, 2, N_TOKENS);
     kd_decoder_backward(large, ones);
     float *found = tiny_values(model.be, grad);
     model.be->ops->zero(model.be, grad);
-    kd_decoder_forward(small, tokens, 2);
+    tiny_forward(small, tokens, 2, N_TOKENS);
     kd_decoder_backward(small, ones);
     float *wanted = tiny_values(model.be, grad);
     cr_expect_eq(memcmp(found, wanted, (size_t)kd_tensor_elements(grad) * sizeof *found), 0);
@@ -171,7 +171,7 @@ Test(decoder, backward_adds_to_the_gradient)
 
     tiny_tokens(tokens, MAX_ROWS, config.vocab_size, 5);
     for (int i = 0; i < 2; i++) {
-        kd_decoder_forward(decoder, tokens, MAX_BATCH);
+        tiny_forward(decoder, tokens, MAX_BATCH, N_TOKENS);
         kd_decoder_backward(decoder, ones);
         sums[i] = tiny_values(model.be, grad);
     }
@@ -255,7 +255,7 @@ static double bf16_gradient_error(kd_model_type type)
         const kd_tensor ones = ones_for(&model, MAX_ROWS);
         int32_t tokens[MAX_ROWS];
         tiny_tokens(tokens, MAX_ROWS, config.vocab_size, 8);
-        kd_decoder_forward(decoder, tokens, MAX_BATCH);
+        tiny_forward(decoder, tokens, MAX_BATCH, N_TOKENS);
         kd_decoder_backward(decoder, ones);
         grads[i] = tiny_values(model.be, model.params->grad);
         n = kd_tensor_elements(model.params->grad);
@@ -292,7 +292,7 @@ Test(decoder, router_sums_of_an_indifferent_router_are_known)
         model.be->ops->zero(model.be, router);
     }
     tiny_tokens(tokens, MAX_ROWS, config.vocab_size, 9);
-    kd_decoder_forward(decoder, tokens, MAX_BATCH);
+    tiny_forward(decoder, tokens, MAX_BATCH, N_TOKENS);
     kd_decoder_backward(decoder, ones);
     model.be->ops->download(model.be, sums, kd_decoder_router_sums(decoder));
     cr_expect_float_eq(sums[0], rows_and_layers, 1e-4);
@@ -337,7 +337,7 @@ Test(decoder, on_block_is_called_after_each_half_of_a_layer)
     const int32_t tokens[N_TOKENS] = {0};
 
     const uint64_t before = kd_progress_count();
-    kd_decoder_forward(decoder, tokens, 1);
+    tiny_forward(decoder, tokens, 1, N_TOKENS);
     cr_expect_eq(n_calls, 4);
     cr_expect_eq(kd_progress_count(), before + 1);
     kd_decoder_backward(decoder, ones);

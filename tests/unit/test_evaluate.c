@@ -48,7 +48,7 @@ static void naive(tiny_train *t, const held_out *of, double *loss_out, double *r
     cr_assert_eq(kd_decoder_create(params, &settings, &decoder), KD_OK);
     float *head = tiny_values(t->be, kd_decoder_lm_head(decoder));
     for (int64_t s = 0; s < N_SEQUENCES; s++) {
-        kd_decoder_forward(decoder, of->tokens + s * TINY_TOKENS, 1);
+        tiny_forward(decoder, of->tokens + s * TINY_TOKENS, 1, TINY_TOKENS);
         float *hidden = tiny_values(t->be, kd_decoder_hidden(decoder));
         for (int64_t i = 0; i < TINY_TOKENS; i++) {
             const int32_t label = of->labels[s * TINY_TOKENS + i];

@@ -108,7 +108,7 @@ static void run_step(golden_run *run)
     const kd_tensor lm_head = kd_decoder_lm_head(run->decoder);
     const float temperature = (float)objective[0];
 
-    kd_decoder_forward(run->decoder, golden_find(&run->file, "tokens", 'i')->data, N_BATCH);
+    tiny_forward(run->decoder, golden_find(&run->file, "tokens", 'i')->data, N_BATCH, N_TOKENS);
     ops->linear(be, run->logits, kd_decoder_hidden(run->decoder), lm_head);
     ops->vocab_loss(be, &(kd_vocab_rows){.student = run->logits,
                                          .teacher = run->teacher,

@@ -74,7 +74,7 @@ static double loss_of(gradient_run *run)
     double router[2], loss = 0.0;
 
     be->ops->zero(be, kd_decoder_router_sums(run->decoder));
-    kd_decoder_forward(run->decoder, run->tokens, N_BATCH);
+    tiny_forward(run->decoder, run->tokens, N_BATCH, N_TOKENS);
     float *hidden = tiny_values(be, kd_decoder_hidden(run->decoder));
     kd_decoder_backward(run->decoder, run->d_hidden);
     be->ops->download(be, router, kd_decoder_router_sums(run->decoder));

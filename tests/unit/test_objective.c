@@ -57,7 +57,7 @@ static scene scene_create(const kd_objective_settings *settings, int64_t teacher
     s.decoder = tiny_decoder(
         &s.student,
         (kd_decoder_settings){.max_batch = N_BATCH, .n_tokens = N_TOKENS, .train = true});
-    kd_decoder_forward(s.decoder, tokens, N_BATCH);
+    tiny_forward(s.decoder, tokens, N_BATCH, N_TOKENS);
     s.labels = kd_tensor_1d(be->ops->alloc(be, sizeof test_labels), KD_I32, N_ROWS);
     be->ops->upload(be, s.labels, test_labels);
     return s;
