@@ -9,8 +9,8 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "wire/reflect.h"
-#include "wire/yaml.h"
+#include "message/reflect.h"
+#include "message/yaml.h"
 
 const char options_help[] =
     "distilld - takes distillation jobs, runs them over MPI, survives crashes\n"

@@ -12,7 +12,7 @@
 #include "daemon/coordinator.h"
 #include "daemon/server.h"
 #include "daemon/state_folder.h"
-#include "wire/reflect.h"
+#include "message/reflect.h"
 
 typedef enum exit_code {
     EXIT_STOPPED = 0,

@@ -15,8 +15,8 @@
 #include "daemon/process.h"
 #include "daemon/rank.h"
 #include "job/job.h"
+#include "message/yaml.h"
 #include "proto/worker.pb-c.h"
-#include "wire/yaml.h"
 
 /* What a pool thread needs to prepare a launch; the run leaves it alone meanwhile. */
 typedef struct preparation {

@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "daemon/session.h"
 #include "job/job.h"
-#include "wire/reflect.h"
+#include "message/reflect.h"
 
 #define TOKEN_BYTES_MAX 256
 

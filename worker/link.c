@@ -8,9 +8,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "message/reflect.h"
 #include "wire/connection.h"
 #include "wire/hello.h"
-#include "wire/reflect.h"
 #include "worker/link_queue.h"
 
 #define ATTEMPT_BYTES_MAX    65536

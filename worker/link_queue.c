@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "wire/reflect.h"
+#include "message/reflect.h"
 
 link_entry *link_entry_create(const Kd__RankMessage *message)
 {

@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "job/job.h"
-#include "wire/reflect.h"
+#include "message/reflect.h"
 #include "worker/options.h"
 #include "worker/settings.h"
 #include "worker/student.h"

@@ -15,8 +15,8 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "data/tokenizer.h"
+#include "message/yaml.h"
 #include "train/checkpoint.h"
-#include "wire/yaml.h"
 
 #define LOG_EVERY_S 10.0
 

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "base/text.h"
-#include "wire/json.h"
+#include "message/json.h"
 
 void ctl_print_json(const ProtobufCMessage *message)
 {

@@ -13,9 +13,9 @@
 #include "daemon/ctl/commands.h"
 #include "daemon/ctl/print.h"
 #include "job/job.h"
-#include "wire/json.h"
-#include "wire/reflect.h"
-#include "wire/yaml.h"
+#include "message/json.h"
+#include "message/reflect.h"
+#include "message/yaml.h"
 
 /* Reads the file, applies --set, and makes paths absolute from the current folder. */
 static kd_status read_job(const ctl_options *options, Kd__Job **job_out)

@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "job/checker.h"
 #include "job/job.h"
-#include "wire/reflect.h"
+#include "message/reflect.h"
 
 /* Ends of ranges that only keep sums within their types and memory within reason. */
 enum {

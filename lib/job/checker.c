@@ -4,7 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "wire/reflect.h"
+#include "message/reflect.h"
 
 #define PATH_BYTES       256
 #define FOUND_TEXT_BYTES 80 /* of a text that is shown again */

@@ -6,8 +6,8 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "wire/reflect.h"
-#include "wire/yaml.h"
+#include "message/reflect.h"
+#include "message/yaml.h"
 
 #define MICRO_BATCH_SIZE_MAX 8 /* unless the job says otherwise */
 

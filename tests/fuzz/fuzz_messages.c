@@ -4,13 +4,13 @@
  */
 #include "base/log.h"
 #include "job/job.h"
+#include "message/json.h"
+#include "message/reflect.h"
+#include "message/yaml.h"
 #include "proto/control.pb-c.h"
 #include "proto/worker.pb-c.h"
 #include "tests/fuzz/driver.h"
 #include "wire/hello.h"
-#include "wire/json.h"
-#include "wire/reflect.h"
-#include "wire/yaml.h"
 
 /* Field number << 3 | wire type (0 number, 1 eight bytes, 2 length and bytes). */
 const fuzz_input fuzz_corpus[] = {

@@ -7,10 +7,10 @@
 
 #include "base/log.h"
 #include "job/job.h"
+#include "message/json.h"
+#include "message/reflect.h"
+#include "message/yaml.h"
 #include "tests/fuzz/driver.h"
-#include "wire/json.h"
-#include "wire/reflect.h"
-#include "wire/yaml.h"
 
 const fuzz_input fuzz_corpus[] = {
     FUZZ_TEXT("name: a\noutput: /out\nseed: 7\nafter: ['1', 2]\n"

@@ -7,7 +7,7 @@
 
 #include "base/log.h"
 #include "job/job.h"
-#include "wire/reflect.h"
+#include "message/reflect.h"
 
 static inline void be_quiet(void)
 {

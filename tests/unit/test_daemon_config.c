@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "daemon/config.h"
-#include "wire/reflect.h"
+#include "message/reflect.h"
 
 static char path[] = "/tmp/kd-config-XXXXXX";
 static Kd__DaemonConfig *config;

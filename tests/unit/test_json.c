@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "message/json.h"
 #include "proto/control.pb-c.h"
-#include "wire/json.h"
 
 static void expect_json(const ProtobufCMessage *message, unsigned flags, const char *expected)
 {

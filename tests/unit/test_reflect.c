@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "message/reflect.h"
 #include "proto/control.pb-c.h"
-#include "wire/reflect.h"
 
 static Kd__Job *new_job(void)
 {

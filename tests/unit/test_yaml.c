@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "message/reflect.h"
+#include "message/yaml.h"
 #include "proto/control.pb-c.h"
 #include "tests/support/fault.h"
-#include "wire/reflect.h"
-#include "wire/yaml.h"
 
 static void be_quiet(void)
 {

@@ -1,12 +1,12 @@
 /*
- * yaml_reader.h - reads YAML events into message fields. Private to lib/wire: yaml.c has a whole
+ * yaml_reader.h - reads YAML events into message fields. Private to lib/message: yaml.c has a whole
  * file's text, yaml_set.c the value of one field.
  *
  * Depth is bounded by the message types, which do not contain themselves: a value of the wrong kind
  * is refused before it is entered.
  */
-#ifndef KD_WIRE_YAML_READER_H
-#define KD_WIRE_YAML_READER_H
+#ifndef KD_MESSAGE_YAML_READER_H
+#define KD_MESSAGE_YAML_READER_H
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>

@@ -1,4 +1,4 @@
-#include "wire/yaml.h"
+#include "message/yaml.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "wire/reflect.h"
-#include "wire/yaml_reader.h"
+#include "message/reflect.h"
+#include "message/yaml_reader.h"
 
 /* Where a path has come to: a field, or the element `index` of a repeated one. */
 typedef struct target {

@@ -5,8 +5,8 @@
  * numbers, bytes are base64, doubles have 15 to 17 significant digits, as few as read back the
  * same; NaN and infinities are null. Bytes of a string that are not UTF-8 become U+FFFD.
  */
-#ifndef KD_WIRE_JSON_H
-#define KD_WIRE_JSON_H
+#ifndef KD_MESSAGE_JSON_H
+#define KD_MESSAGE_JSON_H
 
 #include <protobuf-c/protobuf-c.h>
 #include <stddef.h>

@@ -15,8 +15,8 @@
  * aliases and tags, more than one document, text above KD_YAML_BYTES_MAX. Nesting is bounded by
  * that of the message types. An empty text is an empty message.
  */
-#ifndef KD_WIRE_YAML_H
-#define KD_WIRE_YAML_H
+#ifndef KD_MESSAGE_YAML_H
+#define KD_MESSAGE_YAML_H
 
 #include <protobuf-c/protobuf-c.h>
 #include <stddef.h>

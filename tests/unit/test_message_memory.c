@@ -10,8 +10,8 @@
 
 #include "base/log.h"
 #include "job/job.h"
-#include "wire/reflect.h"
-#include "wire/yaml.h"
+#include "message/reflect.h"
+#include "message/yaml.h"
 
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t n, size_t size);

@@ -1,10 +1,10 @@
-#include "wire/yaml.h"
+#include "message/yaml.h"
 
 #include <stdbool.h>
 
 #include "base/log.h"
-#include "wire/reflect.h"
-#include "wire/yaml_reader.h"
+#include "message/reflect.h"
+#include "message/yaml_reader.h"
 
 /* Reads the whole text into an empty message. */
 static kd_status read_text(kd_yaml_reader *r, ProtobufCMessage *message)

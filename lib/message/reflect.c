@@ -1,4 +1,4 @@
-#include "wire/reflect.h"
+#include "message/reflect.h"
 
 #include <ctype.h>
 #include <stdint.h>

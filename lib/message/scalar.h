@@ -1,8 +1,8 @@
 /*
- * scalar.h - one YAML scalar as the value of a protobuf field, and back. Private to lib/wire.
+ * scalar.h - one YAML scalar as the value of a protobuf field, and back. Private to lib/message.
  */
-#ifndef KD_WIRE_SCALAR_H
-#define KD_WIRE_SCALAR_H
+#ifndef KD_MESSAGE_SCALAR_H
+#define KD_MESSAGE_SCALAR_H
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>

@@ -1,4 +1,4 @@
-#include "wire/yaml_reader.h"
+#include "message/yaml_reader.h"
 
 #include <stdarg.h>
 #include <stdint.h>
@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "wire/reflect.h"
-#include "wire/scalar.h"
+#include "message/reflect.h"
+#include "message/scalar.h"
 
 kd_status kd_yaml_reader_init(kd_yaml_reader *r,
                               const char *text,

@@ -8,8 +8,8 @@
  * Enum words are the proto names in lower case. A type whose first field is named `value`
  * (Schedule) may be written as that bare value, and its absence means something of its own.
  */
-#ifndef KD_WIRE_REFLECT_H
-#define KD_WIRE_REFLECT_H
+#ifndef KD_MESSAGE_REFLECT_H
+#define KD_MESSAGE_REFLECT_H
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>

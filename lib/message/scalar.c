@@ -1,4 +1,4 @@
-#include "wire/scalar.h"
+#include "message/scalar.h"
 
 #include <errno.h>
 #include <math.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "wire/reflect.h"
+#include "message/reflect.h"
 
 #define QUOTE_BYTES_MAX 60
 

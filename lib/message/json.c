@@ -1,4 +1,4 @@
-#include "wire/json.h"
+#include "message/json.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -6,8 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "wire/reflect.h"
-#include "wire/scalar.h"
+#include "message/reflect.h"
+#include "message/scalar.h"
 
 typedef struct writer {
     kd_text *text;

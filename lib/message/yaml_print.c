@@ -1,13 +1,13 @@
-#include "wire/yaml.h"
+#include "message/yaml.h"
 
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
 #include <strings.h>
 
-#include "wire/json.h"
-#include "wire/reflect.h"
-#include "wire/scalar.h"
+#include "message/json.h"
+#include "message/reflect.h"
+#include "message/scalar.h"
 
 static void
 print_fields(kd_text *text, const ProtobufCMessage *message, unsigned depth, bool begun);
