@@ -285,9 +285,15 @@ struct kd_backend {
     kd_status fault; /* the first failure, KD_OK before it; text is in the log */
 };
 
-/* CPU: oneDNN for products, OpenMP over rows. n_threads >= 1. KD_ERR_IO for KD_BF16 on a machine
- * without bf16 products (they need AVX-512). */
+/*
+ * CPU: oneDNN for products, OpenMP over rows. n_threads >= 1. KD_BF16 works on every processor: one
+ * that multiplies f32 only gets its operands widened, with one line in the log.
+ */
 KD_MUST_USE kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out);
+
+/* Whether this processor (as ONEDNN_MAX_CPU_ISA limits it) multiplies bf16 faster than f32: the one
+ * place that says so. AVX-512 that emulates such products counts as lacking them. Any thread. */
+bool kd_cpu_multiplies_bf16(void);
 
 /* Both accept NULL or work once everything queued is done. */
 void kd_backend_destroy(kd_backend *be);

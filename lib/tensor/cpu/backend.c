@@ -1,4 +1,4 @@
-#include <omp.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -131,17 +131,9 @@ void KD_KERNEL(destroy)(kd_backend *be)
 #define KD_CPU_OP(op) .op = KD_KERNEL(op),
 static const kd_ops cpu_ops = {.name = "cpu", KD_OPS_EACH(KD_CPU_OP)};
 
-/* A machine without bf16 products says so here, not in the first step of a job. */
-static kd_status probe_products(kd_cpu *cpu)
+static void say_widened(void)
 {
-    _Alignas(KD_ARENA_ALIGN) uint16_t operands[2][32 * 32] = {0};
-    _Alignas(KD_ARENA_ALIGN) float result[32 * 32];
-    const kd_product product = {
-        .c = kd_tensor_2d(result, KD_F32, 32, 32),
-        .a = kd_tensor_2d(operands[0], KD_BF16, 32, 32),
-        .b = kd_tensor_2d(operands[1], KD_BF16, 32, 32),
-    };
-    return cpu->base.compute == KD_BF16 ? kd_matmul(cpu->wide, &product) : KD_OK;
+    kd_log(KD_LOG_INFO, "this processor does not multiply bf16: operands are widened to f32");
 }
 
 kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out)
@@ -165,12 +157,13 @@ kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be
     for (int i = 0; i < n_threads && !st; i++) {
         st = kd_matmul_cache_create(1, &cpu->lane[i]);
     }
-    if (!st) {
-        st = probe_products(cpu);
-    }
     if (st) {
         KD_KERNEL(destroy)(&cpu->base);
         return st;
+    }
+    if (compute == KD_BF16 && !kd_cpu_multiplies_bf16()) {
+        static pthread_once_t once = PTHREAD_ONCE_INIT;
+        KD_CHECK(pthread_once(&once, say_widened) == 0);
     }
     *be_out = &cpu->base;
     return KD_OK;

@@ -2,10 +2,13 @@
 
 #include <dnnl.h>
 #include <omp.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "tensor/cpu/widen.h"
+#include "tensor/ops.h"
 
 /* All of one type, so that there is no padding and keys compare as bytes. */
 typedef struct product_key {
@@ -25,7 +28,8 @@ struct kd_matmul_cache {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     int n_threads;
-    entry *table; /* open addressing; at most half full */
+    kd_panels panels; /* for bf16 where the processor multiplies f32 only */
+    entry *table;     /* open addressing; at most half full */
     size_t n_places;
     size_t n_used;
 };
@@ -33,10 +37,9 @@ struct kd_matmul_cache {
 static kd_status dnnl_fault(const char *what, dnnl_status_t status, const product_key *key)
 {
     return kd_fail(status == dnnl_out_of_memory ? KD_ERR_NOMEM : KD_ERR_IO,
-                   "oneDNN: cannot %s the %s product (%lld x %lld) (%lld x %lld): status %d%s",
-                   what, kd_dtype_name((kd_dtype)key->dtype_ab), (long long)key->m,
-                   (long long)key->k, (long long)key->k, (long long)key->n, (int)status,
-                   status == dnnl_unimplemented ? " (this CPU lacks it)" : "");
+                   "oneDNN: cannot %s the %s product (%lld x %lld) (%lld x %lld): status %d", what,
+                   kd_dtype_name((kd_dtype)key->dtype_ab), (long long)key->m, (long long)key->k,
+                   (long long)key->k, (long long)key->n, (int)status);
 }
 
 kd_status kd_matmul_cache_create(int n_threads, kd_matmul_cache **cache_out)
@@ -82,6 +85,7 @@ void kd_matmul_cache_destroy(kd_matmul_cache *cache)
         }
     }
     free(cache->table);
+    kd_panels_release(&cache->panels);
     (void)dnnl_stream_destroy(cache->stream);
     (void)dnnl_engine_destroy(cache->engine);
     free(cache);
@@ -289,11 +293,55 @@ static dnnl_status_t run(const kd_matmul_cache *cache, const entry *e, const kd_
     return status == dnnl_success ? dnnl_stream_wait(cache->stream) : status;
 }
 
+static bool multiplies_bf16;
+
+/* AVX-512 without its bf16 instructions has products of bf16, slower than widened ones. */
+static bool emulates_bf16(void)
+{
+    const int isa = (int)dnnl_get_effective_cpu_isa();
+    return (isa & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core &&
+           (isa & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16;
+}
+
+static void ask_for_bf16(void)
+{
+    const product_key key = {
+        .m = 32,
+        .n = 32,
+        .k = 32,
+        .stride_a = 32,
+        .stride_b = 32,
+        .stride_c = 32,
+        .dtype_ab = KD_BF16,
+        .dtype_c = KD_F32,
+    };
+    kd_matmul_cache cache = {.n_threads = 1}; /* an engine is all that making a product needs */
+    entry probe;
+    if (emulates_bf16() || dnnl_engine_create(&cache.engine, dnnl_cpu, 0) != dnnl_success) {
+        return;
+    }
+    multiplies_bf16 = entry_fill(&cache, &key, &probe) == dnnl_success;
+    if (multiplies_bf16) {
+        entry_release(&probe);
+    }
+    (void)dnnl_engine_destroy(cache.engine);
+}
+
+bool kd_cpu_multiplies_bf16(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    KD_CHECK(pthread_once(&once, ask_for_bf16) == 0);
+    return multiplies_bf16;
+}
+
 kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product)
 {
     const product_key key = key_of(product);
     if (key.m == 0 || key.n == 0 || key.k == 0) {
         return KD_OK;
+    }
+    if (key.dtype_ab == KD_BF16 && !kd_cpu_multiplies_bf16()) {
+        return kd_matmul_widened(&cache->panels, cache, cache->n_threads, product);
     }
     /* oneDNN asks OpenMP how many threads it has, both when it plans and when it runs. */
     omp_set_num_threads(cache->n_threads);

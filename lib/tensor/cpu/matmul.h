@@ -29,7 +29,7 @@ typedef struct kd_product {
 KD_MUST_USE kd_status kd_matmul_cache_create(int n_threads, kd_matmul_cache **cache_out);
 void kd_matmul_cache_destroy(kd_matmul_cache *cache);
 
-/* KD_ERR_NOMEM, or KD_ERR_IO if oneDNN refuses: this machine may have no bf16 products. */
+/* KD_ERR_NOMEM, or KD_ERR_IO if oneDNN refuses. */
 KD_MUST_USE kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product);
 
 #endif

@@ -1,0 +1,152 @@
+/*
+ * Panels instead of whole operands: the f32 copy of a language model's head would be as large as the
+ * model. A panel of 512 x 512 is multiplied with 512 columns, so converting it costs a few hundredths
+ * of the product, and it is still in the cache when the product reads it.
+ */
+#include "tensor/cpu/widen.h"
+
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "tensor/cpu/cpu.h"
+
+/* Elements from which a conversion is worth all threads. */
+#define PARALLEL_FROM (1 << 14)
+
+/* Part of a stored matrix. */
+typedef struct region {
+    int64_t row, column, n_rows, n_columns;
+} region;
+
+/* An operand and the panel that holds one region of it. */
+typedef struct operand {
+    kd_tensor stored;
+    float *panel;
+    region held; /* no rows: nothing yet */
+} operand;
+
+void kd_panels_release(kd_panels *panels)
+{
+    free(panels->memory);
+    *panels = (kd_panels){NULL};
+}
+
+static kd_status panels_take(kd_panels *panels)
+{
+    if (panels->memory == NULL) {
+        panels->memory = calloc((size_t)3 * KD_PANEL_SIDE * KD_PANEL_SIDE, sizeof(float));
+    }
+    return panels->memory == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for panels of a product")
+                                  : KD_OK;
+}
+
+static kd_tensor region_of(kd_tensor t, region r)
+{
+    kd_tensor part = kd_tensor_2d(kd_row(t, r.row), t.dtype, r.n_rows, r.n_columns);
+    part.data = (char *)part.data + (size_t)r.column * kd_dtype_bytes(t.dtype);
+    part.row_stride = t.row_stride;
+    return part;
+}
+
+static void convert(kd_tensor dst, kd_tensor src, int n_threads)
+{
+    const int64_t n_rows = dst.dims[0], n_columns = dst.dims[1];
+#pragma omp parallel for num_threads(n_threads) if (n_rows * n_columns >= PARALLEL_FROM)
+    for (int64_t row = 0; row < n_rows; row++) {
+        kd_convert_row(kd_row(dst, row), dst.dtype, kd_row(src, row), src.dtype, n_columns);
+    }
+}
+
+/* That region in f32, converted unless the panel holds it already. */
+static kd_tensor widened(operand *o, region r, int n_threads)
+{
+    const kd_tensor panel = kd_tensor_2d(o->panel, KD_F32, r.n_rows, r.n_columns);
+    const region *held = &o->held;
+    if (held->row != r.row || held->column != r.column || held->n_rows != r.n_rows ||
+        held->n_columns != r.n_columns) {
+        convert(panel, region_of(o->stored, r), n_threads);
+        o->held = r;
+    }
+    return panel;
+}
+
+/* Equal parts of at most a panel's side, so that few shapes of products are seen. */
+static int64_t part_of(int64_t n)
+{
+    const int64_t n_parts = (n + KD_PANEL_SIDE - 1) / KD_PANEL_SIDE;
+    const int64_t part = (n + n_parts - 1) / n_parts;
+    return (part + 15) / 16 * 16;
+}
+
+static region turned(region r, bool trans)
+{
+    return trans ? (region){r.column, r.row, r.n_columns, r.n_rows} : r;
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* One region of c, over all of the depth. */
+static kd_status multiply(kd_matmul_cache *cache,
+                          int n_threads,
+                          const kd_product *p,
+                          operand ab[2],
+                          float *sums,
+                          region r)
+{
+    const int64_t depth = p->trans_a ? kd_tensor_rows(p->a) : kd_tensor_columns(p->a);
+    const int64_t step = part_of(depth);
+    const kd_tensor c = region_of(p->c, r);
+    const bool rounds = c.dtype == KD_BF16;
+    const kd_tensor sum = rounds ? kd_tensor_2d(sums, KD_F32, r.n_rows, r.n_columns) : c;
+    if (rounds && p->accumulate) {
+        convert(sum, c, n_threads);
+    }
+    for (int64_t k = 0; k < depth; k += step) {
+        const int64_t n_k = least(step, depth - k);
+        const region ra = turned((region){r.row, k, r.n_rows, n_k}, p->trans_a);
+        const region rb = turned((region){k, r.column, n_k, r.n_columns}, p->trans_b);
+        const kd_product part = {
+            .c = sum,
+            .a = widened(&ab[0], ra, n_threads),
+            .b = widened(&ab[1], rb, n_threads),
+            .trans_a = p->trans_a,
+            .trans_b = p->trans_b,
+            .accumulate = p->accumulate || k > 0,
+        };
+        const kd_status st = kd_matmul(cache, &part);
+        if (st) {
+            return st;
+        }
+    }
+    if (rounds) {
+        convert(c, sum, n_threads);
+    }
+    return KD_OK;
+}
+
+kd_status kd_matmul_widened(kd_panels *panels,
+                            kd_matmul_cache *cache,
+                            int n_threads,
+                            const kd_product *product)
+{
+    kd_status st = panels_take(panels);
+    if (st) {
+        return st;
+    }
+    const int64_t n_panel = KD_PANEL_SIDE * KD_PANEL_SIDE;
+    const int64_t n_rows = kd_tensor_rows(product->c), n_columns = kd_tensor_columns(product->c);
+    const int64_t row_step = part_of(n_rows), column_step = part_of(n_columns);
+    operand ab[2] = {{.stored = product->a, .panel = panels->memory},
+                     {.stored = product->b, .panel = panels->memory + n_panel}};
+    for (int64_t row = 0; row < n_rows && !st; row += row_step) {
+        for (int64_t column = 0; column < n_columns && !st; column += column_step) {
+            const region r = {row, column, least(row_step, n_rows - row),
+                              least(column_step, n_columns - column)};
+            st = multiply(cache, n_threads, product, ab, panels->memory + 2 * n_panel, r);
+        }
+    }
+    return st;
+}
