@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/rng.h"
@@ -12,135 +13,37 @@ _Static_assert(KD_MODEL_EXPERTS_MAX <= KD_EXPERTS_MAX, "a shape that passes its 
 
 enum { CHUNK_ELEMENTS = 1 << 16 }; /* host values are moved in pieces of this many */
 
-static const char *const role_names[] = {
-    [KD_PARAM_EMBEDDING] = "embedding",
-    [KD_PARAM_ATTENTION_NORM] = "attention_norm",
-    [KD_PARAM_QKV] = "qkv",
-    [KD_PARAM_QKV_BIAS] = "qkv_bias",
-    [KD_PARAM_Q_NORM] = "q_norm",
-    [KD_PARAM_K_NORM] = "k_norm",
-    [KD_PARAM_ATTENTION_OUT] = "attention_out",
-    [KD_PARAM_MLP_NORM] = "mlp_norm",
-    [KD_PARAM_ROUTER] = "router",
-    [KD_PARAM_GATE_UP] = "gate_up",
-    [KD_PARAM_DOWN] = "down",
-    [KD_PARAM_SHARED_GATE_UP] = "shared_gate_up",
-    [KD_PARAM_SHARED_DOWN] = "shared_down",
-    [KD_PARAM_SHARED_GATE] = "shared_gate",
-    [KD_PARAM_FINAL_NORM] = "final_norm",
-    [KD_PARAM_LM_HEAD] = "lm_head",
-};
-_Static_assert(sizeof role_names / sizeof *role_names == KD_PARAM_ROLE_COUNT, "name every role");
-
-const char *kd_parameter_role_name(kd_parameter_role role)
-{
-    KD_CHECK(role < KD_PARAM_ROLE_COUNT);
-    return role_names[role];
-}
-
 /* ---- the table ---- */
-
-static int shape(int64_t *dims, int n_dims, int64_t d0, int64_t d1, int64_t d2)
-{
-    dims[0] = d0;
-    dims[1] = d1;
-    dims[2] = d2;
-    return n_dims;
-}
-
-/* The dims of a role's entries; returns how many, 0 if this shape of model has no such entry. */
-static int role_shape(const kd_model_config *c, kd_parameter_role role, int64_t *dims)
-{
-    const int64_t width = c->hidden_size, inner = c->intermediate_size;
-    const int64_t shared = c->shared_expert_size;
-    const int64_t q = c->n_heads * c->head_dim, k = c->n_kv_heads * c->head_dim;
-    const int64_t n_mlps = c->n_experts > 0 ? c->n_experts : 1;
-    const bool whole_row = c->qk_norm == KD_QK_NORM_ROW;
-    const int qk_dims = c->qk_norm != KD_QK_NORM_NONE ? 1 : 0, shared_dims = shared > 0 ? 2 : 0;
-
-    switch (role) {
-    case KD_PARAM_EMBEDDING:
-        return shape(dims, 2, c->vocab_size, width, 1);
-    case KD_PARAM_LM_HEAD:
-        return shape(dims, c->tied_embeddings ? 0 : 2, c->vocab_size, width, 1);
-    case KD_PARAM_ATTENTION_NORM:
-    case KD_PARAM_MLP_NORM:
-    case KD_PARAM_FINAL_NORM:
-        return shape(dims, 1, width, 1, 1);
-    case KD_PARAM_QKV:
-        return shape(dims, 2, q + 2 * k, width, 1);
-    case KD_PARAM_QKV_BIAS:
-        return shape(dims, c->qkv_bias ? 1 : 0, q + 2 * k, 1, 1);
-    case KD_PARAM_Q_NORM:
-        return shape(dims, qk_dims, whole_row ? q : c->head_dim, 1, 1);
-    case KD_PARAM_K_NORM:
-        return shape(dims, qk_dims, whole_row ? k : c->head_dim, 1, 1);
-    case KD_PARAM_ATTENTION_OUT:
-        return shape(dims, 2, width, q, 1);
-    case KD_PARAM_ROUTER:
-        return shape(dims, c->n_experts > 0 ? 2 : 0, c->n_experts, width, 1);
-    case KD_PARAM_GATE_UP:
-        return shape(dims, 3, n_mlps, 2 * inner, width);
-    case KD_PARAM_DOWN:
-        return shape(dims, 3, n_mlps, width, inner);
-    case KD_PARAM_SHARED_GATE_UP:
-        return shape(dims, shared_dims, 2 * shared, width, 1);
-    case KD_PARAM_SHARED_DOWN:
-        return shape(dims, shared_dims, width, shared, 1);
-    case KD_PARAM_SHARED_GATE:
-        return shape(dims, shared_dims, 1, width, 1);
-    case KD_PARAM_ROLE_COUNT:
-        break;
-    }
-    KD_CHECK(role < KD_PARAM_ROLE_COUNT);
-    return 0;
-}
-
-static bool in_every_layer(kd_parameter_role role)
-{
-    return role != KD_PARAM_EMBEDDING && role != KD_PARAM_FINAL_NORM && role != KD_PARAM_LM_HEAD;
-}
 
 static int64_t align_up(int64_t n)
 {
     return (n + KD_PARAM_ALIGN - 1) / KD_PARAM_ALIGN * KD_PARAM_ALIGN;
 }
 
-/* Appends the entry of a role and layer if it exists and is a vector, or a matrix, as asked. */
-static void append_entry(kd_parameters *p, kd_parameter_role role, int64_t layer, bool vectors)
+/* Appends those entries that are vectors, or matrices, as asked, and numbers their elements. */
+static void append(kd_parameters *p, const kd_parameter *entries, size_t n, bool vectors)
 {
-    kd_parameter entry = {.role = role, .layer = layer, .offset = p->n_elements};
-    entry.n_dims = role_shape(&p->config, role, entry.dims);
-    if (entry.n_dims == 0 || (entry.n_dims == 1) != vectors) {
-        return;
-    }
-    entry.n_elements = entry.dims[0] * entry.dims[1] * entry.dims[2];
-    p->n_elements += align_up(entry.n_elements);
-    p->table[p->n_table++] = entry;
-}
-
-static void append_entries(kd_parameters *p, bool vectors)
-{
-    for (int64_t layer = 0; layer < p->config.n_layers; layer++) {
-        for (int role = 0; role < KD_PARAM_ROLE_COUNT; role++) {
-            if (layer == 0 || in_every_layer((kd_parameter_role)role)) {
-                append_entry(p, (kd_parameter_role)role, layer, vectors);
-            }
+    for (size_t i = 0; i < n; i++) {
+        if ((entries[i].n_dims == 1) != vectors) {
+            continue;
         }
+        kd_parameter *entry = &p->table[p->n_table++];
+        *entry = entries[i];
+        entry->offset = p->n_elements;
+        entry->n_elements = entry->dims[0] * entry->dims[1] * entry->dims[2];
+        p->n_elements += align_up(entry->n_elements);
     }
 }
 
-static kd_status lay_out_table(kd_parameters *p)
+static kd_status lay_out_table(kd_parameters *p, const kd_parameter *entries, size_t n)
 {
-    const size_t n_max = (size_t)p->config.n_layers * KD_PARAM_ROLE_COUNT;
-
-    p->table = calloc(n_max, sizeof *p->table);
+    p->table = calloc(n, sizeof *p->table);
     if (p->table == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory for a table of %zu parameters", n_max);
+        return kd_fail(KD_ERR_NOMEM, "no memory for a table of %zu parameters", n);
     }
-    append_entries(p, false);
+    append(p, entries, n, false);
     p->n_matrix = p->n_elements;
-    append_entries(p, true);
+    append(p, entries, n, true);
     return KD_OK;
 }
 
@@ -195,23 +98,20 @@ static kd_status allocate_slabs(kd_parameters *p)
     return KD_OK;
 }
 
-kd_status kd_parameters_create(kd_backend *be,
-                               const kd_model_config *config,
-                               kd_parameter_use use,
-                               kd_parameters **params_out)
+kd_status kd_parameters_create_table(kd_backend *be,
+                                     const kd_parameter *entries,
+                                     size_t n,
+                                     kd_parameter_use use,
+                                     kd_parameters **params_out)
 {
-    kd_status st = kd_model_config_check(config);
-    if (st) {
-        return st;
-    }
+    KD_CHECK(n > 0);
     kd_parameters *p = calloc(1, sizeof *p);
     if (p == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory for a model's parameters");
+        return kd_fail(KD_ERR_NOMEM, "no memory for a table of parameters");
     }
     p->be = be;
-    p->config = *config;
     p->use = use;
-    st = lay_out_table(p);
+    kd_status st = lay_out_table(p, entries, n);
     if (!st) {
         st = allocate_slabs(p);
     }
@@ -242,6 +142,16 @@ kd_parameters_find(const kd_parameters *params, kd_parameter_role role, int64_t 
 {
     for (int i = 0; i < params->n_table; i++) {
         if (params->table[i].role == role && params->table[i].layer == layer) {
+            return &params->table[i];
+        }
+    }
+    return NULL;
+}
+
+const kd_parameter *kd_parameters_find_named(const kd_parameters *params, const char *name)
+{
+    for (int i = 0; i < params->n_table; i++) {
+        if (strcmp(params->table[i].name, name) == 0) {
             return &params->table[i];
         }
     }
@@ -400,7 +310,7 @@ static void start_values(const kd_parameter *entry,
 
 static void init_entry(kd_parameters *p, const kd_parameter *entry, uint64_t seed, float *chunk)
 {
-    const uint64_t role_key = kd_rng_key(seed, role_names[entry->role]);
+    const uint64_t role_key = kd_rng_key(seed, kd_parameter_role_name(entry->role));
     const uint64_t key = kd_rng_u64(role_key, (uint64_t)entry->layer);
     const double depth =
         writes_residual(entry->role) ? sqrt(2.0 * (double)p->config.n_layers) : 1.0;

@@ -1,5 +1,6 @@
 /*
- * parameters.h - all weights of one model: a table of names and places over flat slabs.
+ * parameters.h - all weights of one group (group.h), a decoder's for one: a table of names and
+ * places over flat slabs.
  *
  * Matrices come first, vectors (norm weights, biases) after them; each is a range of the
  * flat numbering [0, n_elements). The slabs share that numbering:
@@ -19,7 +20,8 @@
 #include "shape/config.h"
 #include "tensor/ops.h"
 
-#define KD_PARAM_ALIGN 32 /* elements: a cache line of bf16 */
+#define KD_PARAM_ALIGN      32 /* elements: a cache line of bf16 */
+#define KD_PARAM_NAME_BYTES 56
 
 typedef enum kd_parameter_role {
     KD_PARAM_EMBEDDING,      /* (V, C)                                                     */
@@ -38,13 +40,14 @@ typedef enum kd_parameter_role {
     KD_PARAM_SHARED_GATE,    /* (1, C)                                                     */
     KD_PARAM_FINAL_NORM,     /* (C)                                                        */
     KD_PARAM_LM_HEAD,        /* (V, C); absent when tied                                   */
-    KD_PARAM_ROLE_COUNT,
+    KD_PARAM_ROLE_COUNT,     /* and what is no part of a decoder: found by its name             */
 } kd_parameter_role;
 
 /* "embedding", "attention_norm", ...: the role in lower case. */
 const char *kd_parameter_role_name(kd_parameter_role role);
 
 typedef struct kd_parameter {
+    char name[KD_PARAM_NAME_BYTES]; /* unique in its table; a decoder's: "<role>.<layer>" */
     kd_parameter_role role;
     int64_t layer;                    /* 0 for those outside the layers */
     int n_dims;                       /* 1: a vector                    */
@@ -57,7 +60,7 @@ typedef enum kd_parameter_use { KD_PARAMS_INFER, KD_PARAMS_TRAIN } kd_parameter_
 
 typedef struct kd_parameters {
     kd_backend *be;
-    kd_model_config config;
+    kd_model_config config; /* {0} if they are no decoder's */
     kd_parameter_use use;
     kd_parameter *table;
     int n_table;
@@ -71,11 +74,19 @@ typedef struct kd_parameters {
     void *slab;
 } kd_parameters;
 
-/* Lays out the table and allocates the slabs, all zero. The config is checked first. */
+/*
+ * Lays out the table and allocates the slabs, all zero: of a decoder of this shape, which is checked
+ * first, or of any `n` entries of which name, role, layer, n_dims and dims (1 where unused) are given.
+ */
 KD_MUST_USE kd_status kd_parameters_create(kd_backend *be,
                                            const kd_model_config *config,
                                            kd_parameter_use use,
                                            kd_parameters **params_out);
+KD_MUST_USE kd_status kd_parameters_create_table(kd_backend *be,
+                                                 const kd_parameter *entries,
+                                                 size_t n,
+                                                 kd_parameter_use use,
+                                                 kd_parameters **params_out);
 void kd_parameters_destroy(kd_parameters *params);
 
 /*
@@ -88,6 +99,8 @@ KD_MUST_USE kd_status kd_parameters_init(kd_parameters *params, uint64_t seed);
 /* The entry of a role and layer, or NULL if this shape has none. */
 const kd_parameter *
 kd_parameters_find(const kd_parameters *params, kd_parameter_role role, int64_t layer);
+
+const kd_parameter *kd_parameters_find_named(const kd_parameters *params, const char *name);
 
 /* What products and norms read: compute for matrices, vectors for vectors, in the entry's shape. */
 kd_tensor kd_parameters_value(const kd_parameters *params, const kd_parameter *entry);

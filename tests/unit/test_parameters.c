@@ -224,3 +224,29 @@ Test(parameters, start_values_have_the_stated_deviations)
     kd_parameters_destroy(p);
     kd_backend_destroy(be);
 }
+
+Test(parameters, any_table_of_named_entries_makes_slabs)
+{
+    kd_backend *be = backend(KD_F32, 1);
+    const kd_parameter_role none = KD_PARAM_ROLE_COUNT;
+    const kd_parameter entries[] = {
+        {.name = "adapter.bias", .role = none, .n_dims = 1, .dims = {5, 1, 1}},
+        {.name = "adapter.weight", .role = none, .n_dims = 2, .dims = {3, 5, 1}},
+    };
+    kd_parameters *p;
+    float values[5] = {1, 2, 3, 4, 5}, found[5];
+
+    cr_assert_eq(kd_parameters_create_table(be, entries, 2, KD_PARAMS_TRAIN, &p), KD_OK);
+    const kd_parameter *weight = kd_parameters_find_named(p, "adapter.weight");
+    const kd_parameter *bias = kd_parameters_find_named(p, "adapter.bias");
+    cr_assert(weight == &p->table[0] && bias == &p->table[1], "matrices come first");
+    cr_expect_null(kd_parameters_find_named(p, "adapter"));
+    cr_expect_eq(bias->offset, p->n_matrix);
+    cr_expect_eq(kd_tensor_rows(kd_parameters_value(p, weight)), 3);
+    cr_expect_eq(kd_tensor_columns(kd_parameters_grad(p, weight)), 5);
+    kd_parameters_write(p, bias->offset, values, 5);
+    kd_parameters_read(p, bias->offset, found, 5);
+    cr_expect_arr_eq(found, values, sizeof values);
+    kd_parameters_destroy(p);
+    kd_backend_destroy(be);
+}
