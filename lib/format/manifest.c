@@ -162,6 +162,14 @@ static kd_status save(const char *path, json_t *files)
     return st;
 }
 
+bool kd_manifest_exists(const char *folder)
+{
+    char *path = kd_path_join(folder, KD_MANIFEST_NAME);
+    const bool exists = path != NULL && kd_file_exists(path);
+    free(path);
+    return exists;
+}
+
 kd_status kd_manifest_write(const char *folder)
 {
     json_t *files = json_object();
@@ -234,8 +242,9 @@ static kd_status check_digest(const char *path, digest expected)
     return KD_OK;
 }
 
-static kd_status check_files(const char *folder, const char *path, json_t *files)
+static kd_status check_files(const char *folder, const char *path, json_t *files, void *user)
 {
+    (void)user;
     const char *name;
     json_t *value;
 
@@ -277,19 +286,79 @@ static kd_status load(const char *path, json_t **root_out)
     return KD_OK;
 }
 
-kd_status kd_manifest_verify(const char *folder)
+/* Reads and checks the manifest, then hands its files to `use`. */
+static kd_status
+with_files(const char *folder,
+           kd_status (*use)(const char *folder, const char *path, json_t *files, void *user),
+           void *user)
 {
     json_t *root = NULL;
 
     char *path = kd_path_join(folder, KD_MANIFEST_NAME);
     if (path == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory to verify %s", folder);
+        return kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
     }
     kd_status st = load(path, &root);
     if (!st) {
-        st = check_files(folder, path, json_object_get(root, "files"));
+        st = use(folder, path, json_object_get(root, "files"), user);
         json_decref(root);
     }
     free(path);
     return st;
+}
+
+kd_status kd_manifest_verify(const char *folder)
+{
+    return with_files(folder, check_files, NULL);
+}
+
+static int compare_names(const void *left, const void *right)
+{
+    return strcmp(*(const char *const *)left, *(const char *const *)right);
+}
+
+static kd_status hash_list(const char *path, json_t *files, const char **names, uint64_t *out)
+{
+    XXH3_state_t *state = XXH3_createState();
+    kd_status st = KD_OK;
+    if (state == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to hash %s", path);
+    }
+    XXH3_64bits_reset(state);
+    for (size_t i = 0; i < json_object_size(files) && !st; i++) {
+        digest d = {0};
+        st = parse_file(path, names[i], json_object_get(files, names[i]), &d);
+        XXH3_64bits_update(state, names[i], strlen(names[i]) + 1);
+        XXH3_64bits_update(state, &d, sizeof d);
+    }
+    if (!st) {
+        *out = XXH3_64bits_digest(state);
+    }
+    XXH3_freeState(state);
+    return st;
+}
+
+static kd_status digest_files(const char *folder, const char *path, json_t *files, void *user)
+{
+    const char *name;
+    json_t *value;
+    size_t n = 0;
+    const char **names = malloc((json_object_size(files) + 1) * sizeof *names);
+
+    if (names == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to list %s", folder);
+    }
+    json_object_foreach(files, name, value)
+    {
+        names[n++] = name;
+    }
+    qsort(names, n, sizeof *names, compare_names);
+    const kd_status st = hash_list(path, files, names, user);
+    free(names);
+    return st;
+}
+
+kd_status kd_manifest_digest(const char *folder, uint64_t *digest_out)
+{
+    return with_files(folder, digest_files, digest_out);
 }

@@ -8,14 +8,19 @@
  *   {"files": {"config.json": {"size": 712, "xxh3": "0123456789abcdef"}, ...}, "version": 1}
  *
  * Folders inside the folder, hidden files and *.tmp are not part of it.
- * Both functions read every byte of every file.
+ * Writing and verifying read every byte of every file.
  */
 #ifndef KD_FORMAT_MANIFEST_H
 #define KD_FORMAT_MANIFEST_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "base/status.h"
 
 #define KD_MANIFEST_NAME "manifest.json"
+
+bool kd_manifest_exists(const char *folder);
 
 /* Fsyncs the files, then writes the manifest, fsyncs it and the folder. */
 KD_MUST_USE kd_status kd_manifest_write(const char *folder);
@@ -25,5 +30,11 @@ KD_MUST_USE kd_status kd_manifest_write(const char *folder);
  * manifest. KD_ERR_PROTO: it does not parse. KD_ERR_INVALID names the first file that differs.
  */
 KD_MUST_USE kd_status kd_manifest_verify(const char *folder);
+
+/*
+ * XXH3-64 over what the manifest lists: name, size and hash of each file in the order of names. Reads the
+ * manifest alone. Faults as above but KD_ERR_INVALID.
+ */
+KD_MUST_USE kd_status kd_manifest_digest(const char *folder, uint64_t *digest_out);
 
 #endif

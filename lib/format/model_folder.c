@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "format/hf_config.h"
 #include "format/hf_names.h"
+#include "format/manifest.h"
 #include "format/shards.h"
 #include "tensor/half.h"
 
@@ -179,13 +180,22 @@ static kd_status load_tensors(const char *folder,
     return st;
 }
 
+/* A second reading of the files, which by then are in memory where they fit: a flipped bit trains on for days. */
+static kd_status verify_seal(const char *folder)
+{
+    return kd_manifest_exists(folder) ? kd_manifest_verify(folder) : KD_OK;
+}
+
 kd_status kd_model_folder_load(const char *folder, kd_parameters *params)
 {
     kd_shards *shards;
     kd_hf_tensor *tensors;
     size_t n_tensors;
 
-    kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
+    kd_status st = verify_seal(folder);
+    if (!st) {
+        st = kd_hf_tensors_list(params, &tensors, &n_tensors);
+    }
     if (st) {
         return st;
     }

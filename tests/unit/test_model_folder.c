@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "format/hf_names.h"
+#include "format/manifest.h"
 #include "format/model_folder.h"
 #include "format/safetensors.h"
 #include "tensor/half.h"
@@ -110,6 +111,24 @@ Test(model_folder, every_type_loads_back_bit_for_bit)
         kd_parameters_destroy(train);
         kd_parameters_destroy(params);
     }
+}
+
+Test(model_folder, a_sealed_folder_with_a_flipped_bit_is_not_loaded)
+{
+    char *bytes;
+    size_t size;
+    save_numbered("m", example(KD_MODEL_MIXTRAL), KD_F32);
+    cr_assert(eq(int, kd_manifest_write("m"), KD_OK));
+    kd_parameters *params = create(example(KD_MODEL_MIXTRAL), KD_PARAMS_INFER);
+    cr_expect(eq(int, kd_model_folder_load("m", params), KD_OK), "%s", kd_fault_text());
+
+    cr_assert(eq(int, kd_file_read("m/model.safetensors", 1 << 20, &bytes, &size), KD_OK));
+    bytes[size - 3] ^= 1;
+    cr_assert(eq(int, kd_file_replace("m/model.safetensors", bytes, size), KD_OK));
+    cr_expect(eq(int, kd_model_folder_load("m", params), KD_ERR_INVALID));
+    EXPECT_FAULT("m/model.safetensors has the hash");
+    free(bytes);
+    kd_parameters_destroy(params);
 }
 
 Test(model_folder, the_same_weights_give_the_same_bytes)

@@ -1,0 +1,151 @@
+/*
+ * Why edges: the tensors of a large model take minutes to read, and each start of a job would read
+ * them once for nothing. Two checkpoints of one shape differ in nearly every value, so the ends of each
+ * tensor tell them apart; a single flipped bit is what manifests are for.
+ */
+#include "format/identity.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "format/manifest.h"
+#include "format/shards.h"
+
+enum { CONFIG_BYTES_MAX = 16 << 20, PIECE_BYTES = 1 << 24 };
+
+/* Text with its end, so that "ab", "c" is not "a", "bc". */
+static void add_text(XXH3_state_t *state, const char *text)
+{
+    XXH3_64bits_update(state, text, strlen(text) + 1);
+}
+
+static void add_number(XXH3_state_t *state, uint64_t number)
+{
+    XXH3_64bits_update(state, &number, sizeof number);
+}
+
+static void add_all(XXH3_state_t *state, const uint8_t *data, uint64_t size)
+{
+    for (uint64_t at = 0; at < size; at += PIECE_BYTES) {
+        const uint64_t n = size - at < PIECE_BYTES ? size - at : PIECE_BYTES;
+        XXH3_64bits_update(state, data + at, (size_t)n);
+        kd_progress_tick();
+    }
+}
+
+static void
+add_tensor(XXH3_state_t *state, const kd_safetensors_entry *entry, kd_identity_depth depth)
+{
+    add_text(state, entry->name);
+    add_text(state, kd_safetensors_dtype_name(entry->dtype));
+    for (int i = 0; i < entry->n_dims; i++) {
+        add_number(state, (uint64_t)entry->dims[i]);
+    }
+    add_number(state, entry->size_bytes);
+    if (depth == KD_IDENTITY_FULL || entry->size_bytes <= (uint64_t)2 * KD_IDENTITY_EDGE_BYTES) {
+        add_all(state, entry->data, entry->size_bytes);
+        return;
+    }
+    XXH3_64bits_update(state, entry->data, KD_IDENTITY_EDGE_BYTES);
+    XXH3_64bits_update(state, entry->data + entry->size_bytes - KD_IDENTITY_EDGE_BYTES,
+                       KD_IDENTITY_EDGE_BYTES);
+    kd_progress_tick();
+}
+
+static int compare_entries(const void *left, const void *right)
+{
+    const kd_safetensors_entry *const *a = left, *const *b = right;
+    return strcmp((*a)->name, (*b)->name);
+}
+
+/* All tensors of all files, sorted by name: how they are spread over files is no part of it. */
+static kd_status add_tensors(XXH3_state_t *state, const kd_shards *shards, kd_identity_depth depth)
+{
+    size_t n = 0, at = 0;
+    for (size_t s = 0; s < kd_shards_count(shards); s++) {
+        n += kd_safetensors_count(kd_shards_at(shards, s));
+    }
+    const kd_safetensors_entry **entries = malloc((n + 1) * sizeof *entries);
+    if (entries == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to sort %zu tensors", n);
+    }
+    for (size_t s = 0; s < kd_shards_count(shards); s++) {
+        const kd_safetensors *file = kd_shards_at(shards, s);
+        for (size_t i = 0; i < kd_safetensors_count(file); i++) {
+            entries[at++] = kd_safetensors_at(file, i);
+        }
+    }
+    qsort(entries, n, sizeof *entries, compare_entries);
+    for (size_t i = 0; i < n; i++) {
+        add_tensor(state, entries[i], depth);
+    }
+    free(entries);
+    return KD_OK;
+}
+
+static kd_status add_config(XXH3_state_t *state, const char *folder)
+{
+    char *text = NULL;
+    size_t size = 0;
+    char *path = kd_path_join(folder, "config.json");
+    if (path == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
+    }
+    const kd_status st = kd_file_read(path, CONFIG_BYTES_MAX, &text, &size);
+    free(path);
+    if (!st) {
+        add_number(state, size);
+        XXH3_64bits_update(state, text, size);
+        free(text);
+    }
+    return st;
+}
+
+static kd_status add_contents(XXH3_state_t *state, const char *folder, kd_identity_depth depth)
+{
+    kd_shards *shards = NULL;
+    kd_status st = add_config(state, folder);
+    if (!st) {
+        st = kd_shards_open(folder, &shards);
+    }
+    if (!st) {
+        st = add_tensors(state, shards, depth);
+        kd_shards_close(shards);
+    }
+    return st;
+}
+
+static kd_status sealed_identity(const char *folder, kd_identity_depth depth, uint64_t *out)
+{
+    const kd_status st = kd_manifest_digest(folder, out);
+    return st || depth == KD_IDENTITY_EDGES ? st : kd_manifest_verify(folder);
+}
+
+static kd_status unsealed_identity(const char *folder, kd_identity_depth depth, uint64_t *out)
+{
+    XXH3_state_t *state = XXH3_createState();
+    if (state == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to hash %s", folder);
+    }
+    XXH3_64bits_reset(state);
+    const kd_status st = add_contents(state, folder, depth);
+    *out = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return st;
+}
+
+kd_status
+kd_model_folder_identity(const char *folder, kd_identity_depth depth, uint64_t *identity_out)
+{
+    uint64_t identity = 0;
+    const kd_status st = kd_manifest_exists(folder) ? sealed_identity(folder, depth, &identity)
+                                                    : unsealed_identity(folder, depth, &identity);
+    if (!st) {
+        *identity_out = identity;
+    }
+    return st;
+}
