@@ -12,10 +12,12 @@ const kd_loss_kind kd_loss_balance = {
     .name = "balance",
     .sum = KD_SUM_BALANCE,
     .constant_weight = true,
+    .count = kd_rows_all,
 };
 
 const kd_loss_kind kd_loss_z = {
     .name = "z",
     .sum = KD_SUM_Z,
     .constant_weight = true,
+    .count = kd_rows_all,
 };

@@ -1,14 +1,16 @@
 /* hard_target.c - hard: cross-entropy with the labels; vocab_loss reports it at any weight. */
 #include "distill/loss.h"
 
-static void add_hard_target(const kd_loss_chunk *chunk, double weight, kd_vocab_rows *rows)
+static void add_hard_target(const kd_loss_chunk *chunk, double scale, kd_vocab_rows *rows)
 {
     (void)chunk;
-    rows->hard_weight = (float)weight;
+    rows->hard_weight = (float)scale;
 }
 
 const kd_loss_kind kd_loss_hard_target = {
     .name = "hard",
     .sum = KD_VOCAB_SUM_HARD,
+    .needs_labels = true,
+    .count = kd_rows_labelled,
     .vocab = add_hard_target,
 };

@@ -18,6 +18,24 @@ const kd_loss_kind *kd_loss_get(kd_loss_id id)
     return kinds[id];
 }
 
+int64_t kd_rows_labelled(const int32_t *labels, int64_t n_rows)
+{
+    int64_t n = 0;
+    if (labels == NULL) {
+        return n_rows;
+    }
+    for (int64_t i = 0; i < n_rows; i++) {
+        n += labels[i] != KD_LABEL_IGNORED;
+    }
+    return n;
+}
+
+int64_t kd_rows_all(const int32_t *labels, int64_t n_rows)
+{
+    (void)labels;
+    return n_rows;
+}
+
 static kd_status unknown(const char *name)
 {
     const char *names[KD_LOSS_COUNT];

@@ -2,17 +2,17 @@
  * loss.h - what one loss is to the objective: a row of a table.
  *
  * A loss is one file that fills in a kd_loss_kind and one value of kd_loss_id. It says which
- * signals it needs of the teacher, what it adds to a chunk of rows over the vocabulary, and where
- * its sum over valid tokens stands. All losses are sums over valid tokens until the step divides
- * them once by the global count.
+ * signals it needs of the teacher, which rows it counts, what it adds to a chunk of rows over the
+ * vocabulary, and where its sum stands. Each loss is a mean over the rows of the whole step that it
+ * counts: its gradient is divided by that count as it is formed, its sum when it is reported.
  *
- *   kd       T^2 * KL(softmax(z_T / T) || softmax(z_S / T))     soft_target.c
- *   hard     cross-entropy with the labels                      hard_target.c
- *   balance  load balancing of the router (Switch, eq. 4)       balance.c; per micro-batch
- *   z        router z-loss (ST-MoE, eq. 5)                      balance.c
+ *   kd       T^2 * KL(softmax(z_T / T) || softmax(z_S / T))     soft_target.c   labelled rows
+ *   hard     cross-entropy with the labels                      hard_target.c   labelled rows
+ *   balance  load balancing of the router (Switch, eq. 4)       balance.c       all rows
+ *   z        router z-loss (ST-MoE, eq. 5)                      balance.c       all rows
  *
- * The gradients of balance and z enter inside kd_decoder_backward(): their weights are constants.
- * Their sums run over all rows, valid or not, which in packed data is the same.
+ * balance is a product of means, and taken per micro-batch. The gradients of balance and z enter
+ * inside kd_decoder_backward(): their weights are constants.
  */
 #ifndef KD_DISTILL_LOSS_H
 #define KD_DISTILL_LOSS_H
@@ -30,7 +30,7 @@ typedef enum kd_loss_id {
     KD_LOSS_COUNT,
 } kd_loss_id;
 
-/* Sums over valid tokens that a step gathers, all f64; the first ones are vocab_loss's. */
+/* Sums over rows that a step gathers, all f64; the first ones are vocab_loss's. */
 enum {
     KD_SUM_BALANCE = KD_VOCAB_SUMS,
     KD_SUM_Z,
@@ -69,11 +69,14 @@ typedef struct kd_loss_kind {
     const char *name;
     int sum;            /* its place among the sums                                           */
     bool needs_signals; /* not computed where the teacher gave none                           */
+    bool needs_labels;  /* not computed in a step without labels                              */
     bool constant_weight;
     /* Adds the signals it needs; NULL: none. Not called when its weight is 0 for ever. */
     kd_status (*plan)(const kd_plan_context *context, kd_signal_plan *plan);
-    /* Adds its part to a chunk, weight > 0; NULL: it has none. */
-    void (*vocab)(const kd_loss_chunk *chunk, double weight, kd_vocab_rows *rows);
+    /* The rows of a micro-batch that it is a mean over; labels (n_rows), host, or NULL. */
+    int64_t (*count)(const int32_t *labels, int64_t n_rows);
+    /* Adds its part to a chunk; scale: its weight over its count, > 0. NULL: it has none. */
+    void (*vocab)(const kd_loss_chunk *chunk, double scale, kd_vocab_rows *rows);
 } kd_loss_kind;
 
 extern const kd_loss_kind kd_loss_soft_target;
@@ -82,6 +85,10 @@ extern const kd_loss_kind kd_loss_balance;
 extern const kd_loss_kind kd_loss_z;
 
 const kd_loss_kind *kd_loss_get(kd_loss_id id);
+
+/* What losses count: rows with a label, which are all of them where labels is NULL, or all. */
+int64_t kd_rows_labelled(const int32_t *labels, int64_t n_rows);
+int64_t kd_rows_all(const int32_t *labels, int64_t n_rows);
 
 /* KD_ERR_NOT_FOUND names the nearest right name, or all of them. */
 KD_MUST_USE kd_status kd_loss_find(const char *name, kd_loss_id *id_out);

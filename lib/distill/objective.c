@@ -19,6 +19,7 @@ struct kd_objective {
 
     /* Of the step begun last. */
     double weights[KD_LOSS_COUNT];
+    kd_step_counts counts;
     double temperature;
     bool computed[KD_LOSS_COUNT];
 
@@ -227,8 +228,36 @@ static bool is_present(const kd_objective *o, kd_loss_id id)
     return !kd_schedule_is_zero(&o->settings.weights[id]);
 }
 
-void kd_objective_begin(kd_objective *o, uint64_t step)
+void kd_objective_count(const kd_objective *o,
+                        const int32_t *labels,
+                        int64_t n_rows,
+                        int64_t counts[KD_LOSS_COUNT])
 {
+    (void)o;
+    for (int i = 0; i < KD_LOSS_COUNT; i++) {
+        counts[i] += kd_loss_get((kd_loss_id)i)->count(labels, n_rows);
+    }
+}
+
+double kd_objective_scale(const kd_objective *o, kd_loss_id id)
+{
+    return is_present(o, id) && o->counts.rows[id] > 0 ? o->weights[id] / (double)o->counts.rows[id]
+                                                       : 0.0;
+}
+
+bool kd_objective_teaches(const kd_objective *o)
+{
+    for (int i = 0; i < KD_LOSS_COUNT; i++) {
+        if (o->computed[i] && kd_objective_scale(o, (kd_loss_id)i) > 0.0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void kd_objective_begin(kd_objective *o, uint64_t step, const kd_step_counts *counts)
+{
+    o->counts = *counts;
     o->temperature = kd_schedule_at(&o->settings.temperature, step);
     for (int i = 0; i < KD_LOSS_COUNT; i++) {
         const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
@@ -237,7 +266,7 @@ void kd_objective_begin(kd_objective *o, uint64_t step)
         /* One that needs signals is computed once a message has come. */
         o->computed[i] = present && o->weights[i] > 0.0 && !kind->needs_signals;
     }
-    o->computed[KD_LOSS_HARD] = true; /* reported at any weight: it costs nothing */
+    o->computed[KD_LOSS_HARD] = counts->labelled; /* at any weight: it costs nothing */
     o->be->ops->zero(o->be, o->sums);
 }
 
@@ -247,12 +276,14 @@ static void add_terms(kd_objective *o, const kd_loss_chunk *chunk, kd_vocab_rows
     for (int i = 0; i < KD_LOSS_COUNT; i++) {
         const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
         const bool blind = kind->needs_signals && chunk->message == NULL;
-        if (blind || o->weights[i] == 0.0 || !is_present(o, (kd_loss_id)i)) {
+        const bool unlabelled = kind->needs_labels && !o->counts.labelled;
+        if (blind || unlabelled || o->weights[i] == 0.0 || !is_present(o, (kd_loss_id)i)) {
             continue;
         }
+        const double scale = kd_objective_scale(o, (kd_loss_id)i);
         o->computed[i] = true;
-        if (kind->vocab != NULL) {
-            kind->vocab(chunk, o->weights[i], rows);
+        if (kind->vocab != NULL && scale > 0.0) {
+            kind->vocab(chunk, scale, rows);
         }
     }
 }
@@ -310,7 +341,6 @@ int kd_objective_report(const kd_objective *o,
                         kd_loss_value *values_out,
                         double *total_out)
 {
-    const double n_tokens = sums[KD_VOCAB_SUM_ROWS];
     double total = 0.0;
     int n = 0;
 
@@ -319,7 +349,8 @@ int kd_objective_report(const kd_objective *o,
             continue;
         }
         const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
-        const double raw = o->computed[i] ? sums[kind->sum] / n_tokens : 0.0;
+        const bool counts = o->computed[i] && o->counts.rows[i] > 0;
+        const double raw = counts ? sums[kind->sum] / (double)o->counts.rows[i] : 0.0;
         values_out[n++] = (kd_loss_value){.name = kind->name,
                                           .weight = o->weights[i],
                                           .raw = raw,

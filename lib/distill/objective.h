@@ -8,8 +8,10 @@
  *   d_hidden = d_logits lm_head               (R, C) f32
  *   d_lm_head += d_logits^T hidden            (V, C) f32
  *
- * Losses and gradients are sums over valid tokens (label not -100); whoever ends the step divides
- * both once, by the global count.
+ * Each loss is a mean over the rows that it counts in the whole step, on all ranks: whoever runs the
+ * step sums kd_objective_count() over micro-batches and ranks, and gives the sums to
+ * kd_objective_begin() before the first forward pass. A loss that counts no row is 0 and has no
+ * gradient.
  *
  * Memory: d_hidden and one chunk, allocated at creation. Threads: that of the back end.
  */
@@ -63,13 +65,31 @@ void kd_objective_destroy(kd_objective *objective);
 
 const kd_signal_plan *kd_objective_signals(const kd_objective *objective);
 
+/* Adds the rows of a micro-batch that each loss counts; labels (n_rows), host, or NULL. */
+void kd_objective_count(const kd_objective *objective,
+                        const int32_t *labels,
+                        int64_t n_rows,
+                        int64_t counts[KD_LOSS_COUNT]);
+
+/* What a step is about to go through, on all ranks. */
+typedef struct kd_step_counts {
+    int64_t rows[KD_LOSS_COUNT]; /* that each loss counts           */
+    bool labelled;               /* whether its batches have labels */
+} kd_step_counts;
+
 /* Starts a step: weights and temperature are those of `step`, the sums are cleared. */
-void kd_objective_begin(kd_objective *objective, uint64_t step);
+void kd_objective_begin(kd_objective *objective, uint64_t step, const kd_step_counts *counts);
+
+/* What the gradient of a loss is multiplied by in this step: its weight over its count, or 0. */
+double kd_objective_scale(const kd_objective *objective, kd_loss_id id);
+
+/* Whether any loss that was computed in this step has a weight and rows: without, nothing moves. */
+bool kd_objective_teaches(const kd_objective *objective);
 
 /*
  * One micro-batch after kd_decoder_forward(): adds to the sums and to the lm_head's gradient and
  * returns d_hidden (n_rows, C) f32 for kd_decoder_backward(), valid until the next call.
- *   labels (n_rows) i32, in the back end's memory
+ *   labels (n_rows) i32, in the back end's memory; without labels any token ids
  *   message: of the plan, or NULL: losses that need signals are not computed
  */
 kd_tensor kd_objective_run(kd_objective *objective,
@@ -84,7 +104,7 @@ kd_tensor kd_objective_sums(const kd_objective *objective);
 typedef struct kd_loss_value {
     const char *name; /* static */
     double weight;    /* at this step */
-    double raw;       /* mean over the valid tokens of the global batch; 0 if not computed */
+    double raw;       /* mean over the rows of the global batch; 0 if not computed */
     double weighted;  /* raw * weight */
     bool computed;
 } kd_loss_value;

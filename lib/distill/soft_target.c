@@ -34,13 +34,13 @@ static kd_tensor teacher_logits(const kd_loss_chunk *chunk)
     return y;
 }
 
-static void add_soft_target(const kd_loss_chunk *chunk, double weight, kd_vocab_rows *rows)
+static void add_soft_target(const kd_loss_chunk *chunk, double scale, kd_vocab_rows *rows)
 {
     const double t = chunk->temperature;
     rows->teacher = teacher_logits(chunk);
     rows->temperature = (float)t;
     rows->kd_scale = chunk->scale_by_t2 ? (float)(t * t) : 1.0f;
-    rows->kd_weight = (float)weight;
+    rows->kd_weight = (float)scale;
 }
 
 const kd_loss_kind kd_loss_soft_target = {
@@ -48,5 +48,6 @@ const kd_loss_kind kd_loss_soft_target = {
     .sum = KD_VOCAB_SUM_KD,
     .needs_signals = true,
     .plan = plan_logits,
+    .count = kd_rows_labelled,
     .vocab = add_soft_target,
 };

@@ -179,16 +179,13 @@ static void find_weights(kd_decoder *d)
 
 static void start_pass(kd_decoder *d)
 {
-    const int64_t n_layers = d->params->config.n_layers;
-
     d->pass = (kd_pass){
         .be = d->params->be,
         .config = &d->params->config,
         .train = d->settings.train,
         .n_tokens = d->settings.n_tokens,
-        .balance_weight = d->settings.balance_weight / (float)n_layers,
-        .z_weight = d->settings.z_weight / (float)n_layers,
     };
+    kd_decoder_weigh_router(d, d->settings.balance_weight, d->settings.z_weight);
 }
 
 static kd_status set_up(kd_decoder *d)
@@ -306,6 +303,13 @@ void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden)
         block_done(d);
     }
     ops->embed_dw(be, d->embedding.grad, dx, d->tokens);
+}
+
+void kd_decoder_weigh_router(kd_decoder *decoder, float balance_weight, float z_weight)
+{
+    const float n_layers = (float)decoder->params->config.n_layers;
+    decoder->pass.balance_weight = balance_weight / n_layers;
+    decoder->pass.z_weight = z_weight / n_layers;
 }
 
 /* ---- reading ---- */

@@ -89,8 +89,7 @@ typedef struct kd_adamw {
     kd_tensor grad;       /* (n) f32                                                             */
     kd_tensor m, v;       /* (n) f32 moments, updated                                            */
     kd_tensor copy;       /* (n) bf16, rewritten from param; or none                             */
-    kd_tensor norm_sq;    /* (1) f64, sum of squares of the whole unscaled gradient              */
-    double grad_scale;    /* the gradient is grad * grad_scale, before clipping                  */
+    kd_tensor norm_sq;    /* (1) f64, sum of squares of the whole gradient                       */
     double clip_norm;     /* 0: no clipping; else the gradient's norm is cut to this             */
     double learning_rate; /* of this step                                                        */
     double beta1, beta2, epsilon, weight_decay;
@@ -271,11 +270,12 @@ typedef struct kd_ops {
 #define KD_OPS_EACH(X)                                                                             \
     X(alloc)                                                                                       \
     X(free)                                                                                        \
-    X(wait) X(destroy) X(upload) X(download) X(zero) X(copy) X(add) X(linear) X(linear_dx)         \
-        X(linear_dw) X(bias) X(bias_db) X(experts) X(experts_dx) X(experts_dw) X(embed)            \
-            X(embed_dw) X(norm) X(norm_dx) X(head_norm) X(head_norm_dx) X(rotate) X(attention)     \
-                X(attention_backward) X(swiglu) X(swiglu_backward) X(route) X(route_backward)      \
-                    X(dispatch) X(dispatch_backward) X(combine) X(combine_backward) X(gated_add)   \
+    X(wait)                                                                                        \
+    X(destroy) X(upload) X(download) X(zero) X(copy) X(add) X(linear) X(linear_dx) X(linear_dw)    \
+        X(bias) X(bias_db) X(experts) X(experts_dx) X(experts_dw) X(embed) X(embed_dw) X(norm)     \
+            X(norm_dx) X(head_norm) X(head_norm_dx) X(rotate) X(attention) X(attention_backward)   \
+                X(swiglu) X(swiglu_backward) X(route) X(route_backward) X(dispatch)                \
+                    X(dispatch_backward) X(combine) X(combine_backward) X(gated_add)               \
                         X(gated_add_backward) X(vocab_loss) X(sum_squares) X(adamw)
 
 struct kd_backend {

@@ -63,7 +63,7 @@ static kd_tensor range(kd_tensor slab, int64_t first, int64_t end)
     return kd_tensor_1d((float *)slab.data + first, KD_F32, end - first);
 }
 
-void kd_optimizer_apply(kd_optimizer *o, double grad_scale, double learning_rate, uint64_t update)
+void kd_optimizer_apply(kd_optimizer *o, double learning_rate, uint64_t update)
 {
     const kd_parameters *params = o->params;
     const int64_t bounds[] = {0, params->n_matrix, params->n_elements}; /* matrices, vectors */
@@ -82,7 +82,6 @@ void kd_optimizer_apply(kd_optimizer *o, double grad_scale, double learning_rate
             .v = range(o->v, first, end),
             .copy = copies ? params->compute : kd_tensor_none(),
             .norm_sq = o->norm_sq,
-            .grad_scale = grad_scale,
             .clip_norm = o->settings.clip_norm,
             .learning_rate = learning_rate,
             .beta1 = o->settings.beta1,

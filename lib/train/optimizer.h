@@ -34,10 +34,7 @@ void kd_optimizer_destroy(kd_optimizer *optimizer);
 /* Puts the sum of squares of params->grad into norm_sq. */
 void kd_optimizer_measure(kd_optimizer *optimizer);
 
-/* One update by grad * grad_scale, clipped by norm_sq. `update` is 1 for the first. */
-void kd_optimizer_apply(kd_optimizer *optimizer,
-                        double grad_scale,
-                        double learning_rate,
-                        uint64_t update);
+/* One update by params->grad, clipped by norm_sq. `update` is 1 for the first. */
+void kd_optimizer_apply(kd_optimizer *optimizer, double learning_rate, uint64_t update);
 
 #endif

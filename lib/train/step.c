@@ -26,24 +26,16 @@ static void on_block(void *user)
     }
 }
 
-static float constant_weight(const kd_objective_settings *settings, kd_loss_id id)
-{
-    return (float)settings->weights[id].points[0].value;
-}
-
-static kd_status
-make_decoder(kd_trainer *trainer, const kd_objective_settings *objective, kd_decoder **decoder_out)
+static kd_status make_decoder(kd_trainer *trainer)
 {
     const kd_decoder_settings settings = {
         .max_batch = trainer->settings.max_batch,
         .n_tokens = trainer->settings.n_tokens,
         .train = true,
-        .balance_weight = constant_weight(objective, KD_LOSS_BALANCE),
-        .z_weight = constant_weight(objective, KD_LOSS_Z),
         .on_block = on_block,
         .user = trainer,
     };
-    return kd_decoder_create(trainer->params, &settings, decoder_out);
+    return kd_decoder_create(trainer->params, &settings, &trainer->decoder);
 }
 
 static kd_status make_objective(const kd_trainer *trainer,
@@ -72,7 +64,7 @@ static kd_status make_labels(kd_trainer *trainer)
 static kd_status build(kd_trainer *trainer, const kd_teacher_view *teacher)
 {
     /* The decoder first: it refuses more rows than can be counted. */
-    kd_status st = make_decoder(trainer, &trainer->settings.objective, &trainer->decoder);
+    kd_status st = make_decoder(trainer);
     if (!st) {
         st = make_labels(trainer);
     }
@@ -122,31 +114,14 @@ void kd_trainer_destroy(kd_trainer *trainer)
     free(trainer);
 }
 
-/* The decoder holds the router's weights, so other ones need another decoder. */
-static bool same_router_losses(const kd_objective_settings *a, const kd_objective_settings *b)
-{
-    return constant_weight(a, KD_LOSS_BALANCE) == constant_weight(b, KD_LOSS_BALANCE) &&
-           constant_weight(a, KD_LOSS_Z) == constant_weight(b, KD_LOSS_Z);
-}
-
 kd_status kd_trainer_set_objective(kd_trainer *trainer,
                                    const kd_objective_settings *settings,
                                    const kd_teacher_view *teacher)
 {
     kd_objective *objective;
-    kd_status st = make_objective(trainer, settings, teacher, &objective);
+    const kd_status st = make_objective(trainer, settings, teacher, &objective);
     if (st) {
         return st;
-    }
-    if (!same_router_losses(settings, &trainer->settings.objective)) {
-        kd_decoder *decoder;
-        st = make_decoder(trainer, settings, &decoder);
-        if (st) {
-            kd_objective_destroy(objective);
-            return st;
-        }
-        kd_decoder_destroy(trainer->decoder);
-        trainer->decoder = decoder;
     }
     kd_objective_destroy(trainer->objective);
     trainer->objective = objective;
@@ -176,6 +151,44 @@ static kd_status check_batch(const kd_trainer *trainer, const kd_micro_batch *ba
                            trainer->params->config.vocab_size);
 }
 
+/* The rows that each loss is a mean over: of all micro-batches, on all ranks. */
+static kd_status count(const kd_trainer *trainer,
+                       const kd_step_work *work,
+                       const kd_reduce *reduce,
+                       kd_step_counts *counts_out)
+{
+    KD_CHECK(work->n_batches > 0);
+    kd_step_counts counts = {.labelled = work->batches[0].labels != NULL};
+    for (int64_t i = 0; i < work->n_batches; i++) {
+        const kd_micro_batch *batch = &work->batches[i];
+        const kd_status st = check_batch(trainer, batch);
+        if (st) {
+            return st;
+        }
+        if ((batch->labels != NULL) != counts.labelled) {
+            return kd_fail(KD_ERR_INVALID,
+                           "step %" PRIu64 ": found micro-batches with and without labels, "
+                           "expected labels in all of them or in none",
+                           work->step);
+        }
+        kd_objective_count(trainer->objective, batch->labels,
+                           batch->n_batch * trainer->settings.n_tokens, counts.rows);
+    }
+    const kd_status st = reduce->sum_i64(reduce->user, counts.rows, KD_LOSS_COUNT);
+    if (!st) {
+        *counts_out = counts;
+    }
+    return st;
+}
+
+static void begin(kd_trainer *trainer, uint64_t step, const kd_step_counts *counts)
+{
+    kd_objective *objective = trainer->objective;
+    kd_objective_begin(objective, step, counts);
+    kd_decoder_weigh_router(trainer->decoder, (float)kd_objective_scale(objective, KD_LOSS_BALANCE),
+                            (float)kd_objective_scale(objective, KD_LOSS_Z));
+}
+
 /* Forward, objective and backward of one micro-batch; adds to gradients and sums. */
 static kd_status run_batch(kd_trainer *trainer, const kd_micro_batch *batch)
 {
@@ -189,7 +202,11 @@ static kd_status run_batch(kd_trainer *trainer, const kd_micro_batch *batch)
     const kd_tensor labels = kd_tensor_1d(trainer->labels.data, KD_I32, n_rows);
     void *message = NULL;
 
-    be->ops->upload(be, labels, batch->labels);
+    if (batch->labels != NULL) {
+        be->ops->upload(be, labels, batch->labels);
+    } else {
+        be->ops->zero(be, labels); /* token 0: each row counts */
+    }
     kd_decoder_forward(trainer->decoder, &input);
     if (channel != NULL) { /* after the forward pass, so that the message had time to come */
         const kd_status st = channel->ops->receive(channel, batch->m, &message);
@@ -276,8 +293,11 @@ static kd_status check_finite(uint64_t step, const kd_step_result *result)
     return KD_OK;
 }
 
-static kd_status
-conclude(kd_trainer *trainer, uint64_t step, const kd_reduce *reduce, kd_step_result *result_out)
+static kd_status conclude(kd_trainer *trainer,
+                          uint64_t step,
+                          bool labelled,
+                          const kd_reduce *reduce,
+                          kd_step_result *result_out)
 {
     double sums[KD_SUM_COUNT];
     double norm_sq;
@@ -286,22 +306,24 @@ conclude(kd_trainer *trainer, uint64_t step, const kd_reduce *reduce, kd_step_re
         return st;
     }
     const double n_tokens = sums[KD_VOCAB_SUM_ROWS];
-    if (!(n_tokens > 0)) {
-        return kd_fail(KD_ERR_INVALID, "step %" PRIu64 ": found no label, expected at least one",
-                       step);
-    }
     kd_step_result result = {
-        .gradient_norm = sqrt(norm_sq) / n_tokens,
+        .gradient_norm = sqrt(norm_sq),
         .learning_rate = kd_learning_rate_at(&trainer->settings.learning_rate, step),
-        .accuracy = sums[KD_VOCAB_SUM_CORRECT] / n_tokens,
+        .accuracy = labelled && n_tokens > 0.0 ? sums[KD_VOCAB_SUM_CORRECT] / n_tokens : 0.0,
         .n_tokens = (uint64_t)n_tokens,
+        .updated = kd_objective_teaches(trainer->objective),
     };
     result.n_losses = kd_objective_report(trainer->objective, sums, result.losses, &result.loss);
     st = check_finite(step, &result);
     if (st) {
         return st;
     }
-    kd_optimizer_apply(trainer->optimizer, 1.0 / n_tokens, result.learning_rate, step + 1);
+    if (result.updated) {
+        kd_optimizer_apply(trainer->optimizer, result.learning_rate, step + 1);
+    } else if (reduce->rank == 0) {
+        kd_log(KD_LOG_WARN, "step %" PRIu64 ": no loss has both a weight and rows: no update",
+               step);
+    }
     *result_out = result;
     return KD_OK;
 }
@@ -313,24 +335,22 @@ kd_status kd_trainer_step(kd_trainer *trainer,
                           kd_step_result *result_out)
 {
     kd_backend *be = trainer->params->be;
-    KD_CHECK(work->n_batches > 0);
-    for (int64_t i = 0; i < work->n_batches; i++) {
-        const kd_status st = check_batch(trainer, &work->batches[i]);
-        if (st) {
-            return st;
-        }
+    kd_step_counts counts;
+    kd_status st = count(trainer, work, reduce, &counts);
+    if (st) {
+        return st;
     }
     be->ops->zero(be, trainer->params->grad);
     be->ops->zero(be, kd_decoder_router_sums(trainer->decoder));
-    kd_objective_begin(trainer->objective, work->step);
+    begin(trainer, work->step, &counts);
 
     /* Without signals no message is ever sent. */
     trainer->channel = kd_trainer_signals(trainer)->n_signals > 0 ? channel : NULL;
     const uint64_t stall_before_ns = channel != NULL ? channel->stall_ns : 0;
-    kd_status st = run_batches(trainer, work);
+    st = run_batches(trainer, work);
     trainer->channel = NULL;
     if (!st) {
-        st = conclude(trainer, work->step, reduce, result_out);
+        st = conclude(trainer, work->step, counts.labelled, reduce, result_out);
     }
     if (!st && channel != NULL) {
         result_out->stall_s = (double)(channel->stall_ns - stall_before_ns) * 1e-9;

@@ -1,9 +1,12 @@
 /*
  * step.h - the trainer: one student rank's model, and what makes one optimizer update of it.
  *
+ *   count the rows of each loss, over all micro-batches and student ranks
  *   for each local micro-batch:  receive -> forward -> objective -> backward -> release
- *   sum gradients and losses over the student ranks, divide once by the valid tokens of all
+ *   sum gradients and losses over the student ranks
  *   clip, AdamW
+ *
+ * Gradients are means from the start: each loss is divided by its own count as it is formed.
  *
  * Cutting the batch into other micro-batches or over other ranks changes nothing but rounding
  * (`balance` alone is taken per micro-batch).
@@ -31,7 +34,7 @@ typedef struct kd_trainer_settings {
 typedef struct kd_micro_batch {
     uint64_t m;            /* its global number: the channel's message */
     const int32_t *tokens; /* (n_batch * T), host */
-    const int32_t *labels; /* (n_batch * T), host; -100 counts nowhere */
+    const int32_t *labels; /* (n_batch * T), host; -100 has no label; NULL: none has  */
     int64_t n_batch;       /* sequences, at most max_batch */
 } kd_micro_batch;
 
@@ -48,8 +51,9 @@ typedef struct kd_step_result {
     double loss;          /* the weighted sum */
     double gradient_norm; /* of the mean gradient, before clipping */
     double learning_rate;
-    double accuracy;   /* share of valid tokens whose largest logit is the label */
-    uint64_t n_tokens; /* valid ones of the global batch */
+    double accuracy;   /* share of labelled rows whose largest logit is the label; 0 without */
+    uint64_t n_tokens; /* labelled rows of the global batch; all of them without labels */
+    bool updated;      /* false: no loss had a weight and rows; the weights stay as they were */
     double stall_s;    /* that this rank waited for signals */
 } kd_step_result;
 

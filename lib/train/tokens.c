@@ -11,8 +11,8 @@ kd_status kd_tokens_check(const int32_t *tokens,
 {
     for (int64_t i = 0; i < n_sequences * n_tokens; i++) {
         const bool bad_token = tokens[i] < 0 || tokens[i] >= n_vocab;
-        const bool bad_label =
-            labels[i] != KD_LABEL_IGNORED && (labels[i] < 0 || labels[i] >= n_vocab);
+        const bool bad_label = labels != NULL && labels[i] != KD_LABEL_IGNORED &&
+                               (labels[i] < 0 || labels[i] >= n_vocab);
         if (bad_token || bad_label) {
             return kd_fail(KD_ERR_INVALID, "sequence %lld, %s %lld: found %d, expected 0 to %lld%s",
                            (long long)(i / n_tokens), bad_token ? "token" : "label",

@@ -9,7 +9,8 @@
 #include "base/status.h"
 
 /*
- * Tokens and labels (n_sequences * n_tokens) must be below n_vocab; a label may be -100.
+ * Tokens and labels (n_sequences * n_tokens) must be below n_vocab; a label may be -100, and labels
+ * NULL.
  * KD_ERR_INVALID names the sequence, the place, what was found and what was expected.
  */
 KD_MUST_USE kd_status kd_tokens_check(const int32_t *tokens,

@@ -334,7 +334,6 @@ OP(adamw)
                            .v = b->v,
                            .copy = b->copy,
                            .norm_sq = b->norm_sq,
-                           .grad_scale = 1.0,
                            .clip_norm = 1.0,
                            .learning_rate = 1e-4,
                            .beta1 = 0.9,

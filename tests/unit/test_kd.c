@@ -127,6 +127,21 @@ Test(kd, distillation_turns_off_and_on)
     kd_student_destroy(student);
 }
 
+Test(kd, a_step_needs_no_labels)
+{
+    const kd_student_options options = small_options(2);
+    kd_student *student = create(&options);
+    int32_t tokens[N], labels[N];
+    kd_losses losses;
+    make_text(tokens, labels, 0);
+    cr_assert_eq(kd_student_attach_teacher(student, make_teacher()), KD_OK);
+    cr_assert_eq(kd_student_step(student, tokens, NULL, B, &losses), KD_OK);
+    cr_expect_not_null(find(&losses, "kd"));
+    cr_expect_null(find(&losses, "hard"));
+    cr_expect_eq(losses.n_tokens, N);
+    kd_student_destroy(student);
+}
+
 Test(kd, weights_are_set_by_name)
 {
     const kd_student_options options = small_options(2);

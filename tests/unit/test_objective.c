@@ -76,6 +76,9 @@ static void scene_destroy(scene *s)
     tiny_model_destroy(&s->student);
 }
 
+/* Each loss counts as many rows, so that a gradient times that number is one of sums. */
+static const kd_step_counts one_row = {.rows = {1, 1, 1, 1}, .labelled = true};
+
 /* What one run gave. */
 typedef struct outcome {
     double sums[KD_SUM_COUNT];
@@ -87,7 +90,7 @@ static outcome run(scene *s, uint64_t step, void *message)
     kd_backend *be = s->student.be;
     outcome o = {0};
     be->ops->zero(be, kd_decoder_lm_head_grad(s->decoder));
-    kd_objective_begin(s->objective, step);
+    kd_objective_begin(s->objective, step, &one_row);
     const kd_tensor d_hidden = kd_objective_run(s->objective, s->decoder, s->labels, message);
     o.d_hidden = tiny_values(be, d_hidden);
     o.d_lm_head = tiny_values(be, kd_decoder_lm_head_grad(s->decoder));
@@ -314,6 +317,31 @@ Test(objective, a_weight_of_zero_at_a_step_is_not_computed_then)
     scene_destroy(&s);
 }
 
+Test(objective, a_loss_that_counts_no_row_is_zero)
+{
+    const kd_objective_settings settings = settings_with(0.5, 0.25, 2.0);
+    const kd_step_counts nothing = {.labelled = true};
+    scene s = scene_create(&settings, 11);
+    const double sums[KD_SUM_COUNT] = {0};
+    kd_loss_value values[KD_LOSS_COUNT];
+    double total;
+    kd_objective_begin(s.objective, 0, &nothing);
+    const kd_tensor d_hidden = kd_objective_run(s.objective, s.decoder, s.labels, s.message);
+    float *values_found = tiny_values(s.student.be, d_hidden);
+    for (int i = 0; i < N_ROWS * 8; i++) {
+        cr_assert_eq(values_found[i], 0.0f);
+    }
+    cr_expect_not(kd_objective_teaches(s.objective));
+    cr_assert_eq(kd_objective_report(s.objective, sums, values, &total), 4);
+    for (int i = 0; i < 4; i++) {
+        cr_expect(values[i].computed);
+        cr_expect_eq(values[i].raw, 0.0);
+    }
+    cr_expect_eq(total, 0.0);
+    free(values_found);
+    scene_destroy(&s);
+}
+
 Test(objective, without_a_message_only_the_labels_teach)
 {
     const kd_objective_settings settings = settings_with(0.7, 1.0, 2.0);
@@ -328,25 +356,30 @@ Test(objective, without_a_message_only_the_labels_teach)
     scene_destroy(&t);
 }
 
-Test(objective, report_divides_once_by_the_valid_tokens)
+Test(objective, report_divides_each_loss_by_its_own_count)
 {
     const kd_objective_settings settings = settings_with(0.5, 0.25, 2.0);
     scene s = scene_create(&settings, 11);
     const double sums[KD_SUM_COUNT] = {
-        [KD_VOCAB_SUM_KD] = 8.0, [KD_VOCAB_SUM_HARD] = 12.0, [KD_VOCAB_SUM_ROWS] = 4.0,
-        [KD_SUM_BALANCE] = 4.0,  [KD_SUM_Z] = 40.0,
+        [KD_VOCAB_SUM_KD] = 8.0,
+        [KD_VOCAB_SUM_HARD] = 12.0,
+        [KD_SUM_BALANCE] = 5.0,
+        [KD_SUM_Z] = 60.0,
     };
+    const kd_step_counts counts = {
+        .rows = {[KD_LOSS_KD] = 4, [KD_LOSS_HARD] = 3, [KD_LOSS_BALANCE] = 5, [KD_LOSS_Z] = 6},
+        .labelled = true};
     kd_loss_value values[KD_LOSS_COUNT];
     double total;
-    outcome o = run(&s, 0, s.message);
+    kd_objective_begin(s.objective, 0, &counts);
+    (void)kd_objective_run(s.objective, s.decoder, s.labels, s.message);
     cr_assert_eq(kd_objective_report(s.objective, sums, values, &total), 4);
     cr_expect_eq(values[0].raw, 2.0);
     cr_expect_eq(values[0].weighted, 1.0);
-    cr_expect_eq(values[1].raw, 3.0);
+    cr_expect_eq(values[1].raw, 4.0);
     cr_expect_eq(values[2].raw, 1.0);
     cr_expect_eq(values[3].raw, 10.0);
-    cr_expect_float_eq(total, 1.0 + 0.75 + 0.01 + 0.01, 1e-12);
-    outcome_release(&o);
+    cr_expect_float_eq(total, 1.0 + 1.0 + 0.01 + 0.01, 1e-12);
     scene_destroy(&s);
 }
 

@@ -31,7 +31,6 @@ static fixture make(int n_threads, int64_t n)
                         .v = flat(f.v),
                         .copy = flat(f.copy),
                         .norm_sq = flat(f.norm_sq),
-                        .grad_scale = 0.25,
                         .clip_norm = 0.0,
                         .learning_rate = 1e-2,
                         .beta1 = 0.9,
@@ -79,9 +78,8 @@ static void expect_formula(int64_t n, double clip_norm)
 {
     fixture f = make(1, n);
     const kd_tensor expected = kd_test_zeros(KD_F64, 1, n);
-    const double norm = sqrt(kd_test_project(f.grad, f.grad)) * f.args.grad_scale;
-    const double factor =
-        f.args.grad_scale * (clip_norm > 0.0 && norm > clip_norm ? clip_norm / norm : 1.0);
+    const double norm = sqrt(kd_test_project(f.grad, f.grad));
+    const double factor = clip_norm > 0.0 && norm > clip_norm ? clip_norm / norm : 1.0;
     f.args.clip_norm = clip_norm;
     for (int64_t i = 0; i < n; i++) {
         kd_test_set(

@@ -61,10 +61,7 @@ static void expect_true_gradient(kd_model_type type)
     settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
     tiny_train *t = tiny_train_create(type, KD_F32, &settings);
     const kd_parameters *params = kd_trainer_parameters(t->trainer);
-    tiny_batch batch = tiny_batch_create(3);
-    for (int i = 0; i < TINY_ROWS; i++) { /* the router's losses run over all rows */
-        batch.labels[i] = batch.labels[i] < 0 ? 0 : batch.labels[i];
-    }
+    const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     double difference = 0.0, size = 0.0;
 
@@ -73,7 +70,7 @@ static void expect_true_gradient(kd_model_type type)
     for (int e = 0; e < params->n_table; e++) {
         for (int64_t k = 0; k < 3 && k < params->table[e].n_elements; k++) {
             const int64_t i = params->table[e].offset + (k * 37 + 5) % params->table[e].n_elements;
-            const double found = (double)grad[i] / TINY_ROWS, wanted = slope_of(t, &whole, i);
+            const double found = (double)grad[i], wanted = slope_of(t, &whole, i);
             difference += (found - wanted) * (found - wanted);
             size += wanted * wanted;
             cr_expect_float_eq(found, wanted, 2e-4 + 2e-2 * fabs(wanted), "%s of layer %lld: %g %g",
@@ -117,8 +114,8 @@ Test(step, losses_are_reported_raw_and_weighted)
     cr_expect_gt(r.gradient_norm, 0.0);
     cr_expect_eq(r.learning_rate, 1e-2);
     cr_expect_eq(r.stall_s, 0.0);
-    /* E * sum f_e P_e lies in (0, E]; all rows count, and two of them are not valid */
-    cr_expect_leq(r.losses[2].raw, 4.0 * TINY_ROWS / (TINY_ROWS - 2));
+    cr_expect_leq(r.losses[2].raw, 4.0); /* E * sum f_e P_e lies in (0, E] */
+    cr_expect(r.updated);
     tiny_train_destroy(t);
 }
 
@@ -144,15 +141,20 @@ Test(step, loss_falls)
     expect_falling(KD_BF16);
 }
 
+/* The routers' losses beside the others; balance, a product of means, keeps its micro-batch. */
 Test(step, cutting_the_batch_changes_nothing_but_rounding)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
-    const tiny_batch batch = tiny_batch_create(3);
+    kd_trainer_settings settings = tiny_train_settings();
+    tiny_batch batch = tiny_batch_create(3);
     const int cuts[] = {1, 2, 4};
     kd_step_result results[3];
     float *weights[3];
     int64_t n = 0;
 
+    settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
+    for (int i = 0; i < 2 * TINY_TOKENS - 1; i++) { /* one quarter has none, another hardly any */
+        batch.labels[i] = -100;
+    }
     for (int i = 0; i < 3; i++) {
         kd_micro_batch batches[TINY_BATCH];
         tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
@@ -178,7 +180,7 @@ Test(step, cutting_the_batch_changes_nothing_but_rounding)
 typedef struct other_rank {
     float *grad;
     double sums[KD_SUM_COUNT];
-    int64_t n;
+    int64_t counts[KD_LOSS_COUNT]; /* of both */
     bool records;
 } other_rank;
 
@@ -210,13 +212,26 @@ static kd_status meet_f64(void *user, double *values, int64_t n)
     return KD_OK;
 }
 
+/* The counts of both are needed before either can form a gradient, so they are known beforehand. */
+static kd_status meet_i64(void *user, int64_t *values, int64_t n)
+{
+    const other_rank *other = user;
+    cr_assert_eq(n, KD_LOSS_COUNT);
+    memcpy(values, other->counts, (size_t)n * sizeof *values);
+    return KD_OK;
+}
+
 static kd_status step_of_two(tiny_train *t,
                              const kd_micro_batch *batch,
                              other_rank *other,
                              kd_step_result *result_out)
 {
-    const kd_reduce reduce = {
-        .user = other, .rank = 0, .n_ranks = 2, .sum_f32 = meet_f32, .sum_f64 = meet_f64};
+    const kd_reduce reduce = {.user = other,
+                              .rank = 0,
+                              .n_ranks = 2,
+                              .sum_f32 = meet_f32,
+                              .sum_f64 = meet_f64,
+                              .sum_i64 = meet_i64};
     const kd_step_work work = {.batches = batch, .n_batches = 1};
     t->batches = batch;
     t->n_batches = 1;
@@ -229,7 +244,11 @@ Test(step, two_ranks_give_what_one_gives)
     const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     kd_micro_batch halves[2];
-    other_rank other = {.records = true};
+    const int64_t n_labelled = TINY_ROWS - 2;
+    other_rank other = {
+        .records = true,
+        .counts = {n_labelled, n_labelled, TINY_ROWS, TINY_ROWS},
+    };
     kd_step_result alone, together;
     tiny_train *one = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
     tiny_train *first = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
@@ -286,16 +305,123 @@ Test(step, tokens_and_labels_out_of_range_are_refused)
     tiny_train_destroy(t);
 }
 
-Test(step, a_batch_without_a_label_is_refused)
+static tiny_batch without_a_label(void)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
     tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     for (int i = 0; i < TINY_ROWS; i++) {
         batch.labels[i] = -100;
     }
-    expect_refused(t, &whole, KD_ERR_INVALID, "step 41: found no label");
+    return batch;
+}
+
+Test(step, a_batch_without_a_label_teaches_nothing)
+{
+    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
+    const tiny_batch batch = without_a_label();
+    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    kd_step_result r;
+    float *before = tiny_train_weights(t);
+    cr_assert_eq(tiny_train_step(t, 41, &whole, 1, &r), KD_OK);
+    cr_expect_not(r.updated);
+    cr_expect_eq(r.loss, 0.0);
+    cr_expect_eq(r.losses[0].raw, 0.0);
+    cr_expect_eq(r.losses[1].raw, 0.0);
+    cr_expect_eq(r.gradient_norm, 0.0);
+    cr_expect_eq(r.n_tokens, 0);
+    float *after = tiny_train_weights(t);
+    cr_expect_arr_eq(before, after, bytes);
+    free(before);
+    free(after);
+    tiny_train_destroy(t);
+}
+
+Test(step, the_routers_losses_need_no_label)
+{
+    kd_trainer_settings settings = tiny_train_settings();
+    settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
+    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    const tiny_batch batch = without_a_label();
+    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    kd_step_result r;
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
+    cr_expect(r.updated);
+    cr_expect_gt(r.losses[2].raw, 0.0);
+    cr_expect_gt(r.gradient_norm, 0.0);
+    tiny_train_destroy(t);
+}
+
+/* Raw balance and z, and the gradient's norm, with these labels and no other loss. */
+static kd_step_result router_losses(const tiny_batch *batch)
+{
+    kd_trainer_settings settings = tiny_train_settings();
+    settings.objective.weights[KD_LOSS_KD] = kd_schedule_constant(0.0);
+    settings.objective.weights[KD_LOSS_HARD] = kd_schedule_constant(0.0);
+    settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.2);
+    settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
+    const kd_micro_batch whole = tiny_batch_whole(batch, 0);
+    kd_step_result r;
+    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
+    tiny_train_destroy(t);
+    return r;
+}
+
+Test(step, the_routers_losses_are_means_over_all_rows)
+{
+    tiny_batch batch = tiny_batch_create(3);
+    const kd_step_result some = router_losses(&batch);
+    for (int i = 0; i < TINY_ROWS; i++) {
+        batch.labels[i] = batch.labels[i] < 0 ? 0 : batch.labels[i];
+    }
+    const kd_step_result all = router_losses(&batch);
+    cr_assert_eq(some.n_losses, 3);
+    for (int i = 1; i < 3; i++) {
+        cr_expect_eq(some.losses[i].raw, all.losses[i].raw, "%s: %g, not %g", some.losses[i].name,
+                     some.losses[i].raw, all.losses[i].raw);
+    }
+    cr_expect_eq(some.gradient_norm, all.gradient_norm);
+}
+
+Test(step, without_labels_kd_runs_over_all_rows)
+{
+    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_batch batch = tiny_batch_create(3);
+    kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    kd_step_result bare, labelled;
+    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    whole.labels = NULL;
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &bare), KD_OK);
+    tiny_train_destroy(t);
+    for (int i = 0; i < TINY_ROWS; i++) {
+        batch.labels[i] = 1;
+    }
+    whole.labels = batch.labels;
+    t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &labelled), KD_OK);
+    tiny_train_destroy(t);
+    cr_expect_eq(bare.losses[0].raw, labelled.losses[0].raw);
+    cr_expect_str_eq(bare.losses[1].name, "hard");
+    cr_expect_not(bare.losses[1].computed);
+    cr_expect(labelled.losses[1].computed);
+    cr_expect_float_eq(bare.loss, 0.7 * bare.losses[0].raw, 1e-12);
+    cr_expect_eq(bare.accuracy, 0.0);
+    cr_expect_eq(bare.n_tokens, TINY_ROWS);
+}
+
+Test(step, micro_batches_have_labels_or_none_has)
+{
+    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    const tiny_batch batch = tiny_batch_create(3);
+    kd_micro_batch halves[2];
+    kd_step_result r;
+    cut(&batch, 2, halves);
+    halves[1].labels = NULL;
+    kd_fault_quiet(1);
+    cr_expect_eq(tiny_train_step(t, 7, halves, 2, &r), KD_ERR_INVALID);
+    EXPECT_FAULT("step 7: found micro-batches with and without labels");
     tiny_train_destroy(t);
 }
 

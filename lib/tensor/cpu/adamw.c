@@ -91,14 +91,14 @@ KD_SIMD static void adamw_range(const void *args, int lane, int64_t begin, int64
     }
 }
 
-/* One factor from the raw gradient to the scaled and clipped one. */
+/* From the gradient to the clipped one. */
 static double grad_factor(const kd_adamw *args)
 {
     if (args->clip_norm <= 0.0) {
-        return args->grad_scale;
+        return 1.0;
     }
-    const double norm = sqrt(*(const double *)args->norm_sq.data) * fabs(args->grad_scale);
-    return norm > args->clip_norm ? args->grad_scale * (args->clip_norm / norm) : args->grad_scale;
+    const double norm = sqrt(*(const double *)args->norm_sq.data);
+    return norm > args->clip_norm ? args->clip_norm / norm : 1.0;
 }
 
 void KD_KERNEL(adamw)(kd_backend *be, const kd_adamw *args)
