@@ -79,21 +79,20 @@ static bool is_named(char *const *list, size_t n, const char *entry)
 }
 
 /* Ours by force, then the daemon's own, then defaults for what nobody has set. NULL without memory. */
-static char **make_environment(const char *mark, const char *threads)
+static char **make_environment(const char *mark)
 {
     size_t n_inherited = 0;
     while (environ[n_inherited] != NULL) {
         n_inherited++;
     }
-    char **list = calloc(n_inherited + COUNT(defaults) + COUNT(defaults_of_root) + 3, sizeof *list);
+    char **list = calloc(n_inherited + COUNT(defaults) + COUNT(defaults_of_root) + 2, sizeof *list);
     if (list == NULL) {
         return NULL;
     }
     size_t n = 0;
     list[n++] = (char *)mark;
-    list[n++] = (char *)threads;
     for (size_t i = 0; i < n_inherited; i++) {
-        if (!is_named(list, 2, environ[i])) {
+        if (!is_named(list, 1, environ[i])) {
             list[n++] = environ[i];
         }
     }
@@ -157,15 +156,13 @@ kd_status launch_mpirun(uv_loop_t *loop,
                         void *context,
                         int64_t *pid_out)
 {
-    char threads[32];
-    (void)snprintf(threads, sizeof threads, "OMP_NUM_THREADS=%u", l->n_threads);
     kd_status st = KD_ERR_IO;
     const int log_fd = open(l->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (log_fd < 0) {
         return kd_fail(st, "cannot open %s: %s", l->log_file, strerror(errno));
     }
     child *c = calloc(1, sizeof *c);
-    char **environment = make_environment(l->mark, threads);
+    char **environment = make_environment(l->mark);
     if (c == NULL || environment == NULL) {
         free(c);
         st = kd_fail(KD_ERR_NOMEM, "no memory to start mpirun");

@@ -21,7 +21,7 @@ typedef struct launch {
     const char *attempt_file; /* below it: the packed Attempt, mode 0600   */
     const char *log_file;     /* below it: appended to                     */
     const char *mark;         /* "NAME=VALUE" for the environment          */
-    uint32_t n_ranks, n_threads;
+    uint32_t n_ranks;
     const char *job_yaml;
     const uint8_t *attempt;
     size_t attempt_bytes;

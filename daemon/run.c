@@ -117,7 +117,7 @@ static attempt_limits limits_of(const coordinator *co, const Kd__Job *spec)
     const Kd__DaemonConfig *config = co->config;
     return (attempt_limits){.start_ms = 1000ull * config->start_seconds,
                             .silence_ms = config->rank_silence_ms,
-                            .hang_ms = 1000ull * spec->resources->hang_timeout_seconds,
+                            .hang_ms = 1000ull * spec->limits->hang_timeout_seconds,
                             .grace_ms = 1000ull * config->stop_grace_seconds,
                             .kill_ms = 1000ull * config->kill_grace_seconds,
                             .leave_ms = 2000};
@@ -257,7 +257,6 @@ static bool fill_preparation(const run *r, preparation *p)
     p->launch.log_file = p->log_file;
     p->launch.mark = r->mark;
     p->launch.n_ranks = r->attempt.n_ranks;
-    p->launch.n_threads = p->spec->resources->threads_per_rank;
     p->launch.job_yaml = p->yaml.data;
     p->launch.attempt = p->attempt;
     return !p->yaml.failed;

@@ -104,7 +104,7 @@ static kd_status make_entry(submission *s, coordinator *co)
     }
     (void)kd__job__pack(spec, packed);
     const store_job row = {
-        .job = {.id = id, .state = JOB_QUEUED, .max_restarts = spec->resources->max_restarts},
+        .job = {.id = id, .state = JOB_QUEUED, .max_restarts = spec->limits->max_restarts},
         .token = s->token,
         .spec = packed,
         .spec_bytes = spec_bytes,
@@ -250,10 +250,9 @@ static kd_status check_slots(const Kd__Job *spec, const coordinator *co)
         return KD_OK;
     }
     return kd_fail(KD_ERR_INVALID,
-                   "resources: found %u ranks x %u threads = %" PRIu64
-                   " slots, expected at most %" PRIu64 " (this daemon's slots)",
-                   kd_job_ranks(spec), spec->resources->threads_per_rank, slots,
-                   co->scheduler.n_slots);
+                   "student.resources: found %u ranks on %" PRIu64
+                   " slots, teachers included, expected at most %" PRIu64 " (this daemon's slots)",
+                   kd_job_ranks(spec), slots, co->scheduler.n_slots);
 }
 
 static kd_status check_job(submission *s, const coordinator *co)

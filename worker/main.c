@@ -154,8 +154,8 @@ static kd_status begin(worker *w, const options *o)
         st = kd_world_agree(w->world, load_job(w, o));
     }
     if (!st) {
-        st = kd_world_assign(w->world, (int)w->job->resources->student_ranks,
-                             (int)w->job->resources->teacher_ranks);
+        st = kd_world_assign(w->world, (int)w->job->student->resources->ranks,
+                             (int)settings_teacher_ranks(w->job));
     }
     if (!st) {
         st = prepare_data(w);

@@ -208,14 +208,19 @@ uint64_t settings_micro_batches(const Kd__Job *job)
     return job->training->batch_size / job->training->micro_batch_size;
 }
 
+uint32_t settings_teacher_ranks(const Kd__Job *job)
+{
+    return job->n_teachers > 0 ? job->teachers[0]->resources->ranks : 0;
+}
+
 int settings_order_lead(const Kd__Job *job)
 {
-    const Kd__Resources *r = job->resources;
-    if (r->teacher_ranks == 0) {
+    const uint64_t n_teachers = settings_teacher_ranks(job);
+    if (n_teachers == 0) {
         return 1;
     }
     const uint64_t n_ahead =
-        (uint64_t)r->stream_depth * ((uint64_t)r->student_ranks + r->teacher_ranks);
+        job->teachers[0]->stream_depth * (job->student->resources->ranks + n_teachers);
     const uint64_t n_step = settings_micro_batches(job);
     return (int)((n_ahead + n_step - 1) / n_step);
 }

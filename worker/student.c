@@ -18,7 +18,7 @@ static bool is_leader(const student_rank *rank)
 static kd_status open_teacher(student_rank *rank)
 {
     const worker *w = rank->w;
-    if (w->job->resources->teacher_ranks == 0) {
+    if (settings_teacher_ranks(w->job) == 0) {
         return teacher_source_open(w, rank->be, &rank->teaching.plan, NULL, NULL, &rank->source);
     }
     if (kd_signal_plan_find(&rank->teaching.plan, KD_SIGNAL_HIDDEN, 0) == NULL) {
@@ -106,7 +106,7 @@ kd_status student_rank_prepare(worker *w, student_rank *rank)
     *rank = (student_rank){.w = w, .lm_head = kd_tensor_none()};
     kd_status st = teaching_plan(w, &rank->teaching);
     if (!st) {
-        st = kd_backend_create_cpu(settings_dtype(w->job), (int)w->job->resources->threads_per_rank,
+        st = kd_backend_create_cpu(settings_dtype(w->job), (int)w->job->student->resources->threads,
                                    &rank->be);
     }
     if (!st && rank->teaching.plan.n_signals > 0) {
@@ -143,7 +143,7 @@ kd_status student_rank_connect(student_rank *rank)
         return kd_channel_create_local(message_bytes, teacher_source_fill, &rank->source,
                                        &rank->channel);
     }
-    return kd_stream_create(w->world, message_bytes, (int)w->job->resources->stream_depth,
+    return kd_stream_create(w->world, message_bytes, (int)w->job->teachers[0]->stream_depth,
                             w->resume.step * n_micro, w->job->training->steps * n_micro,
                             &rank->channel);
 }

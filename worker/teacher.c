@@ -96,7 +96,7 @@ kd_status teacher_rank_prepare(worker *w, teacher_rank *rank)
     if (st || rank->teaching.plan.n_signals == 0) {
         return st;
     }
-    st = kd_backend_create_cpu(settings_dtype(w->job), (int)w->job->resources->threads_per_rank,
+    st = kd_backend_create_cpu(settings_dtype(w->job), (int)w->job->teachers[0]->resources->threads,
                                &rank->be);
     if (!st) {
         st = teacher_source_open(w, rank->be, &rank->teaching.plan, on_block, rank, &rank->source);
@@ -112,7 +112,7 @@ kd_status teacher_rank_connect(teacher_rank *rank)
                                           &rank->orders);
     if (!st && rank->teaching.plan.n_signals > 0) {
         st = kd_stream_create(w->world, rank->teaching.plan.message_bytes,
-                              (int)w->job->resources->stream_depth, w->resume.step * n_micro,
+                              (int)w->job->teachers[0]->stream_depth, w->resume.step * n_micro,
                               w->job->training->steps * n_micro, &rank->channel);
     }
     return st;

@@ -16,6 +16,7 @@ enum {
     BATCH_MAX = 1 << 20,
     RANKS_MAX = 4096,
     THREADS_MAX = 1024,
+    STREAM_DEPTH_MAX = 64,
     POINTS_MAX = 32, /* KD_SCHEDULE_POINTS_MAX of distill/schedule.h */
     NAME_BYTES_MAX = 200,
     COUNT_MAX = 1000,
@@ -247,10 +248,10 @@ static void check_batch(kd_checker *c, const Kd__Job *job)
     const Kd__Training *t = job->training;
     kd_checker_number(c, "training.batch_size", true, t->batch_size, 1, BATCH_MAX);
     kd_checker_number(c, "training.micro_batch_size", true, t->micro_batch_size, 1, BATCH_MAX);
-    const uint64_t at_once = (uint64_t)job->resources->student_ranks * t->micro_batch_size;
+    const uint64_t at_once = (uint64_t)job->student->resources->ranks * t->micro_batch_size;
     if (at_once != 0 && t->batch_size % at_once != 0) {
         kd_checker_add(c, "training.batch_size",
-                       "found %u, expected a multiple of student_ranks * micro_batch_size (%llu)",
+                       "found %u, expected a multiple of student ranks * micro_batch_size (%llu)",
                        t->batch_size, (unsigned long long)at_once);
     }
 }
@@ -275,19 +276,33 @@ static void check_training(kd_checker *c, const Kd__Training *t)
     kd_checker_real(c, "training.clip_norm", t->clip_norm, t->clip_norm >= 0.0, "of at least 0");
 }
 
-static void check_resources(kd_checker *c, const Kd__Job *job)
+static void
+check_resources(kd_checker *c, const char *owner, const Kd__Resources *r, uint32_t ranks_min)
 {
-    const Kd__Resources *r = job->resources;
-    kd_checker_number(c, "resources.student_ranks", true, r->student_ranks, 1, RANKS_MAX);
-    kd_checker_number(c, "resources.teacher_ranks", true, r->teacher_ranks, 0, RANKS_MAX);
-    if (r->teacher_ranks != 0 && job->n_teachers == 0) {
-        kd_checker_add(c, "resources.teacher_ranks",
-                       "found %u, expected 0: the job has no teachers", r->teacher_ranks);
+    char path[64];
+    (void)snprintf(path, sizeof path, "%s.resources.ranks", owner);
+    kd_checker_number(c, path, true, r->ranks, ranks_min, RANKS_MAX);
+    (void)snprintf(path, sizeof path, "%s.resources.threads", owner);
+    kd_checker_number(c, path, true, r->threads, 1, THREADS_MAX);
+}
+
+static void check_roles(kd_checker *c, const Kd__Job *job)
+{
+    check_resources(c, "student", job->student->resources, 1);
+    for (size_t i = 0; i < job->n_teachers; i++) {
+        char owner[32], path[48];
+        (void)snprintf(owner, sizeof owner, "teachers.%zu", i);
+        check_resources(c, owner, job->teachers[i]->resources, 0);
+        (void)snprintf(path, sizeof path, "%s.stream_depth", owner);
+        kd_checker_number(c, path, true, job->teachers[i]->stream_depth, 1, STREAM_DEPTH_MAX);
     }
-    kd_checker_number(c, "resources.threads_per_rank", true, r->threads_per_rank, 1, THREADS_MAX);
-    kd_checker_number(c, "resources.stream_depth", true, r->stream_depth, 1, 64);
-    kd_checker_number(c, "resources.max_restarts", true, r->max_restarts, 0, COUNT_MAX);
-    kd_checker_number(c, "resources.hang_timeout_seconds", true, r->hang_timeout_seconds, 1,
+}
+
+static void check_limits(kd_checker *c, const Kd__Job *job)
+{
+    const Kd__Limits *l = job->limits;
+    kd_checker_number(c, "limits.max_restarts", true, l->max_restarts, 0, COUNT_MAX);
+    kd_checker_number(c, "limits.hang_timeout_seconds", true, l->hang_timeout_seconds, 1,
                       HANG_SECONDS_MAX);
     kd_checker_number(c, "checkpoint.keep", true, job->checkpoint->keep, 1, COUNT_MAX);
 }
@@ -308,7 +323,8 @@ static void check_all(kd_checker *c, const Kd__Job *job)
     check_objective(c, job);
     check_batch(c, job);
     check_training(c, job->training);
-    check_resources(c, job);
+    check_roles(c, job);
+    check_limits(c, job);
 }
 
 kd_status kd_job_check(const Kd__Job *job, kd_text *mistakes)

@@ -132,6 +132,22 @@ static void complete_student(Kd__Job *job, bool had_model)
     }
 }
 
+static void complete_ranks(Kd__Resources *resources, uint32_t ranks)
+{
+    if (!resources->has_ranks) {
+        resources->has_ranks = 1;
+        resources->ranks = ranks;
+    }
+}
+
+static void complete_resources(Kd__Job *job)
+{
+    complete_ranks(job->student->resources, 1);
+    for (size_t i = 0; i < job->n_teachers; i++) {
+        complete_ranks(job->teachers[i]->resources, 0);
+    }
+}
+
 kd_status kd_job_complete(Kd__Job *job)
 {
     const bool had_model = job->student != NULL && job->student->model != NULL;
@@ -139,11 +155,12 @@ kd_status kd_job_complete(Kd__Job *job)
     if (st) {
         return st;
     }
+    complete_resources(job);
     Kd__Training *training = job->training;
     if (!training->has_micro_batch_size) {
         training->has_micro_batch_size = 1;
         training->micro_batch_size =
-            default_micro_batch_size(training->batch_size, job->resources->student_ranks);
+            default_micro_batch_size(training->batch_size, job->student->resources->ranks);
     }
     complete_student(job, had_model);
     return complete_objective(job->objective, job->n_teachers > 0);
@@ -151,31 +168,75 @@ kd_status kd_job_complete(Kd__Job *job)
 
 uint32_t kd_job_ranks(const Kd__Job *job)
 {
-    return job->resources->student_ranks + job->resources->teacher_ranks;
+    uint32_t ranks = job->student->resources->ranks;
+    for (size_t i = 0; i < job->n_teachers; i++) {
+        ranks += job->teachers[i]->resources->ranks;
+    }
+    return ranks;
+}
+
+static uint64_t slots_of(const Kd__Resources *resources)
+{
+    return (uint64_t)resources->ranks * resources->threads;
 }
 
 uint64_t kd_job_slots(const Kd__Job *job)
 {
-    return (uint64_t)kd_job_ranks(job) * job->resources->threads_per_rank;
+    uint64_t slots = slots_of(job->student->resources);
+    for (size_t i = 0; i < job->n_teachers; i++) {
+        slots += slots_of(job->teachers[i]->resources);
+    }
+    return slots;
 }
 
-uint64_t kd_job_hash(const Kd__Job *job)
+/* A view without what the hash leaves out; its list of teachers is in `teachers`. Nothing of it is freed. */
+static Kd__Job
+view_for_hash(const Kd__Job *job, Kd__Student *student, Kd__Teacher *teachers, Kd__Teacher **list)
 {
-    Kd__Job kept = *job; /* a view: nothing of it is freed */
+    Kd__Job kept = *job;
     kept.name = NULL;
     kept.output = NULL;
     kept.n_after = 0;
     kept.evaluation = NULL;
     kept.checkpoint = NULL;
-    kept.resources = NULL;
+    kept.limits = NULL;
+    *student = *job->student;
+    student->resources = NULL;
+    kept.student = student;
+    for (size_t i = 0; i < job->n_teachers; i++) {
+        teachers[i] = *job->teachers[i];
+        teachers[i].resources = NULL;
+        teachers[i].has_stream_depth = 0;
+        list[i] = &teachers[i];
+    }
+    kept.teachers = list;
+    return kept;
+}
 
-    const size_t size = kd__job__get_packed_size(&kept);
+static uint64_t hash_view(const Kd__Job *kept)
+{
+    const size_t size = kd__job__get_packed_size(kept);
     uint8_t *bytes = malloc(size + 1); /* an empty job is no lack of memory */
     if (bytes == NULL) {
         return 0;
     }
-    (void)kd__job__pack(&kept, bytes);
+    (void)kd__job__pack(kept, bytes);
     const uint64_t hash = XXH3_64bits(bytes, size);
     free(bytes);
     return hash != 0 ? hash : 1;
+}
+
+uint64_t kd_job_hash(const Kd__Job *job)
+{
+    Kd__Student student;
+    Kd__Teacher *teachers = calloc(job->n_teachers + 1, sizeof *teachers);
+    Kd__Teacher **list = calloc(job->n_teachers + 1, sizeof(Kd__Teacher *));
+    uint64_t hash = 0;
+    if (teachers != NULL && list != NULL) {
+        const Kd__Job kept = view_for_hash(job, &student, teachers, list);
+        hash = hash_view(&kept);
+    }
+    free(list);
+    free(teachers);
+    return hash;
 }

@@ -7,7 +7,7 @@
  * others, and again on what a client sent. Mistakes are KD_ERR_INVALID with a text that starts with
  * the file's place or the field's path:
  *
- *     training.batch_size: found 10, expected a multiple of student_ranks * micro_batch_size (4)
+ *     training.batch_size: found 10, expected a multiple of student ranks * micro_batch_size (4)
  *
  * No tensor code. Only kd_job_check_files() touches the disk.
  */
@@ -55,7 +55,7 @@ KD_MUST_USE kd_status kd_job_check(const Kd__Job *job, kd_text *mistakes);
  */
 KD_MUST_USE kd_status kd_job_check_files(const Kd__Job *job);
 
-/* Of a completed job: student and teacher ranks together, and the slots (threads) they take. */
+/* Of a completed job: the ranks of all roles together, and the slots (threads) they take. */
 uint32_t kd_job_ranks(const Kd__Job *job);
 uint64_t kd_job_slots(const Kd__Job *job);
 
@@ -63,9 +63,9 @@ uint64_t kd_job_slots(const Kd__Job *job);
  * XXH3 over what must be the same for a checkpoint to be resumed: seed, data, student, teachers,
  * objective and training of a completed job. `training.steps` is in, since decay and schedules
  * depend on it; so is micro_batch_size, since the balance loss does, and its default depends on the
- * number of student ranks. Out are name, output, after, evaluation, checkpoint and resources: they
- * change when something is written or who computes it, and the result at most by rounding. The
- * contents of files are not read. 0 only without memory.
+ * number of student ranks. Out are name, output, after, evaluation, checkpoint, limits, resources and
+ * the depth of streams: they change when something is written or who computes it, and the result at
+ * most by rounding. The contents of files are not read. 0 only without memory.
  */
 uint64_t kd_job_hash(const Kd__Job *job);
 

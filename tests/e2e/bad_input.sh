@@ -22,7 +22,7 @@ expect 3 'learning_rate: found -1, expected' good --set training.learning_rate=-
 expect 3 'absent.yaml' distillctl submit "$dir/absent.yaml"
 expect 3 'absent.txt' good --set "data.files=[$dir/absent.txt]"
 expect 3 'absent-model' from "$dir/absent-model"
-expect 3 'found 3 ranks.*expected at most 2' good --set resources.student_ranks=3 --set training.batch_size=6
+expect 3 'found 3 ranks.*expected at most 2' good --set student.resources.ranks=3 --set training.batch_size=6
 expect 3 'good.yaml/out: Not a directory' good --set output="$dir/good.yaml/out"
 : >"$dir/empty.txt"
 expect 3 'empty.txt' good --set "data.files=[$dir/empty.txt]"
@@ -55,7 +55,7 @@ spoil() { # NAME: a copy of the checkpoint
     cp -r "$model" "$dir/$1"
 }
 
-fails '/proc/nowhere' good --set output=/proc/nowhere --set resources.max_restarts=0
+fails '/proc/nowhere' good --set output=/proc/nowhere --set limits.max_restarts=0
 printf 'too short' >"$dir/short.txt"
 fails 'short.txt|tokens' good --set "data.files=[$dir/short.txt]"
 spoil header
@@ -75,7 +75,7 @@ fails '1024.*256|256.*1024' good --set "teachers.0.checkpoint=$dir/wide/final"
 
 # --- an output folder that fills up
 if mkdir "$dir/small" && mount -t tmpfs -o size=300k tmpfs "$dir/small" 2>/dev/null; then
-    id=$(good --set output="$dir/small/out" --set resources.max_restarts=0)
+    id=$(good --set output="$dir/small/out" --set limits.max_restarts=0)
     expect 1 '' distillctl watch "$id"
     [[ $(status "$id" reason) =~ [Nn]o\ space ]] || fail "full disk: reason \"$(status "$id" reason)\""
     umount "$dir/small"

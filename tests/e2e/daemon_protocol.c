@@ -126,9 +126,9 @@ static void requests_that_cannot_be_met_are_answered(void)
     expect_error(support_show(fd, UINT64_MAX), KD__ERROR__CODE__NOT_FOUND,
                  "no job 18446744073709551615", NULL);
     expect_error(support_ask(fd, &nothing), KD__ERROR__CODE__INVALID, "request", NULL);
-    expect_error(support_submit(&d, fd, NULL, "resources: {student_ranks: 2, threads_per_rank: 4}"),
-                 KD__ERROR__CODE__INVALID,
-                 "resources: found 2 ranks x 4 threads = 8 slots, expected at most 2", "resources");
+    expect_error(support_submit(&d, fd, NULL, "  resources: {ranks: 2, threads: 4}"),
+                 KD__ERROR__CODE__INVALID, "student.resources: found 2 ranks on 8 slots",
+                 "student.resources");
     expect_error(support_submit(&d, fd, NULL, "seed: 1\nafter: [\"12\"]"), KD__ERROR__CODE__INVALID,
                  "after.0: found \"12\"", "after.0");
     expect_error(support_submit(&d, fd, NULL, "teachers: [{checkpoint: /nowhere}]"),

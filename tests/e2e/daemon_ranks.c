@@ -56,7 +56,7 @@ static void expect(uint64_t id, Kd__JobState state, uint32_t attempts, const cha
 
 static void two_ranks_finish(void)
 {
-    const uint64_t id = submit("name: finish\nresources: {student_ranks: 2}");
+    const uint64_t id = submit("  resources: {ranks: 2}\nname: finish");
     Kd__Reply *reply = support_wait(&d, id, KD__JOB_STATE__SUCCEEDED);
     SUPPORT_REQUIRE(reply->status->step == 3 && reply->status->loss < 0.34, "step %d",
                     (int)reply->status->step);
@@ -75,12 +75,12 @@ static void a_crash_is_tried_again(void)
 
 static void crashes_end_with_the_budget(void)
 {
-    expect(submit("name: crash\nresources: {max_restarts: 0}"), KD__JOB_STATE__FAILED, 1, "137");
+    expect(submit("name: crash\nlimits: {max_restarts: 0}"), KD__JOB_STATE__FAILED, 1, "137");
 }
 
 static void a_hang_is_ended(void)
 {
-    expect(submit("name: hang\nresources: {max_restarts: 0, hang_timeout_seconds: 1}"),
+    expect(submit("name: hang\nlimits: {max_restarts: 0, hang_timeout_seconds: 1}"),
            KD__JOB_STATE__FAILED, 1, "hung: no progress");
 }
 
@@ -97,7 +97,7 @@ static void a_process_left_behind_is_killed_before_the_next_attempt(void)
     char path[128];
     char *text;
     size_t n_bytes;
-    expect(submit("name: stray\nresources: {max_restarts: 0}"), KD__JOB_STATE__FAILED, 1,
+    expect(submit("name: stray\nlimits: {max_restarts: 0}"), KD__JOB_STATE__FAILED, 1,
            "exit code 9");
     (void)snprintf(path, sizeof path, "%s/out.pid", d.folder);
     SUPPORT_REQUIRE(kd_file_read(path, 32, &text, &n_bytes) == KD_OK, "%s", path);
@@ -211,7 +211,7 @@ static void a_slow_watcher_is_told_what_it_missed(void)
 
 static void a_step_beyond_the_last_is_not_believed(void)
 {
-    const uint64_t id = submit("name: boast\nresources: {max_restarts: 0}");
+    const uint64_t id = submit("name: boast\nlimits: {max_restarts: 0}");
     Kd__Reply *reply = support_wait(&d, id, KD__JOB_STATE__FAILED);
     SUPPORT_REQUIRE(reply->status->step == reply->status->steps, "step %d",
                     (int)reply->status->step);
@@ -229,7 +229,7 @@ static void two_jobs_do_not_write_to_one_folder(void)
 
 static void an_attempt_outlives_a_killed_daemon(void)
 {
-    const uint64_t id = submit("name: hang\nresources: {max_restarts: 0}");
+    const uint64_t id = submit("name: hang\nlimits: {max_restarts: 0}");
     kd__reply__free_unpacked(support_wait(&d, id, KD__JOB_STATE__RUNNING), NULL);
     (void)support_daemon_end(&d, SIGKILL);
     support_daemon_start(&d, KD_TEST_RANK);
@@ -242,7 +242,7 @@ static void an_attempt_outlives_a_killed_daemon(void)
 /* Stopping the daemon is not the job's fault: no restart is left, and it is queued all the same. */
 static void a_stopped_daemon_leaves_its_jobs_in_the_queue(void)
 {
-    const uint64_t id = submit("name: hang\nresources: {max_restarts: 0}");
+    const uint64_t id = submit("name: hang\nlimits: {max_restarts: 0}");
     kd__reply__free_unpacked(support_wait(&d, id, KD__JOB_STATE__RUNNING), NULL);
     SUPPORT_REQUIRE(support_daemon_end(&d, SIGTERM) == 0, "exit code");
     support_daemon_start(&d, KD_TEST_RANK);

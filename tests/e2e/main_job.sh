@@ -3,9 +3,9 @@
 source "$(dirname "$0")/support.sh"
 
 text "$dir/text.txt" 200000
-tiny_job "$dir/teacher.yaml" 'resources: {student_ranks: 2}'
-tiny_job "$dir/student.yaml" "teachers: [{checkpoint: $dir/teacher/final}]" \
-    'objective: {kd: {temperature: 2}}' 'resources: {teacher_ranks: 1}'
+tiny_job "$dir/teacher.yaml" '  resources: {ranks: 2}'
+tiny_job "$dir/student.yaml" "teachers: [{checkpoint: $dir/teacher/final, resources: {ranks: 1}}]" \
+    'objective: {kd: {temperature: 2}}'
 start_daemon
 
 expect 0 'valid; takes 2 ranks' distillctl validate "$dir/teacher.yaml"

@@ -7,7 +7,7 @@ tiny_job "$dir/teacher.yaml"
 start_daemon
 expect 0 '' distillctl submit "$dir/teacher.yaml" --watch
 
-tiny_job "$dir/job.yaml" "teachers: [{checkpoint: $dir/teacher/final}]" 'resources: {teacher_ranks: 1}'
+tiny_job "$dir/job.yaml" "teachers: [{checkpoint: $dir/teacher/final, resources: {ranks: 1}}]"
 # Long enough that a kill hits the middle; sanitizers make every step some ten times longer.
 steps=${KD_RESUME_STEPS:-3000}
 random_step() { echo $((steps / 10 + RANDOM % (steps / 2))); }

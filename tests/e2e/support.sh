@@ -73,7 +73,7 @@ text() {
     head -c "$2" >"$1" < <(yes 'the quick brown fox jumps over the lazy dog and then sleeps in the warm sun all day long.')
 }
 
-# tiny_job FILE [LINE...]: a job of seconds; the lines are added at the end.
+# tiny_job FILE [LINE...]: a job of seconds; the lines are added at the end, which is the student's.
 tiny_job() {
     local file=$1
     shift
@@ -82,10 +82,10 @@ output: $dir/$(basename "$file" .yaml)
 data:
   files: [$dir/text.txt]
   sequence_length: 32
-student:
-  model: {hidden_size: 32, num_layers: 2, num_heads: 2, intermediate_size: 48, num_experts: 4}
 training: {steps: 20, batch_size: 4, micro_batch_size: 2, learning_rate: 3e-3, dtype: f32}
 checkpoint: {every_steps: 5}
+student:
+  model: {hidden_size: 32, num_layers: 2, num_heads: 2, intermediate_size: 48, num_experts: 4}
 EOF
     printf '%s\n' "$@" >>"$file"
 }

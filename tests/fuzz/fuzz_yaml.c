@@ -22,7 +22,7 @@ const fuzz_input fuzz_corpus[] = {
               "objective:\n  kd:\n    weight: 0.7\n    temperature:\n      kind: cosine\n"
               "      points:\n      - {step: 0, value: 8}\n      - step: 100\n        value: .5\n"),
     FUZZ_TEXT("objective: {kd: {weight: {value: .inf}}, hard: {weight: -.nan}}"),
-    FUZZ_TEXT("student: {init: checkpoint, checkpoint: /s}\nresources: {student_ranks: 0}\n"
+    FUZZ_TEXT("student: {init: checkpoint, checkpoint: /s, resources: {ranks: 0}}\n"
               "training: {batch_size: 4294967295, steps: 18446744073709551615}\n"),
     FUZZ_TEXT("teachers.0.checkpoint=/m"),
     FUZZ_TEXT("objective.kd.weight={points: [{step: 1, value: 2}]}"),

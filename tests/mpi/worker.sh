@@ -32,11 +32,10 @@ seed: 5
 data: {files: [text.txt], sequence_length: 32}
 student:
   model: {hidden_size: 16, num_layers: 1, num_heads: 2, num_kv_heads: 1, intermediate_size: 24, num_experts: 2}
-teachers: [{checkpoint: teacher/final}]
+teachers: [{checkpoint: teacher/final, resources: {ranks: 1}}]
 objective: {kd: {temperature: 2}}
 training: {steps: 12, batch_size: 16, micro_batch_size: 4, learning_rate: 3e-3, dtype: f32}
 evaluation: {max_sequences: 16}
-resources: {student_ranks: 1, teacher_ranks: 1}
 EOF
     run 1 teacher.yaml
 }
@@ -88,18 +87,18 @@ expect_same_losses() {
 
 case_roles() {
     make_teacher
-    run 1 student.yaml output=both resources.teacher_ranks=0
+    run 1 student.yaml output=both teachers.0.resources.ranks=0
     local roles students teachers transport
     for roles in 1:1 1:2 2:1 2:2; do
         teachers=${roles%:*} students=${roles#*:}
         for transport in logits hidden; do
             run $((students + teachers)) student.yaml output=run "teachers.0.transport=$transport" \
-                "resources.student_ranks=$students" "resources.teacher_ranks=$teachers"
+                "student.resources.ranks=$students" "teachers.0.resources.ranks=$teachers"
             expect_same_losses both/metrics.csv run/metrics.csv
             rm -r run
         done
     done
-    run 2 student.yaml output=run resources.student_ranks=2 resources.teacher_ranks=0
+    run 2 student.yaml output=run student.resources.ranks=2 teachers.0.resources.ranks=0
     expect_same_losses both/metrics.csv run/metrics.csv
 }
 
@@ -110,7 +109,7 @@ long=(training.steps=200 checkpoint.every_steps=7)
 start_and_signal() {
     local signal=$1 child=$2 step=$3 output=$4 students=${5:-1} teachers=${6:-1} launcher pid
     "$mpirun" -n $((students + teachers)) "$worker" --job student.yaml --set "output=$output" \
-        --set "resources.student_ranks=$students" --set "resources.teacher_ranks=$teachers" \
+        --set "student.resources.ranks=$students" --set "teachers.0.resources.ranks=$teachers" \
         "${long[@]/#/--set=}" >>log 2>&1 &
     launcher=$!
     until [ -e "$output/metrics.csv" ] && [ "$(wc -l <"$output/metrics.csv")" -gt "$step" ]; do
@@ -164,6 +163,25 @@ case_stop() {
     expect_same_end
 }
 
+# Each role has the threads that the job gives it, whatever the environment says.
+case_threads() {
+    local launcher ranks n
+    make_teacher
+    export OMP_NUM_THREADS=5
+    "$mpirun" -n 2 "$worker" --job student.yaml --set output=threads "${long[@]/#/--set=}" \
+        --set teachers.0.resources.threads=3 >>log 2>&1 &
+    launcher=$!
+    until [ -e threads/metrics.csv ] && [ "$(wc -l <threads/metrics.csv)" -gt 3 ]; do
+        kill -0 "$launcher" 2>/dev/null || { cat log >&2 && fail "the run ended early"; }
+        sleep 0.01
+    done
+    mapfile -t ranks < <(pgrep -P "$launcher")
+    n=$(($(find "/proc/${ranks[1]}/task" -mindepth 1 -maxdepth 1 | wc -l) - $(find "/proc/${ranks[0]}/task" -mindepth 1 -maxdepth 1 | wc -l)))
+    kill -TERM "${ranks[0]}"
+    wait "$launcher" || true
+    [ "$n" = 2 ] || fail "the teacher has $n threads more than the student, expected 2"
+}
+
 # At this depth some receives of a student never start: with two teachers, those of one of them in a slot.
 case_stop_many() {
     local students
@@ -204,7 +222,7 @@ case_bad_input() {
     # A fault of one rank in the middle of the work ends all of them with its reason.
     mkdir -p jammed/metrics.csv
     expect_exit 74 "jammed/metrics.csv" 2 student.yaml output=jammed
-    expect_exit 74 "jammed/metrics.csv" 3 student.yaml output=jammed resources.student_ranks=2
+    expect_exit 74 "jammed/metrics.csv" 3 student.yaml output=jammed student.resources.ranks=2
     : >file
     expect_exit 74 "cannot make folder" 2 student.yaml output=file/student
 }

@@ -235,9 +235,10 @@ static Kd__Job *make_job(const support_daemon *d, const char *text)
     (void)snprintf(yaml, sizeof yaml,
                    "output: %s/out\n"
                    "data: {files: [%s/text.txt], sequence_length: 8}\n"
-                   "student: {model: {hidden_size: 8, num_layers: 1, num_heads: 1,"
-                   " intermediate_size: 8, num_experts: 2}}\n"
                    "training: {steps: 10000, batch_size: 2}\n"
+                   "student:\n"
+                   "  model: {hidden_size: 8, num_layers: 1, num_heads: 1,"
+                   " intermediate_size: 8, num_experts: 2}\n"
                    "%s\n",
                    d->folder, d->folder, text == NULL ? "" : text);
     SUPPORT_REQUIRE(kd_job_parse(yaml, strlen(yaml), "job", NULL, 0, &job) == KD_OK, "%s",

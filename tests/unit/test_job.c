@@ -105,13 +105,13 @@ Test(job, micro_batch_size_is_the_largest_divisor_of_a_ranks_share_up_to_8)
         const char *batch, *ranks;
         uint32_t expected;
     } cases[] = {
-        {"training.batch_size=16", "resources.student_ranks=1", 8},
-        {"training.batch_size=16", "resources.student_ranks=4", 4},
-        {"training.batch_size=12", "resources.student_ranks=1", 6},
-        {"training.batch_size=7", "resources.student_ranks=1", 7},
-        {"training.batch_size=11", "resources.student_ranks=1", 1},
-        {"training.batch_size=1", "resources.student_ranks=4", 1},
-        {"training.batch_size=0", "resources.student_ranks=0", 1},
+        {"training.batch_size=16", "student.resources.ranks=1", 8},
+        {"training.batch_size=16", "student.resources.ranks=4", 4},
+        {"training.batch_size=12", "student.resources.ranks=1", 6},
+        {"training.batch_size=7", "student.resources.ranks=1", 7},
+        {"training.batch_size=11", "student.resources.ranks=1", 1},
+        {"training.batch_size=1", "student.resources.ranks=4", 1},
+        {"training.batch_size=0", "student.resources.ranks=0", 1},
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -134,11 +134,12 @@ Test(job, a_student_from_a_checkpoint_has_no_shape_of_its_own)
 
 Test(job, ranks_and_slots_add_up)
 {
-    const char *const sets[] = {"resources.student_ranks=2", "resources.teacher_ranks=3",
-                                "resources.threads_per_rank=4"};
-    Kd__Job *job = complete(sets, 3);
-    cr_expect(eq(u32, kd_job_ranks(job), 5));
-    cr_expect(eq(u64, kd_job_slots(job), 20));
+    const char *const sets[] = {
+        "student.resources={ranks: 2, threads: 3}", "teachers.0.resources={ranks: 3, threads: 4}",
+        "teachers.1={checkpoint: /n, resources: {threads: 7}}", "teachers.2.resources.ranks=1"};
+    Kd__Job *job = complete(sets, 4);
+    cr_expect(eq(u32, kd_job_ranks(job), 6));
+    cr_expect(eq(u64, kd_job_slots(job), 2 * 3 + 3 * 4 + 0 * 7 + 1));
     destroy(job);
 }
 
@@ -157,9 +158,11 @@ Test(job, the_hash_covers_what_a_resume_relies_on_and_nothing_else)
                                 "after=['7']",
                                 "evaluation.every_steps=5",
                                 "checkpoint.keep=9",
-                                "resources.threads_per_rank=2",
+                                "limits.max_restarts=9",
+                                "student.resources.threads=2",
                                 "seed=3",
-                                "resources.teacher_ranks=1"};
+                                "teachers.0.stream_depth=3",
+                                "teachers.0.resources={ranks: 1, threads: 4}"};
     const char *const different[] = {"seed=4",
                                      "data.sequence_length=64",
                                      "student.model.num_layers=3",

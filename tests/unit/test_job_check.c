@@ -126,15 +126,18 @@ Test(job_check, each_rule_names_path_found_and_expected)
         {"training.micro_batch_size=0",
          "training.micro_batch_size: found 0, expected 1 to 1048576\n"},
         {"training.micro_batch_size=5", "training.batch_size: found 16, expected a multiple of "
-                                        "student_ranks * micro_batch_size (5)\n"},
+                                        "student ranks * micro_batch_size (5)\n"},
         {"training.batch_size=0", "training.batch_size: found 0, expected 1 to 1048576\n"},
-        {"resources.student_ranks=0", "resources.student_ranks: found 0, expected 1 to 4096\n"},
-        {"resources.threads_per_rank=0",
-         "resources.threads_per_rank: found 0, expected 1 to 1024\n"},
-        {"resources.stream_depth=65", "resources.stream_depth: found 65, expected 1 to 64\n"},
-        {"resources.max_restarts=1001", "resources.max_restarts: found 1001, expected 0 to 1000\n"},
-        {"resources.hang_timeout_seconds=0",
-         "resources.hang_timeout_seconds: found 0, expected 1 to 604800\n"},
+        {"student.resources.ranks=0", "student.resources.ranks: found 0, expected 1 to 4096\n"},
+        {"student.resources.threads=0", "student.resources.threads: found 0, expected 1 to 1024\n"},
+        {"teachers.0.resources.ranks=4097",
+         "teachers.0.resources.ranks: found 4097, expected 0 to 4096\n"},
+        {"teachers.0.resources.threads=0",
+         "teachers.0.resources.threads: found 0, expected 1 to 1024\n"},
+        {"teachers.0.stream_depth=65", "teachers.0.stream_depth: found 65, expected 1 to 64\n"},
+        {"limits.max_restarts=1001", "limits.max_restarts: found 1001, expected 0 to 1000\n"},
+        {"limits.hang_timeout_seconds=0",
+         "limits.hang_timeout_seconds: found 0, expected 1 to 604800\n"},
         {"checkpoint.keep=0", "checkpoint.keep: found 0, expected 1 to 1000\n"},
     };
 
@@ -145,9 +148,6 @@ Test(job_check, each_rule_names_path_found_and_expected)
 
 Test(job_check, what_needs_a_teacher_is_refused_without_one)
 {
-    const char *const ranks[] = {"teachers=[]", "resources.teacher_ranks=1"};
-    expect_mistakes(ranks, 2,
-                    "resources.teacher_ranks: found 1, expected 0: the job has no teachers\n");
     const char *const weight[] = {"teachers=[]", "objective.kd.weight=0.7"};
     expect_mistakes(weight, 2,
                     "objective.kd.weight: found a weight, expected none or 0: the job "
@@ -156,10 +156,10 @@ Test(job_check, what_needs_a_teacher_is_refused_without_one)
 
 Test(job_check, batch_size_must_divide_over_ranks)
 {
-    const char *const sets[] = {"training.batch_size=10", "resources.student_ranks=2",
+    const char *const sets[] = {"training.batch_size=10", "student.resources.ranks=2",
                                 "training.micro_batch_size=2"};
     expect_mistakes(sets, 3,
-                    "training.batch_size: found 10, expected a multiple of student_ranks "
+                    "training.batch_size: found 10, expected a multiple of student ranks "
                     "* micro_batch_size (4)\n");
 }
 

@@ -53,10 +53,11 @@ Test(settings, carry_the_job_to_the_libraries)
 /* 1 teacher, 2 students, depth 2: six micro-batches may be under way, a step has four. */
 Test(settings, orders_lead_by_what_may_be_under_way)
 {
-    Kd__Job *job = job_of(SMALL "training: {steps: 20, batch_size: 8, micro_batch_size: 2}\n"
-                                "resources: {student_ranks: 2, teacher_ranks: 1}\n");
+    Kd__Job *job = job_of(SMALL "training: {steps: 20, batch_size: 8, micro_batch_size: 2}\n");
+    job->student->resources->ranks = 2;
+    job->teachers[0]->resources->ranks = 1;
     cr_expect(eq(int, settings_order_lead(job), 2));
-    job->resources->teacher_ranks = 0;
+    job->teachers[0]->resources->ranks = 0;
     cr_expect(eq(int, settings_order_lead(job), 1));
     kd__job__free_unpacked(job, NULL);
 }
