@@ -5,37 +5,25 @@
 
 #include "base/log.h"
 #include "base/progress.h"
-#include "model/block.h"
-#include "model/moe.h"
-
-typedef struct layer_weights {
-    kd_block_weights block;
-    kd_moe_weights moe;
-} layer_weights;
-
-typedef struct layer_acts {
-    kd_block_acts block;
-    kd_moe_acts moe;
-} layer_acts;
+#include "model/layer.h"
 
 struct kd_decoder {
     kd_parameters *params;
     kd_decoder_settings settings;
-    kd_weight embedding;    /* (V, C)                 */
-    kd_weight lm_head;      /* (V, C)                 */
-    kd_weight final_norm;   /* (C)                    */
-    layer_weights *weights; /* (L)                  */
+    kd_weight embedding;  /* (V, C) */
+    kd_weight lm_head;    /* (V, C) */
+    kd_weight final_norm; /* (C)    */
+    kd_layer *layers;     /* (L)    */
 
     void *slab; /* all that follows is carved from it */
     size_t slab_bytes;
     kd_pass pass;
-    kd_tensor tokens; /* (N) i32                               */
-    kd_tensor x;      /* (N, C) f32, what the final norm reads */
-    kd_tensor rstd;   /* (N) f32                               */
-    kd_tensor hidden; /* (N, C) compute                        */
-    layer_acts *acts; /* (L) in training, else (1)             */
-    kd_block_grads block_grads;
-    kd_moe_grads moe_grads;
+    kd_tensor tokens;    /* (N) i32                               */
+    kd_tensor x;         /* (N, C) f32, what the final norm reads */
+    kd_tensor rstd;      /* (N) f32                               */
+    kd_tensor hidden;    /* (N, C) compute                        */
+    kd_layer_acts *acts; /* (L) in training, else (1)             */
+    kd_layer_grads grads;
 };
 
 static int64_t n_acts(const kd_decoder *d)
@@ -44,23 +32,6 @@ static int64_t n_acts(const kd_decoder *d)
 }
 
 /* ---- the slab ---- */
-
-/* Gradients of the two halves of a layer never live together, so they lie on top of each other. */
-static void lay_out_grads(kd_decoder *d, kd_arena *arena)
-{
-    const size_t mark = arena->used;
-    size_t block_end = mark;
-
-    if (d->settings.train) {
-        kd_block_grads_layout(&d->block_grads, &d->pass, arena);
-        block_end = arena->used;
-        kd_arena_rewind(arena, mark);
-    }
-    kd_moe_grads_layout(&d->moe_grads, &d->pass, arena);
-    if (arena->used < block_end) {
-        (void)kd_arena_carve(arena, block_end - arena->used);
-    }
-}
 
 /*
  * Carves everything for pass.n_batch sequences. What keeps its values from pass to pass comes
@@ -85,10 +56,9 @@ static void lay_out(kd_decoder *d, kd_arena *arena)
         pass->dx = kd_tensor_carve_2d(arena, KD_F32, pass->n_rows, c->hidden_size);
     }
     for (int64_t i = 0; i < n_acts(d); i++) {
-        kd_block_acts_layout(&d->acts[i].block, pass, arena);
-        kd_moe_acts_layout(&d->acts[i].moe, pass, arena);
+        kd_layer_acts_layout(&d->acts[i], pass, arena);
     }
-    lay_out_grads(d, arena);
+    kd_layer_grads_layout(&d->grads, pass, arena);
 }
 
 /* No piece grows when n_batch falls, so every size up to the first fits the slab. */
@@ -172,8 +142,7 @@ static void find_weights(kd_decoder *d)
     d->lm_head =
         c->tied_embeddings ? d->embedding : kd_parameters_weight(d->params, KD_PARAM_LM_HEAD, 0);
     for (int64_t l = 0; l < c->n_layers; l++) {
-        kd_block_weights_find(&d->weights[l].block, d->params, l);
-        kd_moe_weights_find(&d->weights[l].moe, d->params, l);
+        kd_layer_find(&d->layers[l], d->params, l);
     }
 }
 
@@ -184,6 +153,8 @@ static void start_pass(kd_decoder *d)
         .config = &d->params->config,
         .train = d->settings.train,
         .n_tokens = d->settings.n_tokens,
+        .on_block = d->settings.on_block,
+        .user = d->settings.user,
     };
     kd_decoder_weigh_router(d, d->settings.balance_weight, d->settings.z_weight);
 }
@@ -193,9 +164,9 @@ static kd_status set_up(kd_decoder *d)
     const int64_t n_layers = d->params->config.n_layers;
 
     start_pass(d);
-    d->weights = calloc((size_t)n_layers, sizeof *d->weights);
+    d->layers = calloc((size_t)n_layers, sizeof *d->layers);
     d->acts = calloc((size_t)n_acts(d), sizeof *d->acts);
-    if (d->weights == NULL || d->acts == NULL) {
+    if (d->layers == NULL || d->acts == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a decoder of %lld layers", (long long)n_layers);
     }
     find_weights(d);
@@ -235,21 +206,14 @@ void kd_decoder_destroy(kd_decoder *decoder)
         decoder->pass.be->ops->free(decoder->pass.be, decoder->slab);
     }
     free(decoder->acts);
-    free(decoder->weights);
+    free(decoder->layers);
     free(decoder);
 }
 
 /* ---- the passes ---- */
 
-static void block_done(const kd_decoder *d)
-{
-    if (d->settings.on_block != NULL) {
-        d->settings.on_block(d->settings.user);
-    }
-}
-
 /* The activations that a layer writes: its own in training, else those of all. */
-static const layer_acts *acts_of(const kd_decoder *d, int64_t layer)
+static const kd_layer_acts *acts_of(const kd_decoder *d, int64_t layer)
 {
     return &d->acts[d->settings.train ? layer : 0];
 }
@@ -270,17 +234,11 @@ void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch)
     kd_progress_tick();
     ops->upload(be, d->tokens, batch->tokens);
 
-    kd_tensor x = acts_of(d, 0)->block.x, delta = kd_tensor_none();
+    kd_tensor x = acts_of(d, 0)->attention.x, delta = kd_tensor_none();
     ops->embed(be, x, d->embedding.value, d->tokens);
     for (int64_t l = 0; l < c->n_layers; l++) {
-        const layer_acts *acts = acts_of(d, l);
-        kd_block_forward(&d->pass, &d->weights[l].block, &acts->block, x, delta);
-        block_done(d);
-        x = acts->block.x;
+        x = kd_layer_forward(&d->pass, &d->layers[l], acts_of(d, l), &d->grads, x, delta);
         delta = d->pass.delta;
-        kd_moe_forward(&d->pass, &d->weights[l].moe, &acts->moe, &d->moe_grads, x, delta);
-        block_done(d);
-        x = acts->moe.x;
     }
     ops->norm(be, d->hidden, d->x, x, delta, d->final_norm.value, d->rstd, c->norm_eps);
 }
@@ -296,11 +254,7 @@ void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden)
     ops->zero(be, dx);
     ops->norm_dx(be, dx, d->final_norm.grad, d_hidden, d->x, d->final_norm.value, d->rstd);
     for (int64_t l = d->params->config.n_layers - 1; l >= 0; l--) {
-        const layer_acts *acts = acts_of(d, l);
-        kd_moe_backward(&d->pass, &d->weights[l].moe, &acts->moe, &d->moe_grads);
-        block_done(d);
-        kd_block_backward(&d->pass, &d->weights[l].block, &acts->block, &d->block_grads);
-        block_done(d);
+        kd_layer_backward(&d->pass, &d->layers[l], acts_of(d, l), &d->grads);
     }
     ops->embed_dw(be, d->embedding.grad, dx, d->tokens);
 }

@@ -2,7 +2,7 @@
  * decoder.h - the transformer's forward and backward pass over one micro-batch.
  *
  *   h = embed(tokens)
- *   for each layer:  h += attention(norm(h));  h += moe(norm(h))      (block.h, moe.h)
+ *   for each layer:  h += attention(norm(h));  h += moe(norm(h))      (layer.h)
  *   hidden = norm(h)
  *
  * The lm_head is not part of it: whoever needs logits multiplies rows of hidden with

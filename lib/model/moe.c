@@ -1,3 +1,6 @@
+/*
+ * moe.c - buffers and backward pass of a layer's second half; its forward pass is in layer.c.
+ */
 #include "model/moe.h"
 
 static int64_t routed_rows(const kd_pass *pass)
@@ -129,71 +132,6 @@ void kd_moe_grads_layout(kd_moe_grads *grads, const kd_pass *pass, kd_arena *are
     }
     if (mlp_width > 0) {
         mlp_grads_layout(grads, pass, mlp_width, arena);
-    }
-}
-
-/* ---- forward ---- */
-
-/* y (N, C) f32 or compute = down(swiglu(gate_up(x))). */
-static void mlp_forward(kd_backend *be,
-                        const kd_mlp_weights *weights,
-                        const kd_mlp_acts *acts,
-                        kd_tensor x,
-                        kd_tensor y)
-{
-    const kd_ops *ops = be->ops;
-
-    ops->linear(be, acts->gate_up, x, weights->gate_up.value);
-    ops->swiglu(be, acts->hidden, acts->gate_up);
-    ops->linear(be, y, acts->hidden, weights->down.value);
-}
-
-static void experts_forward(const kd_pass *pass,
-                            const kd_moe_weights *weights,
-                            const kd_moe_acts *acts,
-                            const kd_moe_grads *scratch)
-{
-    kd_backend *be = pass->be;
-    const kd_ops *ops = be->ops;
-
-    ops->linear(be, acts->logits, acts->normed, weights->router.value);
-    ops->route(be, &acts->route, acts->logits);
-    ops->dispatch(be, scratch->rows, acts->normed, &acts->route);
-    ops->experts(be, acts->gate_up, scratch->rows, weights->gate_up.value, &acts->route);
-    ops->swiglu(be, acts->hidden, acts->gate_up);
-    ops->experts(be, acts->out, acts->hidden, weights->down.value, &acts->route);
-    ops->combine(be, pass->delta, acts->out, &acts->route);
-}
-
-static void
-shared_forward(const kd_pass *pass, const kd_moe_weights *weights, const kd_moe_acts *acts)
-{
-    kd_backend *be = pass->be;
-
-    mlp_forward(be, &weights->shared, &acts->shared, acts->normed, acts->shared_out);
-    be->ops->linear(be, acts->shared_gate, acts->normed, weights->shared_gate.value);
-    be->ops->gated_add(be, pass->delta, acts->shared_out, acts->shared_gate);
-}
-
-void kd_moe_forward(const kd_pass *pass,
-                    const kd_moe_weights *weights,
-                    const kd_moe_acts *acts,
-                    const kd_moe_grads *scratch,
-                    kd_tensor x,
-                    kd_tensor delta)
-{
-    kd_backend *be = pass->be;
-    const kd_model_config *c = pass->config;
-
-    be->ops->norm(be, acts->normed, acts->x, x, delta, weights->norm.value, acts->rstd,
-                  c->norm_eps);
-    if (c->n_experts == 0) {
-        mlp_forward(be, &weights->dense, &acts->dense, acts->normed, pass->delta);
-        return;
-    }
-    experts_forward(pass, weights, acts, scratch);
-    if (c->shared_expert_size > 0) {
-        shared_forward(pass, weights, acts);
     }
 }
 

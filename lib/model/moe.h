@@ -17,7 +17,7 @@
 #ifndef KD_MODEL_MOE_H
 #define KD_MODEL_MOE_H
 
-#include "model/block.h"
+#include "model/pass.h"
 
 /* A dense MLP: the whole one of a dense layer, or the shared expert. F is its own width here. */
 typedef struct kd_mlp_weights {
@@ -82,16 +82,8 @@ void kd_moe_weights_find(kd_moe_weights *weights, const kd_parameters *params, i
 void kd_moe_acts_layout(kd_moe_acts *acts, const kd_pass *pass, kd_arena *arena);
 void kd_moe_grads_layout(kd_moe_grads *grads, const kd_pass *pass, kd_arena *arena);
 
-/* acts->x = x + delta; pass->delta = what this block adds. delta may be pass->delta. */
-void kd_moe_forward(const kd_pass *pass,
-                    const kd_moe_weights *weights,
-                    const kd_moe_acts *acts,
-                    const kd_moe_grads *scratch,
-                    kd_tensor x,
-                    kd_tensor delta);
-
 /*
- * Adds to the gradients of the weights, and to pass->dx what flows through this block; the router
+ * Adds to the gradients of the weights, and to pass->dx what flows through this half; the router
  * losses enter here and add to pass->router_sums.
  */
 void kd_moe_backward(const kd_pass *pass,

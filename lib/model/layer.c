@@ -1,0 +1,163 @@
+/*
+ * layer.c - the forward pass of a layer, whole, and the order of its backward pass.
+ */
+#include "model/layer.h"
+
+/* ---- forward ---- */
+
+static void attention_forward(const kd_pass *pass,
+                              const kd_attention_weights *weights,
+                              const kd_attention_acts *acts,
+                              kd_tensor x,
+                              kd_tensor delta)
+{
+    kd_backend *be = pass->be;
+    const kd_ops *ops = be->ops;
+    const kd_model_config *c = pass->config;
+    const kd_qkv s = kd_qkv_of(c, acts->qkv, acts->qk);
+    const kd_attention attention = kd_attention_of(pass, acts, &s);
+
+    ops->norm(be, acts->normed, acts->x, x, delta, weights->norm.value, acts->rstd, c->norm_eps);
+    ops->linear(be, acts->qkv, acts->normed, weights->qkv.value);
+    if (c->qkv_bias) {
+        ops->bias(be, acts->qkv, weights->qkv_bias.value);
+    }
+    if (s.normalised) {
+        ops->head_norm(be, s.q, s.q_linear, weights->q_norm.value, acts->q_rstd, s.q_parts,
+                       c->norm_eps);
+        ops->head_norm(be, s.k, s.k_linear, weights->k_norm.value, acts->k_rstd, s.k_parts,
+                       c->norm_eps);
+    }
+    ops->rotate(be, s.q, c->n_heads, pass->rope, false);
+    ops->rotate(be, s.k, c->n_kv_heads, pass->rope, false);
+    ops->attention(be, &attention);
+    ops->linear(be, pass->delta, acts->mixed, weights->out.value);
+}
+
+/* y (N, C) f32 or compute = down(swiglu(gate_up(x))). */
+static void mlp_forward(kd_backend *be,
+                        const kd_mlp_weights *weights,
+                        const kd_mlp_acts *acts,
+                        kd_tensor x,
+                        kd_tensor y)
+{
+    const kd_ops *ops = be->ops;
+
+    ops->linear(be, acts->gate_up, x, weights->gate_up.value);
+    ops->swiglu(be, acts->hidden, acts->gate_up);
+    ops->linear(be, y, acts->hidden, weights->down.value);
+}
+
+static void experts_forward(const kd_pass *pass,
+                            const kd_moe_weights *weights,
+                            const kd_moe_acts *acts,
+                            kd_tensor rows)
+{
+    kd_backend *be = pass->be;
+    const kd_ops *ops = be->ops;
+
+    ops->linear(be, acts->logits, acts->normed, weights->router.value);
+    ops->route(be, &acts->route, acts->logits);
+    ops->dispatch(be, rows, acts->normed, &acts->route);
+    ops->experts(be, acts->gate_up, rows, weights->gate_up.value, &acts->route);
+    ops->swiglu(be, acts->hidden, acts->gate_up);
+    ops->experts(be, acts->out, acts->hidden, weights->down.value, &acts->route);
+    ops->combine(be, pass->delta, acts->out, &acts->route);
+}
+
+/* Adds to pass->delta. */
+static void
+shared_forward(const kd_pass *pass, const kd_moe_weights *weights, const kd_moe_acts *acts)
+{
+    kd_backend *be = pass->be;
+
+    mlp_forward(be, &weights->shared, &acts->shared, acts->normed, acts->shared_out);
+    be->ops->linear(be, acts->shared_gate, acts->normed, weights->shared_gate.value);
+    be->ops->gated_add(be, pass->delta, acts->shared_out, acts->shared_gate);
+}
+
+static void moe_forward(const kd_pass *pass,
+                        const kd_moe_weights *weights,
+                        const kd_moe_acts *acts,
+                        kd_tensor rows,
+                        kd_tensor x)
+{
+    kd_backend *be = pass->be;
+    const kd_model_config *c = pass->config;
+
+    be->ops->norm(be, acts->normed, acts->x, x, pass->delta, weights->norm.value, acts->rstd,
+                  c->norm_eps);
+    if (c->n_experts == 0) {
+        mlp_forward(be, &weights->dense, &acts->dense, acts->normed, pass->delta);
+        return;
+    }
+    experts_forward(pass, weights, acts, rows);
+    if (c->shared_expert_size > 0) {
+        shared_forward(pass, weights, acts);
+    }
+}
+
+static void half_done(const kd_pass *pass)
+{
+    if (pass->on_block != NULL) {
+        pass->on_block(pass->user);
+    }
+}
+
+kd_tensor kd_layer_forward(const kd_pass *pass,
+                           const kd_layer *layer,
+                           const kd_layer_acts *acts,
+                           const kd_layer_grads *scratch,
+                           kd_tensor x,
+                           kd_tensor delta)
+{
+    attention_forward(pass, &layer->attention, &acts->attention, x, delta);
+    half_done(pass);
+    moe_forward(pass, &layer->moe, &acts->moe, scratch->moe.rows, acts->attention.x);
+    half_done(pass);
+    return acts->moe.x;
+}
+
+/* ---- backward ---- */
+
+void kd_layer_backward(const kd_pass *pass,
+                       const kd_layer *layer,
+                       const kd_layer_acts *acts,
+                       const kd_layer_grads *grads)
+{
+    kd_moe_backward(pass, &layer->moe, &acts->moe, &grads->moe);
+    half_done(pass);
+    kd_attention_backward(pass, &layer->attention, &acts->attention, &grads->attention);
+    half_done(pass);
+}
+
+/* ---- weights and buffers ---- */
+
+void kd_layer_find(kd_layer *layer, const kd_parameters *params, int64_t index)
+{
+    layer->index = index;
+    kd_attention_weights_find(&layer->attention, params, index);
+    kd_moe_weights_find(&layer->moe, params, index);
+}
+
+void kd_layer_acts_layout(kd_layer_acts *acts, const kd_pass *pass, kd_arena *arena)
+{
+    kd_attention_acts_layout(&acts->attention, pass, arena);
+    kd_moe_acts_layout(&acts->moe, pass, arena);
+}
+
+void kd_layer_grads_layout(kd_layer_grads *grads, const kd_pass *pass, kd_arena *arena)
+{
+    const size_t mark = arena->used;
+    size_t attention_end = mark;
+
+    if (pass->train) {
+        kd_attention_grads_layout(&grads->attention, pass, arena);
+        attention_end = arena->used;
+        kd_arena_rewind(arena, mark); /* the other half's lie on top */
+    }
+    kd_moe_grads_layout(&grads->moe, pass, arena);
+    if (arena->used < attention_end) {
+        (void)kd_arena_carve(arena, attention_end - arena->used);
+    }
+}
