@@ -167,7 +167,7 @@ typedef struct kd_ops {
                  kd_tensor w,
                  kd_tensor rstd,
                  float eps);
-    /* dx (N, C) f32 +=, dw (C) f32 +=; x is what was normalised; dy compute or f32. */
+    /* dx (N, C) f32 +=, dw (C) f32 += or none; x is what was normalised; dy compute or f32. */
     void (*norm_dx)(kd_backend *be,
                     kd_tensor dx,
                     kd_tensor dw,
@@ -176,7 +176,7 @@ typedef struct kd_ops {
                     kd_tensor w,
                     kd_tensor rstd);
     /* RMSNorm of each head's part of a row: y, x (N, heads * D) compute, w (D) f32 for every head, or
-     * (heads * D) f32 over the whole row with heads = 1; rstd (N, heads) f32. dx is written, dw +=. */
+     * (heads * D) f32 over the whole row with heads = 1; rstd (N, heads) f32. dx is written, dw += or none. */
     void (*head_norm)(kd_backend *be,
                       kd_tensor y,
                       kd_tensor x,

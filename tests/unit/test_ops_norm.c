@@ -174,6 +174,28 @@ static void expect_head_gradients(int64_t rows, int64_t heads, int64_t dim)
     release(&f);
 }
 
+Test(ops_norm, a_weight_without_a_gradient_changes_no_gradient_of_x)
+{
+    fixture f = make(KD_F32, 1, 3, 17), g = make(KD_F32, 1, 3, 17);
+    fixture heads = make_heads(KD_F32, 1, 3, 4, 10), frozen = make_heads(KD_F32, 1, 3, 4, 10);
+
+    (void)normed_plain(&f);
+    (void)normed_plain(&g);
+    f.be->ops->norm_dx(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd);
+    g.be->ops->norm_dx(g.be, g.dx, kd_tensor_none(), g.dy, g.x, g.w, g.rstd);
+    cr_expect_eq(kd_test_nmse(g.dx, f.dx), 0.0);
+    (void)head_normed(&heads);
+    (void)head_normed(&frozen);
+    f.be->ops->head_norm_dx(f.be, heads.dx, heads.dw, heads.dy, heads.x, heads.w, heads.rstd, 4);
+    g.be->ops->head_norm_dx(g.be, frozen.dx, kd_tensor_none(), frozen.dy, frozen.x, frozen.w,
+                            frozen.rstd, 4);
+    cr_expect_eq(kd_test_nmse(frozen.dx, heads.dx), 0.0);
+    release(&frozen);
+    release(&heads);
+    release(&g);
+    release(&f);
+}
+
 Test(ops_norm, head_gradients_match_central_differences)
 {
     expect_head_gradients(1, 1, 6);

@@ -140,8 +140,8 @@ void KD_KERNEL(norm_dx)(kd_backend *be,
     const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
     KD_CHECK(kd_tensor_rows(dy) == rows && kd_tensor_columns(dy) == columns);
     KD_CHECK(kd_tensor_rows(dx) == rows && kd_tensor_columns(dx) == columns);
-    KD_CHECK(dx.dtype == KD_F32 && x.dtype == KD_F32 && dw.dtype == KD_F32);
-    KD_CHECK(kd_tensor_elements(w) == columns && kd_tensor_elements(dw) == columns);
+    KD_CHECK(dx.dtype == KD_F32 && x.dtype == KD_F32 && kd_tensor_elements(w) == columns);
+    KD_CHECK(dw.data == NULL || (dw.dtype == KD_F32 && kd_tensor_elements(dw) == columns));
     KD_CHECK(kd_tensor_elements(rstd) == rows);
     if (be->fault) {
         return;
@@ -150,6 +150,8 @@ void KD_KERNEL(norm_dx)(kd_backend *be,
     if (partial != NULL) {
         const norm_dx_args a = {dx, dy, x, w.data, rstd.data, partial, columns};
         const int n_parts = kd_parallel_rows(be, rows, kd_grain(columns), norm_dx_rows, &a);
-        kd_add_partials(dw.data, partial, n_parts, columns);
+        if (dw.data != NULL) {
+            kd_add_partials(dw.data, partial, n_parts, columns);
+        }
     }
 }
