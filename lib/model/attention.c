@@ -3,6 +3,8 @@
  */
 #include "model/attention.h"
 
+#include "model/weight.h"
+
 /* Columns of queries, keys and values in a row of qkv. */
 static int64_t q_columns(const kd_model_config *c)
 {
@@ -110,6 +112,7 @@ kd_attention kd_attention_of(const kd_pass *pass, const kd_attention_acts *acts,
 }
 
 void kd_attention_backward(const kd_pass *pass,
+                           int64_t layer,
                            const kd_attention_weights *weights,
                            const kd_attention_acts *acts,
                            const kd_attention_grads *grads)
@@ -122,11 +125,13 @@ void kd_attention_backward(const kd_pass *pass,
     const kd_attention attention = kd_attention_of(pass, acts, &s);
 
     ops->copy(be, grads->d_out, pass->dx);
-    ops->linear_dw(be, weights->out.grad, grads->d_out, acts->mixed);
+    kd_weight_linear_grad(be, weights->out, grads->d_out, acts->mixed);
     ops->linear_dx(be, grads->d_mixed, grads->d_out, weights->out.value);
     ops->attention_backward(be, &attention, d.q, d.k, d.v, grads->d_mixed);
+    kd_tap_backward(pass, KD_TAP_VALUE, layer, s.v, d.v, NULL);
     ops->rotate(be, d.q, n_q, pass->rope, true);
     ops->rotate(be, d.k, n_k, pass->rope, true);
+    kd_tap_backward(pass, KD_TAP_KEY, layer, acts->key, d.k, NULL);
     if (s.normalised) {
         ops->head_norm_dx(be, d.q_linear, weights->q_norm.grad, d.q, s.q_linear,
                           weights->q_norm.value, acts->q_rstd, s.q_parts);
@@ -134,9 +139,9 @@ void kd_attention_backward(const kd_pass *pass,
                           weights->k_norm.value, acts->k_rstd, s.k_parts);
     }
     if (c->qkv_bias) {
-        ops->bias_db(be, weights->qkv_bias.grad, grads->d_qkv);
+        kd_weight_bias_grad(be, weights->qkv_bias, grads->d_qkv);
     }
-    ops->linear_dw(be, weights->qkv.grad, grads->d_qkv, acts->normed);
+    kd_weight_linear_grad(be, weights->qkv, grads->d_qkv, acts->normed);
     ops->linear_dx(be, grads->d_normed, grads->d_qkv, weights->qkv.value);
     ops->norm_dx(be, pass->dx, weights->norm.grad, grads->d_normed, acts->x, weights->norm.value,
                  acts->rstd);

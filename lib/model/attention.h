@@ -31,6 +31,7 @@ typedef struct kd_attention_acts {
     kd_tensor qk;     /* (N, (H + G) D) compute, q and k normalised and turned; or none       */
     kd_tensor q_rstd; /* (N, H) f32, or (N, 1) where a row is normalised whole; or none       */
     kd_tensor k_rstd; /* (N, G) f32, or (N, 1); or none                                       */
+    kd_tensor key;    /* (N, G D) compute, before rotation, where a listener needs it; or none */
     kd_tensor mixed;  /* (N, H D) compute, the attention's output                             */
     kd_tensor lse;    /* (B H, T) f32, log-sum-exp of scores; train                           */
 } kd_attention_acts;
@@ -65,6 +66,7 @@ kd_attention kd_attention_of(const kd_pass *pass, const kd_attention_acts *acts,
 
 /* Adds to the gradients of the weights, and to pass->dx what flows through this half. */
 void kd_attention_backward(const kd_pass *pass,
+                           int64_t layer,
                            const kd_attention_weights *weights,
                            const kd_attention_acts *acts,
                            const kd_attention_grads *grads);

@@ -2,8 +2,8 @@
  * batch.h - what goes through a model at once: whole sequences of one length, in host memory.
  *
  * With B = n_batch, T = n_tokens and N = B * T rows, every array has N entries, sequence by
- * sequence. The arrays are borrowed: they must stay as they are until the call that takes the
- * batch returns.
+ * sequence. The arrays are borrowed: a model reads them until its forward pass and the backward
+ * pass that belongs to it have returned.
  */
 #ifndef KD_MODEL_BATCH_H
 #define KD_MODEL_BATCH_H

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/progress.h"
 #include "model/layer.h"
+#include "model/weight.h"
 
 struct kd_decoder {
     kd_parameters *params;
@@ -24,6 +25,8 @@ struct kd_decoder {
     kd_tensor hidden;    /* (N, C) compute                        */
     kd_layer_acts *acts; /* (L) in training, else (1)             */
     kd_layer_grads grads;
+    size_t keys_bytes;
+    void *keys; /* kept for listeners, for all layers where they listen; or NULL */
 };
 
 static int64_t n_acts(const kd_decoder *d)
@@ -61,6 +64,23 @@ static void lay_out(kd_decoder *d, kd_arena *arena)
     kd_layer_grads_layout(&d->grads, pass, arena);
 }
 
+/* A kept key has room for max_batch; the slab holds one for each layer that is listened to. */
+static void lay_out_keys(kd_decoder *d, kd_arena *arena)
+{
+    const kd_model_config *c = &d->params->config;
+    const int64_t n_rows = d->settings.max_batch * d->settings.n_tokens;
+
+    for (int64_t l = 0; d->settings.train && l < c->n_layers; l++) {
+        kd_tensor *key = &d->acts[l].attention.key;
+        *key = kd_tensor_none();
+        if (kd_tap_is_wanted(&d->pass, KD_TAP_KEY, l)) {
+            *key =
+                kd_tensor_carve_2d(arena, d->pass.be->compute, n_rows, c->n_kv_heads * c->head_dim);
+            *key = kd_tensor_slice_rows(*key, 0, d->pass.n_rows);
+        }
+    }
+}
+
 /* No piece grows when n_batch falls, so every size up to the first fits the slab. */
 static void lay_out_for(kd_decoder *d, int64_t n_batch)
 {
@@ -69,6 +89,8 @@ static void lay_out_for(kd_decoder *d, int64_t n_batch)
     d->pass.n_batch = n_batch;
     kd_arena_init(&arena, d->slab, d->slab_bytes);
     lay_out(d, &arena);
+    kd_arena_init(&arena, d->keys, d->keys_bytes);
+    lay_out_keys(d, &arena);
 }
 
 static kd_status allocate_slab(kd_decoder *d)
@@ -127,9 +149,6 @@ static kd_status check_settings(const kd_parameters *params, const kd_decoder_se
                        "decoder: %lld sequences of %lld tokens, expected 1 to %lld tokens in all",
                        (long long)s->max_batch, (long long)s->n_tokens, (long long)most);
     }
-    if (s->train && params->use != KD_PARAMS_TRAIN) {
-        return kd_fail(KD_ERR_ARG, "decoder: training needs parameters created for training");
-    }
     return KD_OK;
 }
 
@@ -170,7 +189,10 @@ static kd_status set_up(kd_decoder *d)
         return kd_fail(KD_ERR_NOMEM, "no memory for a decoder of %lld layers", (long long)n_layers);
     }
     find_weights(d);
-    const kd_status st = allocate_slab(d);
+    kd_status st = kd_taps_create(&d->pass.taps, n_layers, NULL, 0);
+    if (!st) {
+        st = allocate_slab(d);
+    }
     return st ? st : upload_rope(d);
 }
 
@@ -205,9 +227,59 @@ void kd_decoder_destroy(kd_decoder *decoder)
     if (decoder->slab != NULL) {
         decoder->pass.be->ops->free(decoder->pass.be, decoder->slab);
     }
+    if (decoder->keys != NULL) {
+        decoder->pass.be->ops->free(decoder->pass.be, decoder->keys);
+    }
+    kd_taps_release(&decoder->pass.taps);
     free(decoder->acts);
     free(decoder->layers);
     free(decoder);
+}
+
+/* ---- listeners ---- */
+
+/* Memory for the keys that the taps ask to keep, in place of what was kept before. */
+static kd_status allocate_keys(kd_decoder *d)
+{
+    kd_backend *be = d->pass.be;
+    kd_arena arena = {0};
+    void *keys = NULL;
+
+    lay_out_keys(d, &arena);
+    if (arena.used > 0) {
+        keys = be->ops->alloc(be, arena.used);
+        if (keys == NULL) {
+            return KD_ERR_NOMEM;
+        }
+    }
+    if (d->keys != NULL) {
+        be->ops->free(be, d->keys);
+    }
+    d->keys = keys;
+    d->keys_bytes = arena.used;
+    return KD_OK;
+}
+
+kd_status kd_decoder_listen(kd_decoder *d, const kd_listener *listeners, int n)
+{
+    kd_taps taps;
+    kd_status st = kd_backend_wait(d->pass.be); /* buffers are given back below */
+    if (!st) {
+        st = kd_taps_create(&taps, d->params->config.n_layers, listeners, n);
+    }
+    if (st) {
+        return st;
+    }
+    kd_taps unused = d->pass.taps;
+    d->pass.taps = taps;
+    st = allocate_keys(d);
+    if (st) {
+        d->pass.taps = unused;
+        unused = taps;
+    }
+    kd_taps_release(&unused);
+    lay_out_for(d, d->pass.n_batch);
+    return st;
 }
 
 /* ---- the passes ---- */
@@ -232,6 +304,7 @@ void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch)
         lay_out_for(d, batch->n_batch);
     }
     kd_progress_tick();
+    d->pass.batch = *batch;
     ops->upload(be, d->tokens, batch->tokens);
 
     kd_tensor x = acts_of(d, 0)->attention.x, delta = kd_tensor_none();
@@ -241,6 +314,13 @@ void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch)
         delta = d->pass.delta;
     }
     ops->norm(be, d->hidden, d->x, x, delta, d->final_norm.value, d->rstd, c->norm_eps);
+    kd_tap_forward(&d->pass, KD_TAP_HIDDEN, c->n_layers - 1, d->x, NULL);
+}
+
+/* In training: the residual stream that leaves a layer. */
+static kd_tensor hidden_of(const kd_decoder *d, int64_t layer)
+{
+    return layer + 1 < d->params->config.n_layers ? d->acts[layer + 1].attention.x : d->x;
 }
 
 void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden)
@@ -254,9 +334,10 @@ void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden)
     ops->zero(be, dx);
     ops->norm_dx(be, dx, d->final_norm.grad, d_hidden, d->x, d->final_norm.value, d->rstd);
     for (int64_t l = d->params->config.n_layers - 1; l >= 0; l--) {
+        kd_tap_backward(&d->pass, KD_TAP_HIDDEN, l, hidden_of(d, l), dx, NULL);
         kd_layer_backward(&d->pass, &d->layers[l], acts_of(d, l), &d->grads);
     }
-    ops->embed_dw(be, d->embedding.grad, dx, d->tokens);
+    kd_weight_embed_grad(be, d->embedding, dx, d->tokens);
 }
 
 void kd_decoder_weigh_router(kd_decoder *decoder, float balance_weight, float z_weight)

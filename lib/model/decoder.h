@@ -8,6 +8,9 @@
  * The lm_head is not part of it: whoever needs logits multiplies rows of hidden with
  * kd_decoder_lm_head() in chunks, so that (N, V) never exists.
  *
+ * Parameters created for inference are frozen: a decoder in training passes gradients through them
+ * and computes none of their own.
+ *
  * In training all activations are kept for the backward pass, in one slab carved at creation; in
  * inference layers share their buffers. Nothing allocates after creation.
  *
@@ -18,6 +21,7 @@
 
 #include "model/batch.h"
 #include "model/parameters.h"
+#include "model/taps.h"
 
 typedef struct kd_decoder kd_decoder;
 
@@ -40,10 +44,18 @@ void kd_decoder_destroy(kd_decoder *decoder);
 /* Of at most max_batch sequences of settings.n_tokens each; without positions and segments. */
 void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch);
 
+/*
+ * From now on these n listeners are offered what taps.h says; 0: nobody. The list is copied. Makes
+ * room for the keys of layers where one listens at `key`, if the decoder trains. KD_ERR_NOMEM, and then
+ * those who listened before still do. Not during a pass.
+ */
+KD_MUST_USE kd_status kd_decoder_listen(kd_decoder *decoder, const kd_listener *listeners, int n);
+
 /* (B * T, C) compute, after the final norm; valid until the next forward. */
 kd_tensor kd_decoder_hidden(const kd_decoder *decoder);
 
-/* (V, C) compute, and its gradient (V, C) f32: the lm_head, or the embedding where tied. */
+/* (V, C) compute, and its gradient (V, C) f32, none where it is frozen: the lm_head, or the embedding
+ * where tied. */
 kd_tensor kd_decoder_lm_head(const kd_decoder *decoder);
 kd_tensor kd_decoder_lm_head_grad(const kd_decoder *decoder);
 

@@ -6,7 +6,7 @@
 /* ---- forward ---- */
 
 static void attention_forward(const kd_pass *pass,
-                              const kd_attention_weights *weights,
+                              const kd_layer *layer,
                               const kd_attention_acts *acts,
                               kd_tensor x,
                               kd_tensor delta)
@@ -14,10 +14,14 @@ static void attention_forward(const kd_pass *pass,
     kd_backend *be = pass->be;
     const kd_ops *ops = be->ops;
     const kd_model_config *c = pass->config;
+    const kd_attention_weights *weights = &layer->attention;
     const kd_qkv s = kd_qkv_of(c, acts->qkv, acts->qk);
     const kd_attention attention = kd_attention_of(pass, acts, &s);
 
     ops->norm(be, acts->normed, acts->x, x, delta, weights->norm.value, acts->rstd, c->norm_eps);
+    if (layer->index > 0) {
+        kd_tap_forward(pass, KD_TAP_HIDDEN, layer->index - 1, acts->x, NULL);
+    }
     ops->linear(be, acts->qkv, acts->normed, weights->qkv.value);
     if (c->qkv_bias) {
         ops->bias(be, acts->qkv, weights->qkv_bias.value);
@@ -28,6 +32,11 @@ static void attention_forward(const kd_pass *pass,
         ops->head_norm(be, s.k, s.k_linear, weights->k_norm.value, acts->k_rstd, s.k_parts,
                        c->norm_eps);
     }
+    if (acts->key.data != NULL) {
+        ops->copy(be, acts->key, s.k);
+    }
+    kd_tap_forward(pass, KD_TAP_KEY, layer->index, s.k, NULL);
+    kd_tap_forward(pass, KD_TAP_VALUE, layer->index, s.v, NULL);
     ops->rotate(be, s.q, c->n_heads, pass->rope, false);
     ops->rotate(be, s.k, c->n_kv_heads, pass->rope, false);
     ops->attention(be, &attention);
@@ -48,21 +57,24 @@ static void mlp_forward(kd_backend *be,
     ops->linear(be, y, acts->hidden, weights->down.value);
 }
 
-static void experts_forward(const kd_pass *pass,
-                            const kd_moe_weights *weights,
-                            const kd_moe_acts *acts,
-                            kd_tensor rows)
+static void
+experts_forward(const kd_pass *pass, const kd_layer *layer, const kd_moe_acts *acts, kd_tensor rows)
 {
     kd_backend *be = pass->be;
     const kd_ops *ops = be->ops;
+    const kd_moe_weights *weights = &layer->moe;
+    const kd_route *route = &acts->route;
 
     ops->linear(be, acts->logits, acts->normed, weights->router.value);
-    ops->route(be, &acts->route, acts->logits);
-    ops->dispatch(be, rows, acts->normed, &acts->route);
-    ops->experts(be, acts->gate_up, rows, weights->gate_up.value, &acts->route);
+    ops->route(be, route, acts->logits);
+    kd_tap_forward(pass, KD_TAP_ROUTER, layer->index, acts->logits, route);
+    ops->dispatch(be, rows, acts->normed, route);
+    kd_tap_forward(pass, KD_TAP_EXPERT_IN, layer->index, rows, route);
+    ops->experts(be, acts->gate_up, rows, weights->gate_up.value, route);
     ops->swiglu(be, acts->hidden, acts->gate_up);
-    ops->experts(be, acts->out, acts->hidden, weights->down.value, &acts->route);
-    ops->combine(be, pass->delta, acts->out, &acts->route);
+    ops->experts(be, acts->out, acts->hidden, weights->down.value, route);
+    kd_tap_forward(pass, KD_TAP_EXPERT_OUT, layer->index, acts->out, route);
+    ops->combine(be, pass->delta, acts->out, route);
 }
 
 /* Adds to pass->delta. */
@@ -77,13 +89,14 @@ shared_forward(const kd_pass *pass, const kd_moe_weights *weights, const kd_moe_
 }
 
 static void moe_forward(const kd_pass *pass,
-                        const kd_moe_weights *weights,
+                        const kd_layer *layer,
                         const kd_moe_acts *acts,
                         kd_tensor rows,
                         kd_tensor x)
 {
     kd_backend *be = pass->be;
     const kd_model_config *c = pass->config;
+    const kd_moe_weights *weights = &layer->moe;
 
     be->ops->norm(be, acts->normed, acts->x, x, pass->delta, weights->norm.value, acts->rstd,
                   c->norm_eps);
@@ -91,7 +104,7 @@ static void moe_forward(const kd_pass *pass,
         mlp_forward(be, &weights->dense, &acts->dense, acts->normed, pass->delta);
         return;
     }
-    experts_forward(pass, weights, acts, rows);
+    experts_forward(pass, layer, acts, rows);
     if (c->shared_expert_size > 0) {
         shared_forward(pass, weights, acts);
     }
@@ -111,9 +124,9 @@ kd_tensor kd_layer_forward(const kd_pass *pass,
                            kd_tensor x,
                            kd_tensor delta)
 {
-    attention_forward(pass, &layer->attention, &acts->attention, x, delta);
+    attention_forward(pass, layer, &acts->attention, x, delta);
     half_done(pass);
-    moe_forward(pass, &layer->moe, &acts->moe, scratch->moe.rows, acts->attention.x);
+    moe_forward(pass, layer, &acts->moe, scratch->moe.rows, acts->attention.x);
     half_done(pass);
     return acts->moe.x;
 }
@@ -125,9 +138,10 @@ void kd_layer_backward(const kd_pass *pass,
                        const kd_layer_acts *acts,
                        const kd_layer_grads *grads)
 {
-    kd_moe_backward(pass, &layer->moe, &acts->moe, &grads->moe);
+    kd_moe_backward(pass, layer->index, &layer->moe, &acts->moe, &grads->moe);
     half_done(pass);
-    kd_attention_backward(pass, &layer->attention, &acts->attention, &grads->attention);
+    kd_attention_backward(pass, layer->index, &layer->attention, &acts->attention,
+                          &grads->attention);
     half_done(pass);
 }
 

@@ -3,6 +3,8 @@
  */
 #include "model/moe.h"
 
+#include "model/weight.h"
+
 static int64_t routed_rows(const kd_pass *pass)
 {
     const kd_model_config *c = pass->config;
@@ -147,15 +149,16 @@ static void mlp_backward(kd_backend *be,
 {
     const kd_ops *ops = be->ops;
 
-    ops->linear_dw(be, weights->down.grad, grads->d_out, acts->hidden);
+    kd_weight_linear_grad(be, weights->down, grads->d_out, acts->hidden);
     ops->linear_dx(be, grads->d_hidden, grads->d_out, weights->down.value);
     ops->swiglu_backward(be, grads->d_gate_up, grads->d_hidden, acts->gate_up);
-    ops->linear_dw(be, weights->gate_up.grad, grads->d_gate_up, x);
+    kd_weight_linear_grad(be, weights->gate_up, grads->d_gate_up, x);
     ops->linear_dx(be, dx, grads->d_gate_up, weights->gate_up.value);
 }
 
 /* Writes d_normed, what the router's logits owe to acts->normed. */
 static void router_backward(const kd_pass *pass,
+                            int64_t layer,
                             const kd_moe_weights *weights,
                             const kd_moe_acts *acts,
                             const kd_moe_grads *grads)
@@ -165,13 +168,15 @@ static void router_backward(const kd_pass *pass,
 
     ops->route_backward(be, grads->d_logits, grads->d_weights, acts->logits, &acts->route,
                         pass->balance_weight, pass->z_weight, pass->router_sums);
+    kd_tap_backward(pass, KD_TAP_ROUTER, layer, acts->logits, grads->d_logits, &acts->route);
     ops->copy(be, grads->d_router, grads->d_logits);
-    ops->linear_dw(be, weights->router.grad, grads->d_router, acts->normed);
+    kd_weight_linear_grad(be, weights->router, grads->d_router, acts->normed);
     ops->linear_dx(be, grads->d_normed, grads->d_router, weights->router.value);
 }
 
 /* Writes d_weights for the router, and d_part, what the experts owe to acts->normed. */
 static void experts_backward(const kd_pass *pass,
+                             int64_t layer,
                              const kd_moe_weights *weights,
                              const kd_moe_acts *acts,
                              const kd_moe_grads *grads)
@@ -181,12 +186,16 @@ static void experts_backward(const kd_pass *pass,
     const kd_route *route = &acts->route;
 
     ops->combine_backward(be, grads->d_rows, grads->d_weights, pass->dx, acts->out, route);
-    ops->experts_dw(be, weights->down.grad, grads->d_rows, acts->hidden, route);
+    kd_tap_backward(pass, KD_TAP_EXPERT_OUT, layer, acts->out, grads->d_rows, route);
+    kd_weight_experts_grad(be, weights->down, grads->d_rows, acts->hidden, route);
     ops->experts_dx(be, grads->d_hidden, grads->d_rows, weights->down.value, route);
     ops->swiglu_backward(be, grads->d_gate_up, grads->d_hidden, acts->gate_up);
-    ops->dispatch(be, grads->rows, acts->normed, route);
-    ops->experts_dw(be, weights->gate_up.grad, grads->d_gate_up, grads->rows, route);
+    if (kd_weight_trained(weights->gate_up) || kd_tap_is_wanted(pass, KD_TAP_EXPERT_IN, layer)) {
+        ops->dispatch(be, grads->rows, acts->normed, route);
+    }
+    kd_weight_experts_grad(be, weights->gate_up, grads->d_gate_up, grads->rows, route);
     ops->experts_dx(be, grads->d_rows, grads->d_gate_up, weights->gate_up.value, route);
+    kd_tap_backward(pass, KD_TAP_EXPERT_IN, layer, grads->rows, grads->d_rows, route);
     ops->dispatch_backward(be, grads->d_part, grads->d_rows, route);
 }
 
@@ -204,12 +213,13 @@ static void shared_backward(const kd_pass *pass,
     mlp_backward(be, &weights->shared, &acts->shared, &grads->mlp, grads->d_part, acts->normed);
     ops->add(be, grads->d_normed, grads->d_part);
     ops->copy(be, grads->d_gate_row, grads->d_gate);
-    ops->linear_dw(be, weights->shared_gate.grad, grads->d_gate_row, acts->normed);
+    kd_weight_linear_grad(be, weights->shared_gate, grads->d_gate_row, acts->normed);
     ops->linear_dx(be, grads->d_part, grads->d_gate_row, weights->shared_gate.value);
     ops->add(be, grads->d_normed, grads->d_part);
 }
 
 void kd_moe_backward(const kd_pass *pass,
+                     int64_t layer,
                      const kd_moe_weights *weights,
                      const kd_moe_acts *acts,
                      const kd_moe_grads *grads)
@@ -222,8 +232,8 @@ void kd_moe_backward(const kd_pass *pass,
         ops->copy(be, grads->mlp.d_out, pass->dx);
         mlp_backward(be, &weights->dense, &acts->dense, &grads->mlp, grads->d_normed, acts->normed);
     } else {
-        experts_backward(pass, weights, acts, grads);
-        router_backward(pass, weights, acts, grads);
+        experts_backward(pass, layer, weights, acts, grads);
+        router_backward(pass, layer, weights, acts, grads);
         ops->add(be, grads->d_normed, grads->d_part);
         if (c->shared_expert_size > 0) {
             shared_backward(pass, weights, acts, grads);

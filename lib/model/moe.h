@@ -87,6 +87,7 @@ void kd_moe_grads_layout(kd_moe_grads *grads, const kd_pass *pass, kd_arena *are
  * losses enter here and add to pass->router_sums.
  */
 void kd_moe_backward(const kd_pass *pass,
+                     int64_t layer,
                      const kd_moe_weights *weights,
                      const kd_moe_acts *acts,
                      const kd_moe_grads *grads);

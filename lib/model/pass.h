@@ -7,22 +7,57 @@
 #define KD_MODEL_PASS_H
 
 #include "model/parameters.h"
+#include "model/taps.h"
+
+/* Who listens. */
+typedef struct kd_taps {
+    kd_listener *listeners; /* (n), in the order of the calls              */
+    int n;
+    unsigned *points; /* (L), KD_TAP_BIT()s that anyone asks of that layer */
+} kd_taps;
 
 typedef struct kd_pass {
     kd_backend *be;
     const kd_model_config *config;
     bool train;
-    int64_t n_batch;       /* B                                                                  */
-    int64_t n_tokens;      /* T                                                                  */
-    int64_t n_rows;        /* N = B T                                                            */
-    kd_tensor rope;        /* (T, D) f32: cosines, sines                                         */
-    kd_tensor delta;       /* (N, C) f32: what the last half adds to the residual stream         */
-    kd_tensor dx;          /* (N, C) f32: gradient of the residual stream, and so of delta; train */
+    int64_t n_batch;  /* B                                                                  */
+    int64_t n_tokens; /* T                                                                  */
+    int64_t n_rows;   /* N = B T                                                            */
+    kd_tensor rope;   /* (T, D) f32: cosines, sines                                         */
+    kd_tensor delta;  /* (N, C) f32: what the last half adds to the residual stream         */
+    kd_tensor dx;     /* (N, C) f32: gradient of the residual stream, and so of delta; train */
+    kd_taps taps;
+    kd_batch batch;        /* what kd_decoder_forward() was given                                */
     kd_tensor router_sums; /* (2) f64: balance, z                                                */
     float balance_weight;  /* of one layer                                                       */
     float z_weight;        /* likewise                                                           */
     void (*on_block)(void *user); /* after each half of a layer, or NULL */
     void *user;                   /* of on_block                         */
 } kd_pass;
+
+/* Copies the n listeners. KD_ERR_NOMEM. */
+KD_MUST_USE kd_status kd_taps_create(kd_taps *taps_out,
+                                     int64_t n_layers,
+                                     const kd_listener *listeners,
+                                     int n);
+void kd_taps_release(kd_taps *taps);
+
+static inline bool kd_tap_is_wanted(const kd_pass *pass, kd_tap_point point, int64_t layer)
+{
+    return (pass->taps.points[layer] & KD_TAP_BIT(point)) != 0;
+}
+
+/* Offers a tensor in the forward pass; one and its gradient in the backward pass. */
+void kd_tap_forward(const kd_pass *pass,
+                    kd_tap_point point,
+                    int64_t layer,
+                    kd_tensor value,
+                    const kd_route *route);
+void kd_tap_backward(const kd_pass *pass,
+                     kd_tap_point point,
+                     int64_t layer,
+                     kd_tensor value,
+                     kd_tensor gradient,
+                     const kd_route *route);
 
 #endif

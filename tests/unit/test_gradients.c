@@ -3,25 +3,19 @@
  *
  *   loss = <direction, hidden> + balance_weight * N * mean of balance + z_weight * N * mean of z
  *
- * over layers; summed in f64 from f32 values of order one. The differences are extrapolated
- * (Richardson), which leaves an error of h^4: at a step of 2^-6 that and rounding, about 1e-6 / h,
- * leave a relative error below 1e-4. Top-k choices must not flip within a step: MODEL_SEED is such a one.
+ * over layers; summed in f64 from f32 values of order one.
  */
 #include <criterion/criterion.h>
 
-#include <math.h>
 #include <stdlib.h>
 
 #include "base/rng.h"
+#include "tests/support/differences.h"
 #include "tests/support/tiny_model.h"
 
-#define STEP              0.015625f
-#define BALANCE_WEIGHT    0.3
-#define Z_WEIGHT          0.2
-#define ELEMENT_TOLERANCE 2e-2 /* relative, of elements above the floor       */
-#define ELEMENT_FLOOR     2e-2 /* times the root mean square of all gradients */
-#define VECTOR_TOLERANCE  3e-4 /* norm of the difference over the norm        */
-#define MODEL_SEED        1
+#define BALANCE_WEIGHT 0.3
+#define Z_WEIGHT       0.2
+#define MODEL_SEED     1 /* no choice of experts flips within a step */
 
 enum { N_BATCH = 2, N_TOKENS = 5, N_ROWS = N_BATCH * N_TOKENS };
 
@@ -67,8 +61,9 @@ static void finish(gradient_run *run)
 }
 
 /* The router's losses are summed by the backward pass, so a value of the loss costs one too. */
-static double loss_of(gradient_run *run)
+static double loss_of(void *user)
 {
+    gradient_run *run = user;
     kd_backend *be = run->model.be;
     const double layers = (double)run->model.params->config.n_layers;
     double router[2], loss = 0.0;
@@ -85,73 +80,20 @@ static double loss_of(gradient_run *run)
     return loss + (BALANCE_WEIGHT * router[0] + Z_WEIGHT * router[1]) / layers;
 }
 
-/* (loss(w + h) - loss(w - h)) / 2 h for element i of the flat numbering. */
-static double slope(gradient_run *run, int64_t i, float value, float h)
-{
-    const float up = value + h, down = value - h;
-
-    kd_parameters_write(run->model.params, i, &up, 1);
-    const double loss_up = loss_of(run);
-    kd_parameters_write(run->model.params, i, &down, 1);
-    const double loss_down = loss_of(run);
-    kd_parameters_write(run->model.params, i, &value, 1);
-    return (loss_up - loss_down) / ((double)up - (double)down);
-}
-
-static double numeric_gradient(gradient_run *run, int64_t i)
-{
-    float value;
-    kd_parameters_read(run->model.params, i, &value, 1);
-    return (4.0 * slope(run, i, value, STEP / 2) - slope(run, i, value, STEP)) / 3.0;
-}
-
-static double root_mean_square(const float *x, int64_t n)
-{
-    double sum = 0.0;
-    for (int64_t i = 0; i < n; i++) {
-        sum += (double)x[i] * (double)x[i];
-    }
-    return sqrt(sum / (double)n);
-}
-
-/* Compares one entry; adds to the squares of difference and size. */
-static void check_entry(gradient_run *run,
-                        const kd_parameter *entry,
-                        const float *analytic,
-                        double floor,
-                        double *squares)
-{
-    for (int64_t i = 0; i < entry->n_elements; i++) {
-        const double found = (double)analytic[entry->offset + i];
-        const double wanted = numeric_gradient(run, entry->offset + i);
-        const double scale = fmax(fabs(wanted), floor);
-        cr_expect(fabs(found - wanted) <= ELEMENT_TOLERANCE * scale,
-                  "%s of layer %d, element %d: %.6g, by differences %.6g",
-                  kd_parameter_role_name(entry->role), (int)entry->layer, (int)i, found, wanted);
-        squares[0] += (found - wanted) * (found - wanted);
-        squares[1] += wanted * wanted;
-    }
-}
-
 static void check_type(kd_model_type type)
 {
     gradient_run run;
-    double squares[2] = {0.0, 0.0};
 
     start(&run, type);
-    const kd_parameters *p = run.model.params;
-    run.model.be->ops->zero(run.model.be, p->grad);
+    run.model.be->ops->zero(run.model.be, run.model.params->grad);
     (void)loss_of(&run);
-    float *analytic = tiny_values(run.model.be, p->grad);
-    const double floor = ELEMENT_FLOOR * root_mean_square(analytic, p->n_elements);
-    for (int i = 0; i < p->n_table; i++) {
-        if (p->table[i].role != KD_PARAM_LM_HEAD) { /* no part of the decoder; see test_golden.c */
-            check_entry(&run, &p->table[i], analytic, floor, squares);
-        }
-    }
-    const double error = sqrt(squares[0] / squares[1]);
-    cr_expect(error <= VECTOR_TOLERANCE, "all gradients: relative error %.2e", error);
-    free(analytic);
+    const differences d = {.params = run.model.params,
+                           .loss = loss_of,
+                           .user = &run,
+                           .stride = 1,
+                           .skip =
+                               KD_PARAM_LM_HEAD}; /* no part of the decoder; see test_golden.c */
+    differences_check(&d, kd_model_type_name(type));
     finish(&run);
 }
 

@@ -1,0 +1,500 @@
+#include <criterion/criterion.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "tests/support/differences.h"
+#include "tests/support/tiny_model.h"
+
+enum {
+    N_BATCH = 2,
+    N_TOKENS = 5,
+    N_ROWS = N_BATCH * N_TOKENS,
+    MODEL_SEED = 1, /* no choice of experts flips within a step of differences */
+    ALL_POINTS = (1 << KD_TAP_COUNT) - 1,
+};
+
+typedef struct tap_run {
+    tiny_model model;
+    kd_decoder *decoder;
+    int32_t tokens[N_ROWS];
+    kd_tensor d_hidden; /* zeros */
+} tap_run;
+
+static tap_run start(kd_model_type type, kd_dtype compute, kd_parameter_use use, bool train)
+{
+    const kd_model_config config = tiny_config(type);
+    tap_run run = {.model = tiny_model_with_seed(config, compute, use, MODEL_SEED)};
+    kd_backend *be = run.model.be;
+
+    run.decoder = tiny_decoder(
+        &run.model,
+        (kd_decoder_settings){.max_batch = N_BATCH, .n_tokens = N_TOKENS, .train = train});
+    tiny_tokens(run.tokens, N_ROWS, config.vocab_size, 5);
+    void *zeros = be->ops->alloc(be, (size_t)(N_ROWS * config.hidden_size) * sizeof(float));
+    run.d_hidden = kd_tensor_2d(zeros, KD_F32, N_ROWS, config.hidden_size);
+    return run;
+}
+
+static void finish(tap_run *run)
+{
+    cr_expect_eq(kd_backend_wait(run->model.be), KD_OK);
+    run->model.be->ops->free(run->model.be, run->d_hidden.data);
+    kd_decoder_destroy(run->decoder);
+    tiny_model_destroy(&run->model);
+}
+
+static void listen(tap_run *run,
+                   unsigned points,
+                   const bool *layers,
+                   void *user,
+                   void (*at)(void *user, const kd_tap *tap))
+{
+    const kd_listener listener = {.points = points, .layers = layers, .user = user, .at = at};
+    cr_assert_eq(kd_decoder_listen(run->decoder, &listener, 1), KD_OK);
+}
+
+static void forward(tap_run *run)
+{
+    tiny_forward(run->decoder, run->tokens, N_BATCH, N_TOKENS);
+}
+
+static void forward_backward(tap_run *run)
+{
+    forward(run);
+    kd_decoder_backward(run->decoder, run->d_hidden);
+}
+
+/* ---- what is offered, and when ---- */
+
+typedef struct offers {
+    char text[2048]; /* "point layer", backward ones in capitals */
+    int64_t n_wrong;
+} offers;
+
+static int64_t columns_of(const kd_model_config *c, kd_tap_point point)
+{
+    switch (point) {
+    case KD_TAP_HIDDEN:
+    case KD_TAP_EXPERT_IN:
+    case KD_TAP_EXPERT_OUT:
+        return c->hidden_size;
+    case KD_TAP_ROUTER:
+        return c->n_experts;
+    case KD_TAP_KEY:
+    case KD_TAP_VALUE:
+        return c->n_kv_heads * c->head_dim;
+    case KD_TAP_COUNT:
+        break;
+    }
+    return 0;
+}
+
+static bool has_route(kd_tap_point point)
+{
+    return point == KD_TAP_ROUTER || point == KD_TAP_EXPERT_IN || point == KD_TAP_EXPERT_OUT;
+}
+
+static void note(void *user, const kd_tap *tap)
+{
+    static const char *const names[2][KD_TAP_COUNT] = {{"h", "r", "i", "o", "k", "v"},
+                                                       {"H", "R", "I", "O", "K", "V"}};
+    offers *o = user;
+    const bool backward = tap->gradient.data != NULL;
+    char item[16];
+
+    (void)snprintf(item, sizeof item, "%s%d ", names[backward][tap->point], (int)tap->layer);
+    strncat(o->text, item, sizeof o->text - strlen(o->text) - 1);
+    o->n_wrong += tap->value.data == NULL || (tap->route != NULL) != has_route(tap->point);
+    o->n_wrong += tap->again || tap->batch->n_batch != N_BATCH;
+}
+
+static void expect_offers(kd_model_type type, const char *wanted)
+{
+    tap_run run = start(type, KD_F32, KD_PARAMS_TRAIN, true);
+    offers o = {0};
+
+    listen(&run, ALL_POINTS, NULL, &o, note);
+    forward_backward(&run);
+    cr_expect_str_eq(o.text, wanted);
+    cr_expect_eq(o.n_wrong, 0);
+    finish(&run);
+}
+
+Test(taps, are_offered_in_the_order_of_the_pass)
+{
+    expect_offers(KD_MODEL_MIXTRAL, "k0 v0 r0 i0 o0 h0 k1 v1 r1 i1 o1 h1 "
+                                    "H1 O1 I1 R1 V1 K1 H0 O0 I0 R0 V0 K0 ");
+}
+
+Test(taps, of_a_dense_model_have_no_experts)
+{
+    expect_offers(KD_MODEL_LLAMA, "k0 v0 h0 k1 v1 h1 H1 V1 K1 H0 V0 K0 ");
+}
+
+Test(taps, are_offered_only_where_someone_listens)
+{
+    tap_run run = start(KD_MODEL_MIXTRAL, KD_F32, KD_PARAMS_TRAIN, true);
+    const bool last[] = {false, true}, first[] = {true, false};
+    offers a = {0}, b = {0};
+    const kd_listener listeners[] = {
+        {.points = KD_TAP_BIT(KD_TAP_KEY) | KD_TAP_BIT(KD_TAP_ROUTER),
+         .layers = last,
+         .user = &a,
+         .at = note},
+        {.points = KD_TAP_BIT(KD_TAP_HIDDEN), .layers = first, .user = &b, .at = note},
+    };
+
+    cr_assert_eq(kd_decoder_listen(run.decoder, listeners, 2), KD_OK);
+    forward_backward(&run);
+    cr_expect_str_eq(a.text, "k1 r1 R1 K1 ");
+    cr_expect_str_eq(b.text, "h0 H0 ");
+    cr_assert_eq(kd_decoder_listen(run.decoder, NULL, 0), KD_OK);
+    forward_backward(&run);
+    cr_expect_str_eq(a.text, "k1 r1 R1 K1 ");
+    finish(&run);
+}
+
+Test(taps, of_a_model_that_only_infers_are_those_of_the_forward_pass)
+{
+    tap_run run = start(KD_MODEL_QWEN3_MOE, KD_F32, KD_PARAMS_INFER, false);
+    offers o = {0};
+
+    listen(&run, ALL_POINTS, NULL, &o, note);
+    forward(&run);
+    cr_expect_str_eq(o.text, "k0 v0 r0 i0 o0 h0 k1 v1 r1 i1 o1 h1 ");
+    cr_expect_eq(o.n_wrong, 0);
+    finish(&run);
+}
+
+/* ---- what the tensors hold ---- */
+
+/* Copies of the values of one layer, by point, forward and backward. */
+typedef struct copies {
+    kd_backend *be;
+    const kd_model_config *config;
+    int64_t layer;
+    float *values[2][KD_TAP_COUNT];
+    float *gradients[KD_TAP_COUNT];
+    int64_t rows[KD_TAP_COUNT];
+
+} copies;
+
+static void keep(void *user, const kd_tap *tap)
+{
+    copies *c = user;
+    const bool backward = tap->gradient.data != NULL;
+    int32_t offset[5];
+
+    if (tap->layer != c->layer) {
+        return;
+    }
+    cr_expect_eq(kd_tensor_columns(tap->value), columns_of(c->config, tap->point));
+    c->values[backward][tap->point] = tiny_values(c->be, tap->value);
+    c->rows[tap->point] = kd_tensor_rows(tap->value);
+    if (backward) {
+        cr_expect_eq(kd_tensor_columns(tap->gradient), columns_of(c->config, tap->point));
+        c->gradients[tap->point] = tiny_values(c->be, tap->gradient);
+    }
+    if (tap->point == KD_TAP_EXPERT_IN || tap->point == KD_TAP_EXPERT_OUT) {
+        c->be->ops->download(c->be, offset, tap->route->offset);
+        c->rows[tap->point] = offset[4];
+    }
+}
+
+static void keep_all(copies *c, tap_run *run, int64_t layer)
+{
+    *c = (copies){.be = run->model.be, .config = &run->model.params->config, .layer = layer};
+    listen(run, ALL_POINTS, NULL, c, keep);
+}
+
+static void release(copies *c)
+{
+    for (int p = 0; p < KD_TAP_COUNT; p++) {
+        free(c->values[0][p]);
+        free(c->values[1][p]);
+        free(c->gradients[p]);
+    }
+}
+
+static size_t bytes_of(const copies *c, int point)
+{
+    return (size_t)(c->rows[point] * columns_of(c->config, (kd_tap_point)point)) * sizeof(float);
+}
+
+static void expect_same_values(kd_model_type type, kd_dtype compute)
+{
+    tap_run run = start(type, compute, KD_PARAMS_TRAIN, true);
+    tap_run infers = start(type, compute, KD_PARAMS_INFER, false);
+
+    for (int64_t layer = 0; layer < 2; layer++) {
+        copies c, other;
+        keep_all(&c, &run, layer);
+        keep_all(&other, &infers, layer);
+        forward_backward(&run);
+        forward(&infers);
+        for (int p = 0; p < KD_TAP_COUNT; p++) {
+            if (c.values[0][p] == NULL) {
+                continue;
+            }
+            cr_expect_arr_eq(c.values[0][p], c.values[1][p], bytes_of(&c, p),
+                             "%s, point %d: forward and backward differ", kd_model_type_name(type),
+                             p);
+            cr_expect_arr_eq(c.values[0][p], other.values[0][p], bytes_of(&c, p),
+                             "%s, point %d: training and inference differ",
+                             kd_model_type_name(type), p);
+        }
+        release(&other);
+        release(&c);
+    }
+    finish(&infers);
+    finish(&run);
+}
+
+Test(taps, show_the_same_values_forward_and_backward_and_in_inference)
+{
+    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
+        expect_same_values((kd_model_type)type, KD_F32);
+        expect_same_values((kd_model_type)type, KD_BF16);
+    }
+}
+
+/* In the first layer a key depends on its token alone, until it is turned by its position. */
+Test(taps, keys_are_not_yet_turned)
+{
+    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
+        tap_run run = start((kd_model_type)type, KD_F32, KD_PARAMS_TRAIN, true);
+        copies c;
+        keep_all(&c, &run, 0);
+        for (int i = 0; i < N_ROWS; i++) {
+            run.tokens[i] = 3;
+        }
+        forward_backward(&run);
+        const size_t row = (size_t)columns_of(c.config, KD_TAP_KEY);
+        for (size_t i = 1; i < N_ROWS; i++) {
+            cr_expect_arr_eq(c.values[0][KD_TAP_KEY], c.values[0][KD_TAP_KEY] + i * row,
+                             row * sizeof(float));
+            cr_expect_arr_eq(c.values[1][KD_TAP_KEY], c.values[1][KD_TAP_KEY] + i * row,
+                             row * sizeof(float));
+        }
+        release(&c);
+        finish(&run);
+    }
+}
+
+/* ---- gradients ---- */
+
+/* loss = <direction, tensor at the point> over all layers; a listener that adds its gradient. */
+typedef struct pull {
+    tap_run *run;
+    double loss;
+} pull;
+
+static bool row_counts(const kd_tap *tap, const int32_t *token, const int32_t *offset, int64_t row)
+{
+    if (tap->point != KD_TAP_EXPERT_IN && tap->point != KD_TAP_EXPERT_OUT) {
+        return true;
+    }
+    return row < offset[kd_tensor_elements(tap->route->offset) - 1] && token[row] >= 0;
+}
+
+/* The CPU's tensors are host memory, and the route is made when a tap carries it. */
+static float direction(const kd_tap *tap, int64_t i)
+{
+    const int32_t *token = tap->route == NULL ? NULL : tap->route->token.data;
+    const int32_t *offset = tap->route == NULL ? NULL : tap->route->offset.data;
+    if (!row_counts(tap, token, offset, i / kd_tensor_columns(tap->value))) {
+        return 0.0f;
+    }
+    return (float)kd_rng_normal(kd_rng_key(9, "direction"), (uint64_t)(tap->layer * 100000 + i));
+}
+
+static void pull_at(void *user, const kd_tap *tap)
+{
+    pull *p = user;
+    kd_backend *be = p->run->model.be;
+    const bool backward = tap->gradient.data != NULL;
+    float *values = tiny_values(be, backward ? tap->gradient : tap->value);
+
+    for (int64_t i = 0; i < kd_tensor_elements(tap->value); i++) {
+        const float c = direction(tap, i);
+        if (backward) {
+            values[i] += c;
+        } else if (c != 0.0f) {
+            p->loss += (double)c * (double)values[i];
+        }
+    }
+    if (backward) {
+        be->ops->upload(be, tap->gradient, values);
+    }
+    free(values);
+}
+
+static double pull_loss(void *user)
+{
+    pull *p = user;
+    p->loss = 0.0;
+    forward(p->run);
+    return p->loss;
+}
+
+static void check_point(kd_model_type type, kd_tap_point point, const char *what)
+{
+    tap_run run = start(type, KD_F32, KD_PARAMS_TRAIN, true);
+    pull p = {.run = &run};
+    char name[64];
+
+    (void)snprintf(name, sizeof name, "%s at %s", what, kd_model_type_name(type));
+    listen(&run, KD_TAP_BIT(point), NULL, &p, pull_at);
+    forward_backward(&run);
+    const differences d = {.params = run.model.params,
+                           .loss = pull_loss,
+                           .user = &p,
+                           .stride = 5,
+                           .skip = KD_PARAM_LM_HEAD};
+    differences_check(&d, name);
+    finish(&run);
+}
+
+static void check_every_type(kd_tap_point point, const char *what)
+{
+    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
+        if (type != KD_MODEL_LLAMA || !has_route(point)) {
+            check_point((kd_model_type)type, point, what);
+        }
+    }
+}
+
+Test(taps, a_gradient_added_at_hidden_agrees_with_differences)
+{
+    check_every_type(KD_TAP_HIDDEN, "hidden");
+}
+
+Test(taps, a_gradient_added_at_the_router_agrees_with_differences)
+{
+    check_every_type(KD_TAP_ROUTER, "router");
+}
+
+Test(taps, a_gradient_added_at_expert_in_agrees_with_differences)
+{
+    check_every_type(KD_TAP_EXPERT_IN, "expert_in");
+}
+
+Test(taps, a_gradient_added_at_expert_out_agrees_with_differences)
+{
+    check_every_type(KD_TAP_EXPERT_OUT, "expert_out");
+}
+
+Test(taps, a_gradient_added_at_keys_agrees_with_differences)
+{
+    check_every_type(KD_TAP_KEY, "key");
+}
+
+Test(taps, a_gradient_added_at_values_agrees_with_differences)
+{
+    check_every_type(KD_TAP_VALUE, "value");
+}
+
+static void look(void *user, const kd_tap *tap)
+{
+    kd_backend *be = user;
+    free(tiny_values(be, tap->value));
+    if (tap->gradient.data != NULL) {
+        free(tiny_values(be, tap->gradient));
+    }
+}
+
+static void expect_no_changed_bit(kd_model_type type, kd_dtype compute)
+{
+    float *hidden[2], *grads[2];
+    size_t n_hidden = 0, n_grads = 0;
+
+    for (int listened = 0; listened < 2; listened++) {
+        tap_run run = start(type, compute, KD_PARAMS_TRAIN, true);
+        kd_backend *be = run.model.be;
+        const kd_tensor grad = run.model.params->grad;
+        float *direction_of_hidden = tiny_values(be, run.d_hidden);
+        n_hidden = (size_t)kd_tensor_elements(run.d_hidden);
+        n_grads = (size_t)kd_tensor_elements(grad);
+        for (size_t i = 0; i < n_hidden; i++) {
+            direction_of_hidden[i] = (float)kd_rng_normal(kd_rng_key(2, "bits"), i);
+        }
+        be->ops->upload(be, run.d_hidden, direction_of_hidden);
+        if (listened) {
+            listen(&run, ALL_POINTS, NULL, be, look);
+        }
+        forward_backward(&run);
+        hidden[listened] = tiny_values(be, kd_decoder_hidden(run.decoder));
+        grads[listened] = tiny_values(be, grad);
+        free(direction_of_hidden);
+        finish(&run);
+    }
+    cr_expect_arr_eq(hidden[0], hidden[1], n_hidden * sizeof(float));
+    cr_expect_arr_eq(grads[0], grads[1], n_grads * sizeof(float));
+    for (int i = 0; i < 2; i++) {
+        free(hidden[i]);
+        free(grads[i]);
+    }
+}
+
+Test(taps, a_listener_that_changes_nothing_changes_no_bit)
+{
+    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
+        expect_no_changed_bit((kd_model_type)type, KD_F32);
+        expect_no_changed_bit((kd_model_type)type, KD_BF16);
+    }
+}
+
+/* ---- frozen weights ---- */
+
+static float *gradient_at_first_hidden(kd_model_type type, kd_parameter_use use)
+{
+    tap_run run = start(type, KD_F32, use, true);
+    const size_t n = (size_t)kd_tensor_elements(run.d_hidden);
+    kd_backend *be = run.model.be;
+    float *values = tiny_values(be, run.d_hidden);
+    copies c;
+
+    for (size_t i = 0; i < n; i++) {
+        values[i] = (float)kd_rng_normal(kd_rng_key(2, "frozen"), i);
+    }
+    be->ops->upload(be, run.d_hidden, values);
+    keep_all(&c, &run, 0);
+    forward_backward(&run);
+    memcpy(values, c.gradients[KD_TAP_HIDDEN], n * sizeof *values);
+    release(&c);
+    finish(&run);
+    return values;
+}
+
+static void check_frozen(kd_model_type type)
+{
+    tap_run run = start(type, KD_F32, KD_PARAMS_INFER, true);
+    const int64_t n = run.model.params->n_elements;
+    const size_t bytes = (size_t)n * sizeof(float);
+    float *before = malloc(bytes), *after = malloc(bytes);
+    float *wanted = gradient_at_first_hidden(type, KD_PARAMS_TRAIN);
+    float *found = gradient_at_first_hidden(type, KD_PARAMS_INFER);
+
+    cr_expect_arr_eq(found, wanted, (size_t)kd_tensor_elements(run.d_hidden) * sizeof *found);
+    cr_expect_null(run.model.params->grad.data);
+    cr_expect_null(run.model.params->master.data);
+    kd_parameters_read(run.model.params, 0, before, n);
+    forward_backward(&run);
+    kd_parameters_read(run.model.params, 0, after, n);
+    cr_expect_arr_eq(after, before, bytes);
+    free(found);
+    free(wanted);
+    free(after);
+    free(before);
+    finish(&run);
+}
+
+Test(taps, a_frozen_model_passes_the_same_gradient_and_has_none_of_its_own)
+{
+    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
+        check_frozen((kd_model_type)type);
+    }
+}
