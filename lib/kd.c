@@ -148,7 +148,7 @@ static kd_trainer_settings settings_of(const kd_student_options *o)
         .n_tokens = o->sequence_length,
     };
     settings.optimizer.weight_decay = o->weight_decay;
-    settings.optimizer.clip_norm = o->clip_norm;
+    settings.clip_norm = o->clip_norm;
     return settings;
 }
 
@@ -449,8 +449,7 @@ kd_status kd_student_checkpoint(kd_student *s, const char *folder)
 {
     const kd_checkpoint_state state = {
         .step = s->n_steps, .data_position = s->n_sequences, .seed = s->seed};
-    return kd_checkpoint_save(folder, kd_trainer_parameters(s->trainer),
-                              kd_trainer_optimizer(s->trainer), &state, NULL);
+    return kd_checkpoint_save(folder, kd_trainer_optimizer(s->trainer), &state, NULL);
 }
 
 kd_status kd_student_resume(kd_student *s, const char *folder)
@@ -464,8 +463,7 @@ kd_status kd_student_resume(kd_student *s, const char *folder)
     if (path == NULL) {
         return kd_fail(KD_ERR_NOT_FOUND, "%s holds no checkpoint to go on from", folder);
     }
-    st = kd_checkpoint_load(path, kd_trainer_parameters(s->trainer),
-                            kd_trainer_optimizer(s->trainer), 0, &state);
+    st = kd_checkpoint_load(path, kd_trainer_optimizer(s->trainer), 0, &state);
     free(path);
     if (!st) {
         s->n_steps = state.step;

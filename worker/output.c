@@ -278,8 +278,8 @@ kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step
     if (out->is_saved && out->saved_step == step) {
         return KD_OK;
     }
-    kd_status st = kd_checkpoint_save(out->checkpoints, kd_trainer_parameters(trainer),
-                                      kd_trainer_optimizer(trainer), &state, &path);
+    kd_status st =
+        kd_checkpoint_save(out->checkpoints, kd_trainer_optimizer(trainer), &state, &path);
     if (st) {
         return st;
     }

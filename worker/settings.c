@@ -160,8 +160,8 @@ kd_status settings_trainer(const Kd__Job *job, kd_trainer_settings *settings_out
                 .beta2 = t->beta2,
                 .epsilon = t->epsilon,
                 .weight_decay = t->weight_decay,
-                .clip_norm = t->clip_norm,
             },
+        .clip_norm = t->clip_norm,
         .learning_rate =
             {
                 .peak = t->learning_rate,

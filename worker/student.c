@@ -71,8 +71,7 @@ static kd_status resume(const student_rank *rank)
         return KD_OK;
     }
     const kd_status st =
-        kd_checkpoint_load(point->path, kd_trainer_parameters(rank->trainer),
-                           kd_trainer_optimizer(rank->trainer), rank->w->hash, &state);
+        kd_checkpoint_load(point->path, kd_trainer_optimizer(rank->trainer), rank->w->hash, &state);
     if (!st && is_leader(rank)) {
         kd_log(KD_LOG_INFO, "resumes at step %llu from %s", (unsigned long long)state.step,
                point->path);

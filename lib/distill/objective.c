@@ -309,7 +309,9 @@ run_chunk(kd_objective *o, const kd_decoder *decoder, kd_tensor labels, const kd
     ops->linear(o->be, rows.student, hidden, lm_head);
     ops->vocab_loss(o->be, &rows);
     ops->linear_dx(o->be, kd_tensor_slice_rows(o->d_hidden, first, n), rows.d_logits, lm_head);
-    ops->linear_dw(o->be, kd_decoder_lm_head_grad(decoder), rows.d_logits, hidden);
+    if (kd_decoder_lm_head_grad(decoder).data != NULL) { /* else it is frozen */
+        ops->linear_dw(o->be, kd_decoder_lm_head_grad(decoder), rows.d_logits, hidden);
+    }
 }
 
 kd_tensor

@@ -67,21 +67,18 @@ static kd_status read_state(const char *folder, kd_checkpoint_state *state_out)
     return st;
 }
 
-static kd_status
-write_tensors(const char *folder, const kd_parameters *params, const kd_optimizer *optimizer)
+static kd_status write_tensors(const char *folder, const kd_optimizer *optimizer)
 {
     char *path = join(folder, KD_CHECKPOINT_TENSORS_NAME);
-    const kd_status st =
-        path == NULL ? KD_ERR_NOMEM : kd_checkpoint_tensors_write(path, params, optimizer);
+    const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_tensors_write(path, optimizer);
     free(path);
     return st;
 }
 
-static kd_status read_tensors(const char *folder, kd_parameters *params, kd_optimizer *optimizer)
+static kd_status read_tensors(const char *folder, kd_optimizer *optimizer)
 {
     char *path = join(folder, KD_CHECKPOINT_TENSORS_NAME);
-    const kd_status st =
-        path == NULL ? KD_ERR_NOMEM : kd_checkpoint_tensors_read(path, params, optimizer);
+    const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_tensors_read(path, optimizer);
     free(path);
     return st;
 }
@@ -98,17 +95,27 @@ static kd_status verify_quietly(const char *path, kd_checkpoint_state *state_out
     return st;
 }
 
-static kd_status fill(const char *folder,
-                      const kd_parameters *params,
-                      const kd_optimizer *optimizer,
-                      const kd_checkpoint_state *state)
+/* What other tools read. */
+static const kd_parameters *exported_model(const kd_optimizer *optimizer)
 {
+    int g = 0;
+    while (g < optimizer->n_groups && !optimizer->groups[g].exported) {
+        g++;
+    }
+    KD_CHECK(g < optimizer->n_groups);
+    return optimizer->groups[g].params;
+}
+
+static kd_status
+fill(const char *folder, const kd_optimizer *optimizer, const kd_checkpoint_state *state)
+{
+    const kd_parameters *model = exported_model(optimizer);
     kd_status st = kd_folder_remove(folder);
     if (!st) {
-        st = kd_model_folder_save(folder, params, params->be->compute);
+        st = kd_model_folder_save(folder, model, model->be->compute);
     }
     if (!st) {
-        st = write_tensors(folder, params, optimizer);
+        st = write_tensors(folder, optimizer);
     }
     if (!st) {
         st = write_state(folder, state);
@@ -119,11 +126,10 @@ static kd_status fill(const char *folder,
 /* Writes the checkpoint as `temporary` and gives it its name. */
 static kd_status write_and_publish(const char *temporary,
                                    const char *path,
-                                   const kd_parameters *params,
                                    const kd_optimizer *optimizer,
                                    const kd_checkpoint_state *state)
 {
-    kd_status st = fill(temporary, params, optimizer, state);
+    kd_status st = fill(temporary, optimizer, state);
     if (!st) {
         st = kd_folder_publish(temporary, path);
     }
@@ -134,7 +140,6 @@ static kd_status write_and_publish(const char *temporary,
 }
 
 kd_status kd_checkpoint_save(const char *folder,
-                             const kd_parameters *params,
                              const kd_optimizer *optimizer,
                              const kd_checkpoint_state *state,
                              char **path_out)
@@ -148,7 +153,7 @@ kd_status kd_checkpoint_save(const char *folder,
     if (path == NULL || temporary == NULL) {
         st = KD_ERR_NOMEM;
     } else {
-        st = write_and_publish(temporary, path, params, optimizer, state);
+        st = write_and_publish(temporary, path, optimizer, state);
     }
     free(temporary);
     if (st || path_out == NULL) {
@@ -245,7 +250,6 @@ kd_checkpoint_find_latest(const char *folder, char **path_out, kd_checkpoint_sta
 }
 
 kd_status kd_checkpoint_load(const char *path,
-                             kd_parameters *params,
                              kd_optimizer *optimizer,
                              uint64_t job_hash,
                              kd_checkpoint_state *state_out)
@@ -260,7 +264,7 @@ kd_status kd_checkpoint_load(const char *path,
                      path, state.job_hash, job_hash);
     }
     if (!st) {
-        st = read_tensors(path, params, optimizer);
+        st = read_tensors(path, optimizer);
     }
     if (!st) {
         *state_out = state;

@@ -2,7 +2,8 @@
  * checkpoint.h - training state on disk that survives any crash, and is resumed exactly.
  *
  *   FOLDER/step-<n>/          n: updates made, twelve digits
- *     model.safetensors       the weights under their Hugging Face names, in the compute dtype
+ *     model.safetensors       the weights of the exported group under their Hugging Face names,
+ *                             in the compute dtype
  *     config.json
  *     train.safetensors       master weights and both moments, f32
  *     state.json              kd_checkpoint_state
@@ -30,7 +31,6 @@ typedef struct kd_checkpoint_state {
  *   path_out (NULL: not wanted): malloc'ed path of the checkpoint
  */
 KD_MUST_USE kd_status kd_checkpoint_save(const char *folder,
-                                         const kd_parameters *params,
                                          const kd_optimizer *optimizer,
                                          const kd_checkpoint_state *state,
                                          char **path_out);
@@ -44,12 +44,12 @@ KD_MUST_USE kd_status kd_checkpoint_find_latest(const char *folder,
                                                 kd_checkpoint_state *state_out);
 
 /*
- * Fills master weights, their copies and the moments from a checkpoint that was found.
+ * Fills master weights, their copies and the moments of all trained groups from a checkpoint that was
+ * found; frozen groups are the caller's to fill.
  * KD_ERR_INVALID: its job hash is not `job_hash` (both are named), or it holds another model.
- * After an error the values of params and optimizer are undefined.
+ * After an error the values of weights and moments are undefined.
  */
 KD_MUST_USE kd_status kd_checkpoint_load(const char *path,
-                                         kd_parameters *params,
                                          kd_optimizer *optimizer,
                                          uint64_t job_hash,
                                          kd_checkpoint_state *state_out);

@@ -4,9 +4,10 @@
  *
  *   state.json         {"version": 1, "step": n, "data_position": n, "seed": "<hex>",
  *                      "job_hash": "<hex>"}
- *   train.safetensors  for each parameter "master.<role>.<layer>", "m...." and "v....", f32
+ *   train.safetensors  for each parameter of a trained group "master.<name>", "m.<name>" and
+ *                      "v.<name>", f32; frozen groups are as the job started from
  *
- * Tensors are named, so the file does not depend on the order of the parameter table.
+ * Tensors are named, so the file does not depend on the order of groups and their tables.
  */
 #ifndef KD_TRAIN_CHECKPOINT_FILE_H
 #define KD_TRAIN_CHECKPOINT_FILE_H
@@ -20,13 +21,9 @@ KD_MUST_USE kd_status kd_checkpoint_state_write(const char *path, const kd_check
 /* KD_ERR_PROTO names the file and what is wrong in it. */
 KD_MUST_USE kd_status kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out);
 
-KD_MUST_USE kd_status kd_checkpoint_tensors_write(const char *path,
-                                                  const kd_parameters *params,
-                                                  const kd_optimizer *optimizer);
+KD_MUST_USE kd_status kd_checkpoint_tensors_write(const char *path, const kd_optimizer *optimizer);
 /* KD_ERR_INVALID: a tensor is missing or has another size. */
-KD_MUST_USE kd_status kd_checkpoint_tensors_read(const char *path,
-                                                 kd_parameters *params,
-                                                 kd_optimizer *optimizer);
+KD_MUST_USE kd_status kd_checkpoint_tensors_read(const char *path, kd_optimizer *optimizer);
 
 /*
  * Gives the finished folder `temporary` the name `path`, in the same parent; a folder of that name

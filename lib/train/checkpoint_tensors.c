@@ -10,76 +10,118 @@ enum {
     NAME_BYTES = 64,
 };
 
-/* The three slabs of training, all of the flat numbering. */
+/* The three slabs of a trained group, all of its flat numbering. */
 typedef enum slab { SLAB_MASTER, SLAB_M, SLAB_V, SLAB_COUNT } slab;
 
 /* What a transfer between the slabs and the file needs. */
 typedef struct transfer {
-    const kd_parameters *params;
     const kd_optimizer *optimizer;
-    kd_parameters *target; /* params, when they are read from the file */
     const char *path;
     float *chunk; /* (CHUNK) */
 } transfer;
 
-static void print_name(char *name, slab which, const kd_parameter *entry)
+/* One tensor of the file: a parameter of a trained group, in one of its slabs. */
+typedef struct place {
+    int group;
+    slab which;
+    const kd_parameter *entry;
+} place;
+
+/* The place after p, in the file's order; begins after {.group = -1}. False: there is none. */
+static bool next_place(const kd_optimizer *o, place *p)
+{
+    if (p->group >= 0) {
+        const kd_parameters *params = o->groups[p->group].params;
+        if (++p->entry < params->table + params->n_table) {
+            return true;
+        }
+        p->entry = params->table;
+        if (++p->which < SLAB_COUNT) {
+            return true;
+        }
+    }
+    do {
+        p->group++;
+    } while (p->group < o->n_groups && !kd_group_trained(&o->groups[p->group]));
+    if (p->group == o->n_groups) {
+        return false;
+    }
+    p->which = SLAB_MASTER;
+    p->entry = o->groups[p->group].params->table;
+    return true;
+}
+
+static void print_name(char *name, const place *p)
 {
     static const char *const slabs[SLAB_COUNT] = {"master", "m", "v"};
-    const int n = snprintf(name, NAME_BYTES, "%s.%s.%lld", slabs[which],
-                           kd_parameter_role_name(entry->role), (long long)entry->layer);
+    const int n = snprintf(name, NAME_BYTES, "%s.%s", slabs[p->which], p->entry->name);
     KD_CHECK(n > 0 && n < NAME_BYTES);
 }
 
-/* Elements [first, first + n) of a slab of moments. */
-static kd_tensor moments(const transfer *t, slab which, int64_t first, int64_t n)
+/* Elements [at, at + n) of a parameter's moments. */
+static kd_tensor moments(const transfer *t, const place *p, int64_t at, int64_t n)
 {
-    const kd_tensor whole = which == SLAB_M ? t->optimizer->m : t->optimizer->v;
-    return kd_tensor_1d((float *)whole.data + first, KD_F32, n);
+    const kd_moments *of = &t->optimizer->moments[p->group];
+    const kd_tensor whole = p->which == SLAB_M ? of->m : of->v;
+    return kd_tensor_1d((float *)whole.data + p->entry->offset + at, KD_F32, n);
 }
 
-static void fetch(const transfer *t, slab which, int64_t first, int64_t n)
+static void fetch(const transfer *t, const place *p, int64_t at, int64_t n)
 {
-    if (which == SLAB_MASTER) {
-        kd_parameters_read(t->params, first, t->chunk, n);
+    if (p->which == SLAB_MASTER) {
+        kd_parameters_read(t->optimizer->groups[p->group].params, p->entry->offset + at, t->chunk,
+                           n);
         return;
     }
-    kd_backend *be = t->params->be;
-    be->ops->download(be, t->chunk, moments(t, which, first, n));
+    kd_backend *be = t->optimizer->be;
+    be->ops->download(be, t->chunk, moments(t, p, at, n));
 }
 
-static void put(const transfer *t, slab which, int64_t first, int64_t n)
+static void put(const transfer *t, const place *p, int64_t at, int64_t n)
 {
-    if (which == SLAB_MASTER) {
-        kd_parameters_write(t->target, first, t->chunk, n);
+    if (p->which == SLAB_MASTER) {
+        kd_parameters_write(t->optimizer->groups[p->group].params, p->entry->offset + at, t->chunk,
+                            n);
         return;
     }
-    kd_backend *be = t->params->be;
-    be->ops->upload(be, moments(t, which, first, n), t->chunk);
+    kd_backend *be = t->optimizer->be;
+    be->ops->upload(be, moments(t, p, at, n), t->chunk);
+}
+
+static kd_status write_place(const transfer *t, kd_safetensors_writer *writer, const place *p)
+{
+    for (int64_t at = 0; at < p->entry->n_elements; at += CHUNK) {
+        const int64_t left = p->entry->n_elements - at;
+        const int64_t n = left < CHUNK ? left : CHUNK;
+        fetch(t, p, at, n);
+        const kd_status st = kd_safetensors_write_f32(writer, t->chunk, n);
+        if (st) {
+            return st;
+        }
+    }
+    return KD_OK;
 }
 
 static kd_status write_values(const transfer *t, kd_safetensors_writer *writer)
 {
-    for (int which = 0; which < SLAB_COUNT; which++) {
-        for (int i = 0; i < t->params->n_table; i++) {
-            const kd_parameter *entry = &t->params->table[i];
-            for (int64_t at = 0; at < entry->n_elements; at += CHUNK) {
-                const int64_t left = entry->n_elements - at;
-                const int64_t n = left < CHUNK ? left : CHUNK;
-                fetch(t, (slab)which, entry->offset + at, n);
-                const kd_status st = kd_safetensors_write_f32(writer, t->chunk, n);
-                if (st) {
-                    return st;
-                }
-            }
+    place p = {.group = -1};
+    while (next_place(t->optimizer, &p)) {
+        const kd_status st = write_place(t, writer, &p);
+        if (st) {
+            return st;
         }
     }
-    return kd_backend_wait(t->params->be);
+    return kd_backend_wait(t->optimizer->be);
 }
 
 static kd_status create_file(const transfer *t, kd_safetensors_writer **writer_out)
 {
-    const size_t n_table = (size_t)t->params->n_table;
-    const size_t n_specs = SLAB_COUNT * n_table;
+    place p = {.group = -1};
+    size_t n_specs = 0;
+    while (next_place(t->optimizer, &p)) {
+        n_specs++;
+    }
+    KD_CHECK(n_specs > 0);
     kd_safetensors_spec *specs = calloc(n_specs, sizeof *specs);
     char(*names)[NAME_BYTES] = calloc(n_specs, sizeof *names);
     kd_status st;
@@ -88,13 +130,13 @@ static kd_status create_file(const transfer *t, kd_safetensors_writer **writer_o
         st = kd_fail(KD_ERR_NOMEM, "no memory to write %s", t->path);
         goto out_free;
     }
-    for (size_t i = 0; i < n_specs; i++) {
-        const kd_parameter *entry = &t->params->table[i % n_table];
-        print_name(names[i], (slab)(i / n_table), entry);
+    p = (place){.group = -1};
+    for (size_t i = 0; next_place(t->optimizer, &p); i++) {
+        print_name(names[i], &p);
         specs[i] = (kd_safetensors_spec){.name = names[i],
                                          .dtype = KD_SAFETENSORS_F32,
                                          .n_dims = 1,
-                                         .dims = {entry->n_elements}};
+                                         .dims = {p.entry->n_elements}};
     }
     st = kd_safetensors_create(t->path, specs, n_specs, writer_out);
 
@@ -121,13 +163,11 @@ static kd_status write_file(const transfer *t)
 
 static kd_status find_entry(const transfer *t,
                             const kd_safetensors *file,
-                            slab which,
-                            int i,
+                            const place *p,
                             const kd_safetensors_entry **entry_out)
 {
-    const kd_parameter *parameter = &t->params->table[i];
     char name[NAME_BYTES];
-    print_name(name, which, parameter);
+    print_name(name, p);
     const kd_safetensors_entry *entry = kd_safetensors_find(file, name);
 
     if (entry == NULL) {
@@ -135,32 +175,31 @@ static kd_status find_entry(const transfer *t,
                        "%s: expected tensor \"%s\", found none: a checkpoint of another model",
                        t->path, name);
     }
-    if (entry->n_elements != parameter->n_elements || entry->dtype != KD_SAFETENSORS_F32) {
+    if (entry->n_elements != p->entry->n_elements || entry->dtype != KD_SAFETENSORS_F32) {
         return kd_fail(KD_ERR_INVALID,
                        "%s: tensor \"%s\" holds %lld values of %s, expected %lld of F32: a "
                        "checkpoint of another model",
                        t->path, name, (long long)entry->n_elements,
-                       kd_safetensors_dtype_name(entry->dtype), (long long)parameter->n_elements);
+                       kd_safetensors_dtype_name(entry->dtype), (long long)p->entry->n_elements);
     }
     *entry_out = entry;
     return KD_OK;
 }
 
-static kd_status read_values(const transfer *t, const kd_safetensors *file, slab which, int i)
+static kd_status read_place(const transfer *t, const kd_safetensors *file, const place *p)
 {
-    const kd_parameter *parameter = &t->params->table[i];
     const kd_safetensors_entry *entry = NULL;
-    kd_status st = find_entry(t, file, which, i, &entry);
+    kd_status st = find_entry(t, file, p, &entry);
     if (st) {
         return st;
     }
-    for (int64_t at = 0; !st && at < parameter->n_elements; at += CHUNK) {
-        const int64_t left = parameter->n_elements - at;
+    for (int64_t at = 0; !st && at < p->entry->n_elements; at += CHUNK) {
+        const int64_t left = p->entry->n_elements - at;
         const int64_t n = left < CHUNK ? left : CHUNK;
         st = kd_safetensors_read_f32(entry, at, n, t->chunk);
         if (!st) {
-            put(t, which, parameter->offset + at, n);
-            st = kd_backend_wait(t->params->be); /* the chunk is written again */
+            put(t, p, at, n);
+            st = kd_backend_wait(t->optimizer->be); /* the chunk is written again */
         }
     }
     return st;
@@ -168,15 +207,14 @@ static kd_status read_values(const transfer *t, const kd_safetensors *file, slab
 
 static kd_status read_file(const transfer *t)
 {
+    place p = {.group = -1};
     kd_safetensors *file;
     kd_status st = kd_safetensors_open(t->path, &file);
     if (st) {
         return st;
     }
-    for (int which = 0; !st && which < SLAB_COUNT; which++) {
-        for (int i = 0; !st && i < t->params->n_table; i++) {
-            st = read_values(t, file, (slab)which, i);
-        }
+    while (!st && next_place(t->optimizer, &p)) {
+        st = read_place(t, file, &p);
     }
     kd_safetensors_close(file);
     return st;
@@ -193,17 +231,14 @@ static kd_status run(transfer *t, kd_status (*with)(const transfer *))
     return st;
 }
 
-kd_status kd_checkpoint_tensors_write(const char *path,
-                                      const kd_parameters *params,
-                                      const kd_optimizer *optimizer)
+kd_status kd_checkpoint_tensors_write(const char *path, const kd_optimizer *optimizer)
 {
-    transfer t = {.params = params, .optimizer = optimizer, .path = path};
+    transfer t = {.optimizer = optimizer, .path = path};
     return run(&t, write_file);
 }
 
-kd_status
-kd_checkpoint_tensors_read(const char *path, kd_parameters *params, kd_optimizer *optimizer)
+kd_status kd_checkpoint_tensors_read(const char *path, kd_optimizer *optimizer)
 {
-    transfer t = {.params = params, .optimizer = optimizer, .target = params, .path = path};
+    transfer t = {.optimizer = optimizer, .path = path};
     return run(&t, read_file);
 }

@@ -1,36 +1,49 @@
+/*
+ * optimizer.c - one pass of AdamW over the matrices of each trained group, and one over its vectors.
+ */
 #include "train/optimizer.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 
 kd_optimizer_settings kd_optimizer_defaults(void)
 {
     return (kd_optimizer_settings){
-        .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1, .clip_norm = 1.0};
+        .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1};
 }
 
 static void lay_out(kd_optimizer *o, kd_arena *arena)
 {
-    o->m = kd_tensor_carve_1d(arena, KD_F32, o->params->n_elements);
-    o->v = kd_tensor_carve_1d(arena, KD_F32, o->params->n_elements);
-    o->norm_sq = kd_tensor_carve_1d(arena, KD_F64, 1);
+    o->norm_sq = kd_tensor_carve_1d(arena, KD_F64, o->n_groups);
+    for (int g = 0; g < o->n_groups; g++) {
+        if (kd_group_trained(&o->groups[g])) {
+            const int64_t n = o->groups[g].params->n_elements;
+            o->moments[g].m = kd_tensor_carve_1d(arena, KD_F32, n);
+            o->moments[g].v = kd_tensor_carve_1d(arena, KD_F32, n);
+        }
+    }
 }
 
-kd_status kd_optimizer_create(kd_parameters *params,
+kd_status kd_optimizer_create(const kd_group *groups,
+                              int n,
                               const kd_optimizer_settings *settings,
                               kd_optimizer **optimizer_out)
 {
-    KD_CHECK(params->use == KD_PARAMS_TRAIN);
+    KD_CHECK(n >= 1 && n <= KD_GROUPS_MAX);
     kd_optimizer *o = calloc(1, sizeof *o);
     if (o == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for an optimizer");
     }
-    *o = (kd_optimizer){.params = params, .settings = *settings};
+    o->be = groups[0].params->be;
+    o->settings = *settings;
+    o->n_groups = n;
+    memcpy(o->groups, groups, (size_t)n * sizeof *groups);
 
     kd_arena arena = {0};
     lay_out(o, &arena);
-    o->slab = params->be->ops->alloc(params->be, arena.used);
+    o->slab = o->be->ops->alloc(o->be, arena.used);
     if (o->slab == NULL) {
         free(o);
         return KD_ERR_NOMEM;
@@ -44,17 +57,33 @@ kd_status kd_optimizer_create(kd_parameters *params,
 void kd_optimizer_destroy(kd_optimizer *optimizer)
 {
     if (optimizer != NULL) {
-        kd_backend *be = optimizer->params->be;
-        be->ops->free(be, optimizer->slab);
+        optimizer->be->ops->free(optimizer->be, optimizer->slab);
         free(optimizer);
     }
 }
 
+void kd_optimizer_clear(kd_optimizer *o)
+{
+    for (int g = 0; g < o->n_groups; g++) {
+        if (kd_group_trained(&o->groups[g])) {
+            o->be->ops->zero(o->be, o->groups[g].params->grad);
+        }
+    }
+}
+
+static kd_tensor norm_sq_of(const kd_optimizer *o, int group)
+{
+    return kd_tensor_1d((double *)o->norm_sq.data + group, KD_F64, 1);
+}
+
 void kd_optimizer_measure(kd_optimizer *o)
 {
-    kd_backend *be = o->params->be;
-    be->ops->zero(be, o->norm_sq);
-    be->ops->sum_squares(be, o->norm_sq, o->params->grad);
+    o->be->ops->zero(o->be, o->norm_sq);
+    for (int g = 0; g < o->n_groups; g++) {
+        if (kd_group_trained(&o->groups[g])) {
+            o->be->ops->sum_squares(o->be, norm_sq_of(o, g), o->groups[g].params->grad);
+        }
+    }
 }
 
 /* Elements [first, end) of a flat f32 slab. */
@@ -63,33 +92,48 @@ static kd_tensor range(kd_tensor slab, int64_t first, int64_t end)
     return kd_tensor_1d((float *)slab.data + first, KD_F32, end - first);
 }
 
+/* Elements [first, end) of a group: all its matrices, or all its vectors. */
+static void apply_range(kd_optimizer *o, int g, int64_t first, int64_t end, kd_adamw args)
+{
+    const kd_parameters *params = o->groups[g].params;
+
+    if (first == end) {
+        return;
+    }
+    args.param = range(params->master, first, end);
+    args.grad = range(params->grad, first, end);
+    args.m = range(o->moments[g].m, first, end);
+    args.v = range(o->moments[g].v, first, end);
+    o->be->ops->adamw(o->be, &args);
+}
+
+static void apply_group(kd_optimizer *o, int g, double learning_rate, uint64_t update)
+{
+    const kd_group *group = &o->groups[g];
+    const kd_parameters *params = group->params;
+    kd_adamw args = {
+        .copy = params->compute.dtype != KD_F32 ? params->compute : kd_tensor_none(),
+        .norm_sq = norm_sq_of(o, g),
+        .clip_norm = group->clip_norm,
+        .learning_rate = learning_rate * group->rate,
+        .beta1 = o->settings.beta1,
+        .beta2 = o->settings.beta2,
+        .epsilon = o->settings.epsilon,
+        .weight_decay = group->decay ? o->settings.weight_decay : 0.0,
+        .step = update,
+    };
+
+    apply_range(o, g, 0, params->n_matrix, args);
+    args.copy = kd_tensor_none();
+    args.weight_decay = 0.0;
+    apply_range(o, g, params->n_matrix, params->n_elements, args);
+}
+
 void kd_optimizer_apply(kd_optimizer *o, double learning_rate, uint64_t update)
 {
-    const kd_parameters *params = o->params;
-    const int64_t bounds[] = {0, params->n_matrix, params->n_elements}; /* matrices, vectors */
-
-    for (int part = 0; part < 2; part++) {
-        const int64_t first = bounds[part];
-        const int64_t end = bounds[part + 1];
-        const bool copies = part == 0 && params->compute.dtype != KD_F32;
-        if (first == end) {
-            continue;
+    for (int g = 0; g < o->n_groups; g++) {
+        if (kd_group_trained(&o->groups[g])) {
+            apply_group(o, g, learning_rate, update);
         }
-        const kd_adamw args = {
-            .param = range(params->master, first, end),
-            .grad = range(params->grad, first, end),
-            .m = range(o->m, first, end),
-            .v = range(o->v, first, end),
-            .copy = copies ? params->compute : kd_tensor_none(),
-            .norm_sq = o->norm_sq,
-            .clip_norm = o->settings.clip_norm,
-            .learning_rate = learning_rate,
-            .beta1 = o->settings.beta1,
-            .beta2 = o->settings.beta2,
-            .epsilon = o->settings.epsilon,
-            .weight_decay = part == 0 ? o->settings.weight_decay : 0.0,
-            .step = update,
-        };
-        params->be->ops->adamw(params->be, &args);
     }
 }

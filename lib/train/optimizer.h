@@ -1,40 +1,51 @@
 /*
- * optimizer.h - AdamW over the flat master weights, with the global norm clipped.
+ * optimizer.h - AdamW over the flat master weights of each group, its norm clipped.
  *
- * Matrices decay, vectors (norms, biases) do not. In bf16 training the pass that updates the
- * master weights also writes the copy that products read.
+ * Matrices decay where their group says so, vectors (norms, biases) never do. Each group's gradient
+ * is measured and clipped by itself and has a learning rate of its own, a factor times the step's. In
+ * bf16 training the pass that updates the master weights also writes the copy that products read. A
+ * frozen group has no moments and stays as it is.
  */
 #ifndef KD_TRAIN_OPTIMIZER_H
 #define KD_TRAIN_OPTIMIZER_H
 
-#include "model/parameters.h"
+#include "model/group.h"
 
 typedef struct kd_optimizer_settings {
     double beta1, beta2, epsilon, weight_decay;
-    double clip_norm; /* 0: no clipping */
 } kd_optimizer_settings;
 
-/* beta 0.9 and 0.95, epsilon 1e-8, decay 0.1, clip 1. */
+/* beta 0.9 and 0.95, epsilon 1e-8, decay 0.1. */
 kd_optimizer_settings kd_optimizer_defaults(void);
 
+typedef struct kd_moments {
+    kd_tensor m, v; /* (n_elements) f32; none of a frozen group */
+} kd_moments;
+
 typedef struct kd_optimizer {
-    kd_parameters *params; /* borrowed */
+    kd_backend *be;
     kd_optimizer_settings settings;
-    kd_tensor m, v;    /* (n_elements) f32 moments */
-    kd_tensor norm_sq; /* (1) f64 */
+    kd_group groups[KD_GROUPS_MAX];
+    int n_groups;
+    kd_moments moments[KD_GROUPS_MAX]; /* of each group                                        */
+    kd_tensor norm_sq;                 /* (n_groups) f64: of each one's gradient, 0 of a frozen */
     void *slab;
 } kd_optimizer;
 
-/* Zero moments. `params` must be for training. */
-KD_MUST_USE kd_status kd_optimizer_create(kd_parameters *params,
+/* Zero moments. 1 <= n <= KD_GROUPS_MAX groups, copied, all of one back end. */
+KD_MUST_USE kd_status kd_optimizer_create(const kd_group *groups,
+                                          int n,
                                           const kd_optimizer_settings *settings,
                                           kd_optimizer **optimizer_out);
 void kd_optimizer_destroy(kd_optimizer *optimizer);
 
-/* Puts the sum of squares of params->grad into norm_sq. */
+/* Zeroes all gradients. */
+void kd_optimizer_clear(kd_optimizer *optimizer);
+
+/* Puts the sum of squares of each group's gradient into norm_sq. */
 void kd_optimizer_measure(kd_optimizer *optimizer);
 
-/* One update by params->grad, clipped by norm_sq. `update` is 1 for the first. */
+/* One update by the gradients, clipped by norm_sq. `update` is 1 for the first. */
 void kd_optimizer_apply(kd_optimizer *optimizer, double learning_rate, uint64_t update);
 
 #endif

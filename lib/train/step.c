@@ -60,6 +60,17 @@ static kd_status make_labels(kd_trainer *trainer)
     return KD_OK;
 }
 
+static kd_status make_optimizer(kd_trainer *trainer)
+{
+    const kd_group model = {.name = "model",
+                            .params = trainer->params,
+                            .decay = true,
+                            .exported = true,
+                            .rate = 1.0,
+                            .clip_norm = trainer->settings.clip_norm};
+    return kd_optimizer_create(&model, 1, &trainer->settings.optimizer, &trainer->optimizer);
+}
+
 /* Fills in what is owned, piece by piece; the caller destroys the trainer if it fails. */
 static kd_status build(kd_trainer *trainer, const kd_teacher_view *teacher)
 {
@@ -72,8 +83,7 @@ static kd_status build(kd_trainer *trainer, const kd_teacher_view *teacher)
         st = make_objective(trainer, &trainer->settings.objective, teacher, &trainer->objective);
     }
     if (!st) {
-        st =
-            kd_optimizer_create(trainer->params, &trainer->settings.optimizer, &trainer->optimizer);
+        st = make_optimizer(trainer);
     }
     return st;
 }
@@ -240,29 +250,41 @@ static kd_status run_batches(kd_trainer *trainer, const kd_step_work *work)
     return KD_OK;
 }
 
+/* The gradients of each trained group, summed over all ranks. */
+static kd_status reduce_gradients(kd_trainer *trainer, const kd_reduce *reduce)
+{
+    const kd_optimizer *o = trainer->optimizer;
+    kd_status st = KD_OK;
+
+    if (reduce->n_ranks > 1) {
+        st = kd_backend_wait(o->be);
+    }
+    for (int g = 0; !st && reduce->n_ranks > 1 && g < o->n_groups; g++) {
+        const kd_parameters *params = o->groups[g].params;
+        if (kd_group_trained(&o->groups[g])) {
+            st = reduce->sum_f32(reduce->user, params->grad.data, params->n_elements);
+        }
+    }
+    return st;
+}
+
 /*
- * Gradients and losses summed over all ranks, and the gradient's norm squared. Here is where the
- * host waits for the step.
+ * Gradients and losses summed over all ranks, and each group's norm squared. Here is where the host
+ * waits for the step.
  */
 static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *sums, double *norm_sq)
 {
     const kd_parameters *params = trainer->params;
     kd_backend *be = params->be;
-
-    if (reduce->n_ranks > 1) {
-        kd_status st = kd_backend_wait(be);
-        if (!st) {
-            st = reduce->sum_f32(reduce->user, params->grad.data, params->n_elements);
-        }
-        if (st) {
-            return st;
-        }
+    kd_status st = reduce_gradients(trainer, reduce);
+    if (st) {
+        return st;
     }
     kd_optimizer_measure(trainer->optimizer);
     be->ops->download(be, sums, kd_objective_sums(trainer->objective));
     be->ops->download(be, sums + KD_SUM_BALANCE, kd_decoder_router_sums(trainer->decoder));
     be->ops->download(be, norm_sq, trainer->optimizer->norm_sq);
-    kd_status st = kd_backend_wait(be);
+    st = kd_backend_wait(be);
     if (!st) {
         st = reduce->sum_f64(reduce->user, sums, KD_SUM_COUNT);
     }
@@ -275,9 +297,24 @@ static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *su
     return KD_OK;
 }
 
-/* Only finite numbers may reach the weights. All ranks see the same sums, so all end alike. */
-static kd_status check_finite(uint64_t step, const kd_step_result *result)
+/* Of the gradients of what is exported, together. */
+static double exported_norm(const kd_optimizer *o, const double *norm_sq)
 {
+    double sum = 0.0;
+    for (int g = 0; g < o->n_groups; g++) {
+        sum += o->groups[g].exported ? norm_sq[g] : 0.0;
+    }
+    return sqrt(sum);
+}
+
+/* Only finite numbers may reach the weights. All ranks see the same sums, so all end alike. */
+static kd_status check_finite(const kd_trainer *trainer,
+                              uint64_t step,
+                              const kd_step_result *result,
+                              const double *norm_sq)
+{
+    const kd_optimizer *o = trainer->optimizer;
+
     for (int i = 0; i < result->n_losses; i++) {
         if (!isfinite(result->losses[i].raw)) {
             return kd_fail(KD_ERR_STATE,
@@ -285,10 +322,13 @@ static kd_status check_finite(uint64_t step, const kd_step_result *result)
                            result->losses[i].name, result->losses[i].raw);
         }
     }
-    if (!isfinite(result->gradient_norm)) {
-        return kd_fail(KD_ERR_STATE,
-                       "step %" PRIu64 ": the gradient's norm is %g, expected a finite number",
-                       step, result->gradient_norm);
+    for (int g = 0; g < o->n_groups; g++) {
+        if (!isfinite(norm_sq[g])) {
+            return kd_fail(KD_ERR_STATE,
+                           "step %" PRIu64 ": the gradient's norm is %g in group %s, expected a "
+                           "finite number",
+                           step, sqrt(norm_sq[g]), o->groups[g].name);
+        }
     }
     return KD_OK;
 }
@@ -300,21 +340,21 @@ static kd_status conclude(kd_trainer *trainer,
                           kd_step_result *result_out)
 {
     double sums[KD_SUM_COUNT];
-    double norm_sq;
-    kd_status st = gather(trainer, reduce, sums, &norm_sq);
+    double norm_sq[KD_GROUPS_MAX];
+    kd_status st = gather(trainer, reduce, sums, norm_sq);
     if (st) {
         return st;
     }
     const double n_tokens = sums[KD_VOCAB_SUM_ROWS];
     kd_step_result result = {
-        .gradient_norm = sqrt(norm_sq),
+        .gradient_norm = exported_norm(trainer->optimizer, norm_sq),
         .learning_rate = kd_learning_rate_at(&trainer->settings.learning_rate, step),
         .accuracy = labelled && n_tokens > 0.0 ? sums[KD_VOCAB_SUM_CORRECT] / n_tokens : 0.0,
         .n_tokens = (uint64_t)n_tokens,
         .updated = kd_objective_teaches(trainer->objective),
     };
     result.n_losses = kd_objective_report(trainer->objective, sums, result.losses, &result.loss);
-    st = check_finite(step, &result);
+    st = check_finite(trainer, step, &result, norm_sq);
     if (st) {
         return st;
     }
@@ -340,7 +380,7 @@ kd_status kd_trainer_step(kd_trainer *trainer,
     if (st) {
         return st;
     }
-    be->ops->zero(be, trainer->params->grad);
+    kd_optimizer_clear(trainer->optimizer);
     be->ops->zero(be, kd_decoder_router_sums(trainer->decoder));
     begin(trainer, work->step, &counts);
 

@@ -26,6 +26,7 @@
 typedef struct kd_trainer_settings {
     kd_objective_settings objective;
     kd_optimizer_settings optimizer;
+    double clip_norm; /* of the model's gradient; 0: no clipping */
     kd_learning_rate learning_rate;
     int64_t max_batch; /* sequences of a micro-batch at most */
     int64_t n_tokens;  /* of each sequence */
@@ -49,7 +50,7 @@ typedef struct kd_step_result {
     kd_loss_value losses[KD_LOSS_COUNT];
     int n_losses;
     double loss;          /* the weighted sum */
-    double gradient_norm; /* of the mean gradient, before clipping */
+    double gradient_norm; /* of the exported groups' mean gradient, before clipping */
     double learning_rate;
     double accuracy;   /* share of labelled rows whose largest logit is the label; 0 without */
     uint64_t n_tokens; /* labelled rows of the global batch; all of them without labels */

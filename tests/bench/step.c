@@ -248,6 +248,7 @@ static void set_up(bench *b)
     b->settings = (kd_trainer_settings){
         .objective = objective(b->o.losses),
         .optimizer = kd_optimizer_defaults(),
+        .clip_norm = 1.0,
         .learning_rate = {3e-4, 0, STEPS_MAX, KD_DECAY_CONSTANT, 1.0},
         .max_batch = b->o.n_micro,
         .n_tokens = N_TOKENS,

@@ -7,6 +7,7 @@ kd_trainer_settings tiny_train_settings(void)
     kd_trainer_settings s = {
         .objective = kd_objective_defaults(),
         .optimizer = kd_optimizer_defaults(),
+        .clip_norm = 1.0,
         .learning_rate = {.peak = 1e-2, .decay = KD_DECAY_CONSTANT},
         .max_batch = TINY_BATCH,
         .n_tokens = TINY_TOKENS,

@@ -27,8 +27,7 @@ static kd_status save(tiny_train *t, uint64_t step)
 {
     const kd_checkpoint_state state = {
         .step = step, .data_position = step * TINY_BATCH, .seed = UINT64_MAX - 1, .job_hash = HASH};
-    return kd_checkpoint_save(temporary_folder(), kd_trainer_parameters(t->trainer),
-                              kd_trainer_optimizer(t->trainer), &state, NULL);
+    return kd_checkpoint_save(temporary_folder(), kd_trainer_optimizer(t->trainer), &state, NULL);
 }
 
 static void run_steps(tiny_train *t, uint64_t from, uint64_t to)
@@ -87,8 +86,7 @@ static void expect_exact_resume(kd_model_type type, kd_dtype compute)
     cr_assert_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &found), KD_OK);
     cr_assert_not_null(path);
     cr_expect_eq(found.step, 3);
-    cr_assert_eq(kd_checkpoint_load(path, kd_trainer_parameters(second->trainer),
-                                    kd_trainer_optimizer(second->trainer), HASH, &loaded),
+    cr_assert_eq(kd_checkpoint_load(path, kd_trainer_optimizer(second->trainer), HASH, &loaded),
                  KD_OK);
     cr_expect_eq(loaded.step, 3);
     cr_expect_eq(loaded.data_position, 3 * TINY_BATCH);
@@ -211,7 +209,6 @@ static void expect_load_refused(kd_model_type type, uint64_t job_hash, const cha
     kd_checkpoint_state state = {.step = 77};
     kd_fault_quiet(1);
     cr_expect_eq(kd_checkpoint_load(temporary_path("step-000000000001"),
-                                    kd_trainer_parameters(t->trainer),
                                     kd_trainer_optimizer(t->trainer), job_hash, &state),
                  KD_ERR_INVALID);
     EXPECT_FAULT(words);
@@ -237,9 +234,9 @@ static void expect_bad_state(const char *text, kd_status wanted, const char *wor
     cr_assert_eq(kd_folder_make(temporary_path("bad")), KD_OK);
     temporary_write(temporary_path("bad/state.json"), text);
     kd_fault_quiet(1);
-    cr_expect_eq(kd_checkpoint_load(temporary_path("bad"), kd_trainer_parameters(t->trainer),
-                                    kd_trainer_optimizer(t->trainer), HASH, &state),
-                 wanted);
+    cr_expect_eq(
+        kd_checkpoint_load(temporary_path("bad"), kd_trainer_optimizer(t->trainer), HASH, &state),
+        wanted);
     EXPECT_FAULT(words);
     tiny_train_destroy(t);
 }
@@ -283,9 +280,9 @@ Test(checkpoint, saving_a_step_again_replaces_it)
     cr_assert_eq(save(t, 1), KD_OK);
     flip_byte(temporary_path("step-000000000001/train.safetensors"));
     cr_expect_eq(latest(), 0);
-    cr_assert_eq(kd_checkpoint_save(temporary_folder(), kd_trainer_parameters(t->trainer),
-                                    kd_trainer_optimizer(t->trainer), &state, &path),
-                 KD_OK);
+    cr_assert_eq(
+        kd_checkpoint_save(temporary_folder(), kd_trainer_optimizer(t->trainer), &state, &path),
+        KD_OK);
     cr_expect_str_eq(path, temporary_path("step-000000000001"));
     cr_expect_eq(latest(), 1);
     cr_expect_not(kd_file_exists(temporary_path(".step-000000000001.tmp")));
@@ -332,8 +329,8 @@ Test(checkpoint, a_folder_that_cannot_be_made_is_named)
     const kd_checkpoint_state state = {.step = 1};
     temporary_write(temporary_path("file"), "x");
     kd_fault_quiet(1);
-    cr_expect_eq(kd_checkpoint_save(temporary_path("file/below"), kd_trainer_parameters(t->trainer),
-                                    kd_trainer_optimizer(t->trainer), &state, NULL),
+    cr_expect_eq(kd_checkpoint_save(temporary_path("file/below"), kd_trainer_optimizer(t->trainer),
+                                    &state, NULL),
                  KD_ERR_IO);
     EXPECT_FAULT("file");
     cr_expect_eq(

@@ -15,7 +15,7 @@ typedef struct bench {
     int64_t n;
 } bench;
 
-static bench bench_create(kd_dtype compute, const kd_optimizer_settings *settings)
+static bench bench_create(kd_dtype compute, const kd_optimizer_settings *settings, double clip_norm)
 {
     bench b = {.model =
                    tiny_model_create(tiny_config(KD_MODEL_QWEN2_MOE), compute, KD_PARAMS_TRAIN)};
@@ -30,7 +30,13 @@ static bench bench_create(kd_dtype compute, const kd_optimizer_settings *setting
         }
     }
     b.model.be->ops->upload(b.model.be, params->grad, b.grad);
-    cr_assert_eq(kd_optimizer_create(b.model.params, settings, &b.optimizer), KD_OK);
+    const kd_group model = {.name = "model",
+                            .params = b.model.params,
+                            .decay = true,
+                            .exported = true,
+                            .rate = 1.0,
+                            .clip_norm = clip_norm};
+    cr_assert_eq(kd_optimizer_create(&model, 1, settings, &b.optimizer), KD_OK);
     return b;
 }
 
@@ -66,14 +72,14 @@ static double naive(const kd_optimizer_settings *s, double w, double g, double d
     return w;
 }
 
-static void expect_naive(const kd_optimizer_settings *settings)
+static void expect_naive(const kd_optimizer_settings *settings, double clip_norm)
 {
-    bench b = bench_create(KD_F32, settings);
+    bench b = bench_create(KD_F32, settings, clip_norm);
     const double lr = 1e-2;
     double scale = 1.0;
     const double norm = sqrt(norm_sq(&b));
-    if (settings->clip_norm > 0.0 && norm > settings->clip_norm) {
-        scale = settings->clip_norm / norm;
+    if (clip_norm > 0.0 && norm > clip_norm) {
+        scale = clip_norm / norm;
     }
     kd_optimizer_measure(b.optimizer);
     kd_optimizer_apply(b.optimizer, lr, 1);
@@ -93,23 +99,21 @@ static void expect_naive(const kd_optimizer_settings *settings)
 Test(optimizer, matrices_decay_and_vectors_do_not)
 {
     kd_optimizer_settings settings = kd_optimizer_defaults();
-    settings.clip_norm = 0.0;
     settings.weight_decay = 0.5;
-    expect_naive(&settings);
+    expect_naive(&settings, 0.0);
 }
 
 Test(optimizer, gradient_is_clipped_by_its_global_norm)
 {
     kd_optimizer_settings settings = kd_optimizer_defaults();
     settings.epsilon = 1e-3; /* so that the gradient's size matters */
-    settings.clip_norm = 0.1;
-    expect_naive(&settings);
+    expect_naive(&settings, 0.1);
 }
 
 Test(optimizer, measure_sums_the_squares_of_the_whole_gradient)
 {
     const kd_optimizer_settings settings = kd_optimizer_defaults();
-    bench b = bench_create(KD_F32, &settings);
+    bench b = bench_create(KD_F32, &settings, 1.0);
     double found;
     kd_optimizer_measure(b.optimizer);
     kd_optimizer_measure(b.optimizer); /* starts anew each time */
@@ -121,7 +125,7 @@ Test(optimizer, measure_sums_the_squares_of_the_whole_gradient)
 Test(optimizer, products_read_the_new_weights_in_bf16)
 {
     const kd_optimizer_settings settings = kd_optimizer_defaults();
-    bench b = bench_create(KD_BF16, &settings);
+    bench b = bench_create(KD_BF16, &settings, 1.0);
     const int64_t n = b.model.params->n_matrix;
     kd_optimizer_measure(b.optimizer);
     kd_optimizer_apply(b.optimizer, 0.5, 1);

@@ -487,7 +487,7 @@ Test(step, another_objective_keeps_weights_and_moments)
     kd_step_result r;
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
     float *weights = tiny_train_weights(t);
-    float *m = tiny_values(t->be, kd_trainer_optimizer(t->trainer)->m);
+    float *m = tiny_values(t->be, kd_trainer_optimizer(t->trainer)->moments[0].m);
 
     kd_fault_quiet(1);
     objective.temperature = kd_schedule_constant(-1.0);
@@ -499,7 +499,7 @@ Test(step, another_objective_keeps_weights_and_moments)
     cr_assert_eq(kd_trainer_set_objective(t->trainer, &objective, &nobody), KD_OK);
     cr_expect_eq(kd_trainer_signals(t->trainer)->n_signals, 0);
     float *weights_after = tiny_train_weights(t);
-    float *m_after = tiny_values(t->be, kd_trainer_optimizer(t->trainer)->m);
+    float *m_after = tiny_values(t->be, kd_trainer_optimizer(t->trainer)->moments[0].m);
     cr_expect_arr_eq(weights, weights_after, bytes);
     cr_expect_arr_eq(m, m_after, bytes);
 
