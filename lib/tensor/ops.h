@@ -99,7 +99,7 @@ typedef struct kd_adamw {
 typedef struct kd_backend kd_backend;
 
 typedef struct kd_ops {
-    const char *name; /* "cpu", "cuda" */
+    const char *name; /* "cpu v3": with the level of its kernels; "cuda" */
 
     /* Zeroed, aligned to KD_ARENA_ALIGN; NULL with a fault reported. Not on the queue. */
     void *(*alloc)(kd_backend *be, size_t size_bytes);

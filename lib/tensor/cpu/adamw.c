@@ -11,7 +11,7 @@ typedef struct squares_args {
     double *partial; /* one per block */
 } squares_args;
 
-KD_SIMD static void squares_blocks(const void *args, int lane, int64_t begin, int64_t end)
+static void squares_blocks(const void *args, int lane, int64_t begin, int64_t end)
 {
     const squares_args *a = args;
     (void)lane;
@@ -74,7 +74,7 @@ KD_INLINE float update(const adamw_args *a, int64_t i)
     return next;
 }
 
-KD_SIMD static void adamw_range(const void *args, int lane, int64_t begin, int64_t end)
+static void adamw_range(const void *args, int lane, int64_t begin, int64_t end)
 {
     const adamw_args a = *(const adamw_args *)args;
     (void)lane;

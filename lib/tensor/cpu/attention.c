@@ -63,8 +63,7 @@ softmax_row(void *p, kd_dtype dtype, float *scores, int64_t n, int64_t n_keys, f
 }
 
 /* Row i of the block is query first + i, which sees the keys up to itself. */
-KD_SIMD static void
-softmax_block(kd_tensor p, kd_tensor scores, float *lse, int64_t first, float scale)
+static void softmax_block(kd_tensor p, kd_tensor scores, float *lse, int64_t first, float scale)
 {
     for (int64_t i = 0; i < scores.dims[0]; i++) {
         const int64_t n = first + i + 1, n_keys = scores.dims[1];

@@ -97,7 +97,7 @@ KD_INLINE void score_gradient(const score_block *s, kd_dtype dtype)
     }
 }
 
-KD_SIMD static void score_gradient_block(const score_block *s)
+static void score_gradient_block(const score_block *s)
 {
     if (s->p.dtype == KD_BF16) {
         score_gradient(s, KD_BF16);
@@ -154,8 +154,8 @@ static kd_status backward_block(const backward_args *w,
 static void store_sums(kd_tensor head, const float *sums)
 {
     for (int64_t row = 0; row < head.dims[0]; row++) {
-        kd_convert_row(kd_row(head, row), head.dtype, sums + row * head.dims[1], KD_F32,
-                       head.dims[1]);
+        KD_KERNEL(convert_row)
+        (kd_row(head, row), head.dtype, sums + row * head.dims[1], KD_F32, head.dims[1]);
     }
 }
 

@@ -1,53 +1,12 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "base/log.h"
 #include "tensor/cpu/cpu.h"
+#include "tensor/cpu/level.h"
 
 #define N_THREADS_MAX 1024
-
-/* From this size on, huge pages save the products most of their address translation. */
-#define HUGE_PAGES_FROM_BYTES ((size_t)4 << 20)
-
-/* Stands in front of each allocation, because munmap wants the size back. */
-typedef struct block_header {
-    size_t mapped_bytes;
-} block_header;
-
-_Static_assert(sizeof(block_header) <= KD_ARENA_ALIGN, "the header fits in front");
-
-/* Pages come zeroed, and cost nothing until they are touched. */
-void *KD_KERNEL(alloc)(kd_backend *be, size_t size_bytes)
-{
-    (void)be;
-    if (size_bytes > SIZE_MAX / 2) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
-        return NULL;
-    }
-    const size_t mapped_bytes = size_bytes + KD_ARENA_ALIGN;
-    void *base =
-        mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
-        return NULL;
-    }
-    if (mapped_bytes >= HUGE_PAGES_FROM_BYTES) {
-        (void)madvise(base, mapped_bytes, MADV_HUGEPAGE); /* only advice: may be refused */
-    }
-    *(block_header *)base = (block_header){mapped_bytes};
-    return (char *)base + KD_ARENA_ALIGN;
-}
-
-void KD_KERNEL(free)(kd_backend *be, void *memory)
-{
-    (void)be;
-    if (memory != NULL) {
-        void *base = (char *)memory - KD_ARENA_ALIGN;
-        KD_CHECK(munmap(base, ((const block_header *)base)->mapped_bytes) == 0);
-    }
-}
 
 void *kd_cpu_scratch(kd_backend *be, size_t size_bytes)
 {
@@ -55,9 +14,9 @@ void *kd_cpu_scratch(kd_backend *be, size_t size_bytes)
     if (size_bytes <= cpu->scratch_bytes) {
         return cpu->scratch;
     }
-    KD_KERNEL(free)(be, cpu->scratch);
+    kd_cpu_pages_free(cpu->scratch);
     cpu->scratch_bytes = 0;
-    cpu->scratch = KD_KERNEL(alloc)(be, size_bytes);
+    cpu->scratch = kd_cpu_pages(size_bytes);
     if (cpu->scratch == NULL) {
         kd_cpu_keep_fault(be, KD_ERR_NOMEM);
         return NULL;
@@ -111,12 +70,7 @@ void kd_add_partials(float *sum, const float *partial, int n_parts, int64_t n)
     }
 }
 
-kd_status KD_KERNEL(wait)(kd_backend *be)
-{
-    return be->fault; /* operations are done when they return */
-}
-
-void KD_KERNEL(destroy)(kd_backend *be)
+void kd_cpu_destroy(kd_backend *be)
 {
     kd_cpu *cpu = (kd_cpu *)be;
     for (int i = 0; cpu->lane != NULL && i < be->n_threads; i++) {
@@ -124,12 +78,9 @@ void KD_KERNEL(destroy)(kd_backend *be)
     }
     free(cpu->lane);
     kd_matmul_cache_destroy(cpu->wide);
-    KD_KERNEL(free)(be, cpu->scratch);
+    kd_cpu_pages_free(cpu->scratch);
     free(cpu);
 }
-
-#define KD_CPU_OP(op) .op = KD_KERNEL(op),
-static const kd_ops cpu_ops = {.name = "cpu", KD_OPS_EACH(KD_CPU_OP)};
 
 static void say_widened(void)
 {
@@ -144,21 +95,26 @@ kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be
                        "1 to %d threads",
                        (int)compute, n_threads, N_THREADS_MAX);
     }
+    const kd_cpu_level *level = NULL;
+    kd_status st = kd_cpu_level_choose(&level);
+    if (st) {
+        return st;
+    }
     kd_cpu *cpu = calloc(1, sizeof *cpu);
     if (cpu == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a back end");
     }
-    cpu->base = (kd_backend){.ops = &cpu_ops, .compute = compute, .n_threads = n_threads};
+    cpu->base = (kd_backend){.ops = level->ops, .compute = compute, .n_threads = n_threads};
     cpu->lane = calloc((size_t)n_threads, sizeof *cpu->lane);
-    kd_status st = cpu->lane == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a back end") : KD_OK;
+    st = cpu->lane == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a back end") : KD_OK;
     if (!st) {
-        st = kd_matmul_cache_create(n_threads, &cpu->wide);
+        st = kd_matmul_cache_create(n_threads, level->convert_row, &cpu->wide);
     }
     for (int i = 0; i < n_threads && !st; i++) {
-        st = kd_matmul_cache_create(1, &cpu->lane[i]);
+        st = kd_matmul_cache_create(1, level->convert_row, &cpu->lane[i]);
     }
     if (st) {
-        KD_KERNEL(destroy)(&cpu->base);
+        kd_cpu_destroy(&cpu->base);
         return st;
     }
     if (compute == KD_BF16 && !kd_cpu_multiplies_bf16()) {

@@ -81,7 +81,7 @@ KD_INLINE void combine_row(const combine_args *a, int64_t n, kd_dtype dtype)
     }
 }
 
-KD_SIMD static void combine_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void combine_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const combine_args *a = args;
     (void)lane;
@@ -122,7 +122,7 @@ static int64_t place_of(const combine_args *a, int64_t row)
     return j;
 }
 
-KD_SIMD static void combine_backward_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void combine_backward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const combine_args *a = args;
     (void)lane;

@@ -21,10 +21,9 @@ typedef struct kd_cpu {
     size_t scratch_bytes;
 } kd_cpu;
 
-/* The operations of this back end, as ops.h states them: KD_KERNEL(norm) is that of kd_ops.norm. */
-#define KD_KERNEL(op)         kd_cpu_##op
-#define KD_KERNEL_DECLARE(op) __typeof__(*((const kd_ops *)0)->op) KD_KERNEL(op);
-KD_OPS_EACH(KD_KERNEL_DECLARE)
+/* What kd_ops.alloc and free are; the back end's own memory comes from here too. */
+void *kd_cpu_pages(size_t size_bytes);
+void kd_cpu_pages_free(void *memory);
 
 /* At least that many bytes, aligned, contents undefined, valid until the next call; NULL if the
  * back end now has a fault. */
@@ -48,8 +47,24 @@ int64_t kd_grain(int64_t columns);
 /* sum[i] += the sum over parts of partial[part * n + i], in order. */
 void kd_add_partials(float *sum, const float *partial, int n_parts, int64_t n);
 
+/* Frees what kd_backend_create_cpu() took; also where it stopped half way. */
+void kd_cpu_destroy(kd_backend *be);
+
+#ifdef KD_LEVEL
+/*
+ * Files that define operations or run loops over elements are compiled once per instruction level
+ * (level.h), with KD_LEVEL as its name: KD_KERNEL(norm) is kd_ops.norm of that level. What such files
+ * share is named so too, and files that are compiled once cannot call it.
+ */
+#define KD_KERNEL_OF(op, level)   kd_cpu_##op##_##level
+#define KD_KERNEL_NAME(op, level) KD_KERNEL_OF(op, level)
+#define KD_KERNEL(op)             KD_KERNEL_NAME(op, KD_LEVEL)
+#define KD_KERNEL_DECLARE(op)     __typeof__(*((const kd_ops *)0)->op) KD_KERNEL(op);
+KD_OPS_EACH(KD_KERNEL_DECLARE)
+
 /* Element casts and copies of a row. */
-void kd_convert_row(void *dst, kd_dtype dst_dtype, const void *src, kd_dtype src_dtype, int64_t n);
+kd_convert_fn KD_KERNEL(convert_row);
+#endif
 
 /* Backward of y += weight * x over a row: dx = weight * dy; returns dy . x, the weight's gradient. */
 KD_INLINE float

@@ -27,17 +27,18 @@ KD_INLINE void convert(void *dst, kd_dtype to, const void *src, kd_dtype from, i
     }
 }
 
-KD_SIMD static void narrow(void *dst, const void *src, int64_t n)
+static void narrow(void *dst, const void *src, int64_t n)
 {
     convert(dst, KD_BF16, src, KD_F32, n);
 }
 
-KD_SIMD static void widen(void *dst, const void *src, int64_t n)
+static void widen(void *dst, const void *src, int64_t n)
 {
     convert(dst, KD_F32, src, KD_BF16, n);
 }
 
-void kd_convert_row(void *dst, kd_dtype dst_dtype, const void *src, kd_dtype src_dtype, int64_t n)
+void KD_KERNEL(
+    convert_row)(void *dst, kd_dtype dst_dtype, const void *src, kd_dtype src_dtype, int64_t n)
 {
     if (dst_dtype == src_dtype) {
         memcpy(dst, src, (size_t)n * kd_dtype_bytes(dst_dtype));
@@ -56,7 +57,7 @@ KD_INLINE void add_body(float *dst, const void *src, kd_dtype dtype, int64_t n)
     }
 }
 
-KD_SIMD static void add_row(float *dst, const void *src, kd_dtype dtype, int64_t n)
+static void add_row(float *dst, const void *src, kd_dtype dtype, int64_t n)
 {
     if (dtype == KD_BF16) {
         add_body(dst, src, KD_BF16, n);
@@ -70,7 +71,7 @@ static void apply(const pair_args *a, pair_kind kind, int64_t dst_at, int64_t sr
     void *dst = (char *)a->dst.data + (size_t)dst_at * kd_dtype_bytes(a->dst.dtype);
     const void *src = (const char *)a->src.data + (size_t)src_at * kd_dtype_bytes(a->src.dtype);
     if (kind == COPY) {
-        kd_convert_row(dst, a->dst.dtype, src, a->src.dtype, n);
+        KD_KERNEL(convert_row)(dst, a->dst.dtype, src, a->src.dtype, n);
     } else {
         add_row(dst, src, a->src.dtype, n);
     }
@@ -175,7 +176,7 @@ KD_INLINE void bias_row(const bias_args *a, int64_t row, kd_dtype dtype)
     }
 }
 
-KD_SIMD static void bias_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void bias_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const bias_args *a = args;
     (void)lane;

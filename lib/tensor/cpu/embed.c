@@ -24,8 +24,8 @@ static void embed_rows(const void *args, int lane, int64_t begin, int64_t end)
     const embed_args *a = args;
     (void)lane;
     for (int64_t n = begin; n < end; n++) {
-        kd_convert_row(kd_row(a->y, n), KD_F32, kd_row(a->table, a->ids[n]), a->table.dtype,
-                       a->columns);
+        KD_KERNEL(convert_row)
+        (kd_row(a->y, n), KD_F32, kd_row(a->table, a->ids[n]), a->table.dtype, a->columns);
     }
 }
 

@@ -14,7 +14,7 @@ KD_INLINE void forward_row(float *y, const void *x, kd_dtype dtype, float share,
     }
 }
 
-KD_SIMD static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const gated_args *a = args;
     (void)lane;
@@ -34,7 +34,7 @@ backward_row(void *dx, const float *dy, const void *x, kd_dtype dtype, float sha
     return kd_scale_row(dx, dy, x, dtype, share, n) * share * (1.0f - share);
 }
 
-KD_SIMD static void backward_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void backward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const gated_args *a = args;
     (void)lane;

@@ -35,7 +35,7 @@ KD_INLINE void forward_row(const head_norm_args *a, int64_t row, kd_dtype dtype)
     }
 }
 
-KD_SIMD static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const head_norm_args *a = args;
     (void)lane;
@@ -75,7 +75,7 @@ KD_INLINE void backward_row(const head_norm_args *a, int64_t row, float *dw, kd_
     }
 }
 
-KD_SIMD static void backward_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void backward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const head_norm_args *a = args;
     float *dw = a->dw + lane * a->head_dim;

@@ -42,13 +42,14 @@ static kd_status dnnl_fault(const char *what, dnnl_status_t status, const produc
                    (long long)key->k, (long long)key->n, (int)status);
 }
 
-kd_status kd_matmul_cache_create(int n_threads, kd_matmul_cache **cache_out)
+kd_status kd_matmul_cache_create(int n_threads, kd_convert_fn *convert, kd_matmul_cache **cache_out)
 {
     kd_matmul_cache *cache = calloc(1, sizeof *cache);
     if (cache == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a cache of products");
     }
     cache->n_threads = n_threads;
+    cache->panels = (kd_panels){.convert = convert, .n_threads = n_threads};
     if (dnnl_engine_create(&cache->engine, dnnl_cpu, 0) != dnnl_success) {
         goto err_free;
     }
@@ -341,7 +342,7 @@ kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product)
         return KD_OK;
     }
     if (key.dtype_ab == KD_BF16 && !kd_cpu_multiplies_bf16()) {
-        return kd_matmul_widened(&cache->panels, cache, cache->n_threads, product);
+        return kd_matmul_widened(&cache->panels, cache, product);
     }
     /* oneDNN asks OpenMP how many threads it has, both when it plans and when it runs. */
     omp_set_num_threads(cache->n_threads);

@@ -26,7 +26,14 @@ typedef struct kd_product {
     bool accumulate;
 } kd_product;
 
-KD_MUST_USE kd_status kd_matmul_cache_create(int n_threads, kd_matmul_cache **cache_out);
+/* Casts or copies n elements. */
+typedef void
+kd_convert_fn(void *dst, kd_dtype dst_dtype, const void *src, kd_dtype src_dtype, int64_t n);
+
+/* convert is what widens operands where the processor multiplies f32 only. */
+KD_MUST_USE kd_status kd_matmul_cache_create(int n_threads,
+                                             kd_convert_fn *convert,
+                                             kd_matmul_cache **cache_out);
 void kd_matmul_cache_destroy(kd_matmul_cache *cache);
 
 /* KD_ERR_NOMEM, or KD_ERR_IO if oneDNN refuses. */

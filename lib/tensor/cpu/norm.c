@@ -45,7 +45,7 @@ KD_INLINE void scale_row(void *y, kd_dtype dtype, const float *x, const norm_arg
     }
 }
 
-KD_SIMD static void norm_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void norm_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const norm_args *a = args;
     (void)lane;
@@ -115,7 +115,7 @@ KD_INLINE void norm_dx_row(const norm_dx_args *a, int64_t row, float *dw, kd_dty
     }
 }
 
-KD_SIMD static void norm_dx_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void norm_dx_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const norm_dx_args *a = args;
     float *dw = a->dw + lane * a->columns;

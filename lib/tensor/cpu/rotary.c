@@ -26,7 +26,7 @@ KD_INLINE void rotate_row(const rotate_args *a, int64_t row, kd_dtype dtype)
     }
 }
 
-KD_SIMD static void rotate_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void rotate_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const rotate_args *a = args;
     (void)lane;

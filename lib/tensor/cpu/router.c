@@ -63,7 +63,7 @@ static void renormalise_row(float *weights, int64_t k)
     }
 }
 
-KD_SIMD static void route_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void route_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const route_args *a = args;
     (void)lane;

@@ -19,7 +19,7 @@ KD_INLINE void forward_row(const swiglu_args *a, int64_t row, kd_dtype dtype)
     }
 }
 
-KD_SIMD static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const swiglu_args *a = args;
     (void)lane;
@@ -47,7 +47,7 @@ KD_INLINE void backward_row(const swiglu_args *a, int64_t row, kd_dtype dtype)
     }
 }
 
-KD_SIMD static void backward_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void backward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const swiglu_args *a = args;
     (void)lane;

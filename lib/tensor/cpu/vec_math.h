@@ -2,7 +2,7 @@
  * vec_math.h - what the inner loops of the CPU back end are made of.
  *
  * Everything is inlined into the loop and has no branch, so the compiler turns the loop into
- * vectors of the machine it is cloned for. kd_get and kd_put take the dtype as a constant:
+ * vectors of the instruction level it is compiled for. kd_get and kd_put take the dtype as a constant:
  * a kernel is written once as an inlined body and called once per dtype.
  */
 #ifndef KD_TENSOR_CPU_VEC_MATH_H
@@ -12,17 +12,6 @@
 
 #include "tensor/half.h"
 #include "tensor/tensor.h"
-
-/*
- * A function compiled once per generation of the machine, chosen at program start. It must hold
- * the loops itself: what OpenMP outlines is not cloned. Sanitizers run before the choice can be
- * made, so there is one version under them.
- */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(KD_SANITIZED)
-#define KD_SIMD __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define KD_SIMD
-#endif
 
 KD_INLINE float kd_get(const void *data, int64_t at, kd_dtype dtype)
 {

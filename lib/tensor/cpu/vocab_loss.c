@@ -169,7 +169,7 @@ static void skip_row(const loss_args *a, int64_t row)
     }
 }
 
-KD_SIMD static void loss_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void loss_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const loss_args *a = args;
     float *exps = a->exps + lane * (3 * a->n_columns);

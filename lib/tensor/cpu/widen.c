@@ -10,6 +10,9 @@
 #include "base/log.h"
 #include "tensor/cpu/cpu.h"
 
+/* Elements of a panel. */
+#define N_PANEL ((size_t)KD_PANEL_SIDE * KD_PANEL_SIDE)
+
 /* Elements from which a conversion is worth all threads. */
 #define PARALLEL_FROM (1 << 14)
 
@@ -28,13 +31,13 @@ typedef struct operand {
 void kd_panels_release(kd_panels *panels)
 {
     free(panels->memory);
-    *panels = (kd_panels){NULL};
+    panels->memory = NULL;
 }
 
 static kd_status panels_take(kd_panels *panels)
 {
     if (panels->memory == NULL) {
-        panels->memory = calloc((size_t)3 * KD_PANEL_SIDE * KD_PANEL_SIDE, sizeof(float));
+        panels->memory = calloc(3 * N_PANEL, sizeof(float));
     }
     return panels->memory == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for panels of a product")
                                   : KD_OK;
@@ -48,23 +51,23 @@ static kd_tensor region_of(kd_tensor t, region r)
     return part;
 }
 
-static void convert(kd_tensor dst, kd_tensor src, int n_threads)
+static void convert(const kd_panels *panels, kd_tensor dst, kd_tensor src)
 {
     const int64_t n_rows = dst.dims[0], n_columns = dst.dims[1];
-#pragma omp parallel for num_threads(n_threads) if (n_rows * n_columns >= PARALLEL_FROM)
+#pragma omp parallel for num_threads(panels->n_threads) if (n_rows * n_columns >= PARALLEL_FROM)
     for (int64_t row = 0; row < n_rows; row++) {
-        kd_convert_row(kd_row(dst, row), dst.dtype, kd_row(src, row), src.dtype, n_columns);
+        panels->convert(kd_row(dst, row), dst.dtype, kd_row(src, row), src.dtype, n_columns);
     }
 }
 
 /* That region in f32, converted unless the panel holds it already. */
-static kd_tensor widened(operand *o, region r, int n_threads)
+static kd_tensor widened(const kd_panels *panels, operand *o, region r)
 {
     const kd_tensor panel = kd_tensor_2d(o->panel, KD_F32, r.n_rows, r.n_columns);
     const region *held = &o->held;
     if (held->row != r.row || held->column != r.column || held->n_rows != r.n_rows ||
         held->n_columns != r.n_columns) {
-        convert(panel, region_of(o->stored, r), n_threads);
+        convert(panels, panel, region_of(o->stored, r));
         o->held = r;
     }
     return panel;
@@ -89,20 +92,20 @@ static int64_t least(int64_t a, int64_t b)
 }
 
 /* One region of c, over all of the depth. */
-static kd_status multiply(kd_matmul_cache *cache,
-                          int n_threads,
+static kd_status multiply(const kd_panels *panels,
+                          kd_matmul_cache *cache,
                           const kd_product *p,
                           operand ab[2],
-                          float *sums,
                           region r)
 {
     const int64_t depth = p->trans_a ? kd_tensor_rows(p->a) : kd_tensor_columns(p->a);
     const int64_t step = part_of(depth);
     const kd_tensor c = region_of(p->c, r);
     const bool rounds = c.dtype == KD_BF16;
+    float *sums = panels->memory + 2 * N_PANEL;
     const kd_tensor sum = rounds ? kd_tensor_2d(sums, KD_F32, r.n_rows, r.n_columns) : c;
     if (rounds && p->accumulate) {
-        convert(sum, c, n_threads);
+        convert(panels, sum, c);
     }
     for (int64_t k = 0; k < depth; k += step) {
         const int64_t n_k = least(step, depth - k);
@@ -110,8 +113,8 @@ static kd_status multiply(kd_matmul_cache *cache,
         const region rb = turned((region){k, r.column, n_k, r.n_columns}, p->trans_b);
         const kd_product part = {
             .c = sum,
-            .a = widened(&ab[0], ra, n_threads),
-            .b = widened(&ab[1], rb, n_threads),
+            .a = widened(panels, &ab[0], ra),
+            .b = widened(panels, &ab[1], rb),
             .trans_a = p->trans_a,
             .trans_b = p->trans_b,
             .accumulate = p->accumulate || k > 0,
@@ -122,30 +125,26 @@ static kd_status multiply(kd_matmul_cache *cache,
         }
     }
     if (rounds) {
-        convert(c, sum, n_threads);
+        convert(panels, c, sum);
     }
     return KD_OK;
 }
 
-kd_status kd_matmul_widened(kd_panels *panels,
-                            kd_matmul_cache *cache,
-                            int n_threads,
-                            const kd_product *product)
+kd_status kd_matmul_widened(kd_panels *panels, kd_matmul_cache *cache, const kd_product *product)
 {
     kd_status st = panels_take(panels);
     if (st) {
         return st;
     }
-    const int64_t n_panel = KD_PANEL_SIDE * KD_PANEL_SIDE;
     const int64_t n_rows = kd_tensor_rows(product->c), n_columns = kd_tensor_columns(product->c);
     const int64_t row_step = part_of(n_rows), column_step = part_of(n_columns);
     operand ab[2] = {{.stored = product->a, .panel = panels->memory},
-                     {.stored = product->b, .panel = panels->memory + n_panel}};
+                     {.stored = product->b, .panel = panels->memory + N_PANEL}};
     for (int64_t row = 0; row < n_rows && !st; row += row_step) {
         for (int64_t column = 0; column < n_columns && !st; column += column_step) {
             const region r = {row, column, least(row_step, n_rows - row),
                               least(column_step, n_columns - column)};
-            st = multiply(cache, n_threads, product, ab, panels->memory + 2 * n_panel, r);
+            st = multiply(panels, cache, product, ab, r);
         }
     }
     return st;

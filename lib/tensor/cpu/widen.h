@@ -14,18 +14,18 @@
 /* Rows and columns of a panel at most; the three panels together are 3 MiB. */
 #define KD_PANEL_SIDE 512
 
-/* Of one cache of products; zero: nothing is taken yet. */
+/* Of one cache of products. */
 typedef struct kd_panels {
+    kd_convert_fn *convert;
+    int n_threads; /* the cache's */
     float *memory; /* (3, KD_PANEL_SIDE, KD_PANEL_SIDE), taken at the first product */
 } kd_panels;
 
 void kd_panels_release(kd_panels *panels);
 
-/* The product, with both operands bf16, by products of f32 in the cache; n_threads are the cache's.
- * KD_ERR_NOMEM, or what a product of f32 answers. */
+/* The product, with both operands bf16, by products of f32 in the cache. KD_ERR_NOMEM, or what a product of f32 answers. */
 KD_MUST_USE kd_status kd_matmul_widened(kd_panels *panels,
                                         kd_matmul_cache *cache,
-                                        int n_threads,
                                         const kd_product *product);
 
 #endif

@@ -1,0 +1,64 @@
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "tests/support/ops_check.h"
+
+static void limit_to(const char *level)
+{
+    cr_assert_eq(setenv("KD_CPU_LEVEL", level, 1), 0);
+}
+
+#ifdef __x86_64__
+#define LOWEST "v2"
+#else
+#define LOWEST "base"
+#endif
+
+Test(ops_level, a_limit_chooses_the_kernels)
+{
+    limit_to(LOWEST);
+    kd_backend *be = kd_test_backend(KD_F32, 1);
+    cr_expect_str_eq(be->ops->name, "cpu " LOWEST);
+    kd_backend_destroy(be);
+}
+
+Test(ops_level, no_limit_is_at_least_the_lowest)
+{
+    cr_assert_eq(unsetenv("KD_CPU_LEVEL"), 0);
+    kd_backend *be = kd_test_backend(KD_F32, 1);
+    cr_expect_geq(strcmp(be->ops->name, "cpu " LOWEST), 0);
+    kd_backend_destroy(be);
+}
+
+Test(ops_level, an_unknown_level_is_refused)
+{
+    kd_backend *be = NULL;
+    kd_fault_quiet(1);
+    limit_to("v1");
+    cr_expect_eq(kd_backend_create_cpu(KD_F32, 1, &be), KD_ERR_ARG);
+    cr_expect_null(be);
+    cr_expect_not_null(strstr(kd_fault_text(), "KD_CPU_LEVEL: found \"v1\", expected " LOWEST));
+}
+
+/* What two levels make of one row differs in rounding alone. */
+Test(ops_level, levels_agree)
+{
+    enum { ROWS = 5, COLUMNS = 331 };
+
+    const kd_tensor gu = kd_test_random(KD_F32, ROWS, 2 * COLUMNS, 1);
+    kd_tensor h[2];
+    for (int i = 0; i < 2; i++) {
+        h[i] = kd_test_zeros(KD_F32, ROWS, COLUMNS);
+        limit_to(i == 0 ? LOWEST : "");
+        kd_backend *be = kd_test_backend(KD_F32, 1);
+        be->ops->swiglu(be, h[i], gu);
+        cr_assert_eq(kd_backend_wait(be), KD_OK);
+        kd_backend_destroy(be);
+    }
+    cr_expect_lt(kd_test_nmse(h[1], h[0]), 1e-13);
+    kd_test_free(gu);
+    kd_test_free(h[0]);
+    kd_test_free(h[1]);
+}
