@@ -5,29 +5,8 @@
 
 #include "base/log.h"
 #include "base/progress.h"
-#include "model/layer.h"
+#include "model/decoder_state.h"
 #include "model/weight.h"
-
-struct kd_decoder {
-    kd_parameters *params;
-    kd_decoder_settings settings;
-    kd_weight embedding;  /* (V, C) */
-    kd_weight lm_head;    /* (V, C) */
-    kd_weight final_norm; /* (C)    */
-    kd_layer *layers;     /* (L)    */
-
-    void *slab; /* all that follows is carved from it */
-    size_t slab_bytes;
-    kd_pass pass;
-    kd_tensor tokens;    /* (N) i32                               */
-    kd_tensor x;         /* (N, C) f32, what the final norm reads */
-    kd_tensor rstd;      /* (N) f32                               */
-    kd_tensor hidden;    /* (N, C) compute                        */
-    kd_layer_acts *acts; /* (L) in training, else (1)             */
-    kd_layer_grads grads;
-    size_t keys_bytes;
-    void *keys; /* kept for listeners, for all layers where they listen; or NULL */
-};
 
 static int64_t n_acts(const kd_decoder *d)
 {
@@ -172,6 +151,7 @@ static void start_pass(kd_decoder *d)
         .config = &d->params->config,
         .train = d->settings.train,
         .n_tokens = d->settings.n_tokens,
+        .probes = &d->probes,
         .on_block = d->settings.on_block,
         .user = d->settings.user,
     };
@@ -284,8 +264,7 @@ kd_status kd_decoder_listen(kd_decoder *d, const kd_listener *listeners, int n)
 
 /* ---- the passes ---- */
 
-/* The activations that a layer writes: its own in training, else those of all. */
-static const kd_layer_acts *acts_of(const kd_decoder *d, int64_t layer)
+const kd_layer_acts *kd_decoder_acts(const kd_decoder *d, int64_t layer)
 {
     return &d->acts[d->settings.train ? layer : 0];
 }
@@ -307,10 +286,10 @@ void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch)
     d->pass.batch = *batch;
     ops->upload(be, d->tokens, batch->tokens);
 
-    kd_tensor x = acts_of(d, 0)->attention.x, delta = kd_tensor_none();
+    kd_tensor x = kd_decoder_acts(d, 0)->attention.x, delta = kd_tensor_none();
     ops->embed(be, x, d->embedding.value, d->tokens);
     for (int64_t l = 0; l < c->n_layers; l++) {
-        x = kd_layer_forward(&d->pass, &d->layers[l], acts_of(d, l), &d->grads, x, delta);
+        x = kd_layer_forward(&d->pass, &d->layers[l], kd_decoder_acts(d, l), &d->grads, x, delta);
         delta = d->pass.delta;
     }
     ops->norm(be, d->hidden, d->x, x, delta, d->final_norm.value, d->rstd, c->norm_eps);
@@ -335,7 +314,7 @@ void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden)
     ops->norm_dx(be, dx, d->final_norm.grad, d_hidden, d->x, d->final_norm.value, d->rstd);
     for (int64_t l = d->params->config.n_layers - 1; l >= 0; l--) {
         kd_tap_backward(&d->pass, KD_TAP_HIDDEN, l, hidden_of(d, l), dx, NULL);
-        kd_layer_backward(&d->pass, &d->layers[l], acts_of(d, l), &d->grads);
+        kd_layer_backward(&d->pass, &d->layers[l], kd_decoder_acts(d, l), &d->grads);
     }
     kd_weight_embed_grad(be, d->embedding, dx, d->tokens);
 }

@@ -239,6 +239,7 @@ void kd_moe_backward(const kd_pass *pass,
             shared_backward(pass, weights, acts, grads);
         }
     }
+    kd_probes_join(pass->probes, layer, grads->d_normed);
     ops->norm_dx(be, pass->dx, weights->norm.grad, grads->d_normed, acts->x, weights->norm.value,
                  acts->rstd);
 }

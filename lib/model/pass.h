@@ -27,6 +27,7 @@ typedef struct kd_pass {
     kd_tensor delta;  /* (N, C) f32: what the last half adds to the residual stream         */
     kd_tensor dx;     /* (N, C) f32: gradient of the residual stream, and so of delta; train */
     kd_taps taps;
+    struct kd_probe **probes; /* of the decoder: whose gradient waits for the layer under way */
     kd_batch batch;        /* what kd_decoder_forward() was given                                */
     kd_tensor router_sums; /* (2) f64: balance, z                                                */
     float balance_weight;  /* of one layer                                                       */
@@ -59,5 +60,8 @@ void kd_tap_backward(const kd_pass *pass,
                      kd_tensor value,
                      kd_tensor gradient,
                      const kd_route *route);
+
+/* Adds what probes of the layer have found for its normed rows to d_normed (N, C) f32; see probe.h. */
+void kd_probes_join(struct kd_probe **probes, int64_t layer, kd_tensor d_normed);
 
 #endif

@@ -6,66 +6,9 @@
 
 #include "base/rng.h"
 #include "tests/support/differences.h"
-#include "tests/support/tiny_model.h"
+#include "tests/support/tap_run.h"
 
-enum {
-    N_BATCH = 2,
-    N_TOKENS = 5,
-    N_ROWS = N_BATCH * N_TOKENS,
-    MODEL_SEED = 1, /* no choice of experts flips within a step of differences */
-    ALL_POINTS = (1 << KD_TAP_COUNT) - 1,
-};
-
-typedef struct tap_run {
-    tiny_model model;
-    kd_decoder *decoder;
-    int32_t tokens[N_ROWS];
-    kd_tensor d_hidden; /* zeros */
-} tap_run;
-
-static tap_run start(kd_model_type type, kd_dtype compute, kd_parameter_use use, bool train)
-{
-    const kd_model_config config = tiny_config(type);
-    tap_run run = {.model = tiny_model_with_seed(config, compute, use, MODEL_SEED)};
-    kd_backend *be = run.model.be;
-
-    run.decoder = tiny_decoder(
-        &run.model,
-        (kd_decoder_settings){.max_batch = N_BATCH, .n_tokens = N_TOKENS, .train = train});
-    tiny_tokens(run.tokens, N_ROWS, config.vocab_size, 5);
-    void *zeros = be->ops->alloc(be, (size_t)(N_ROWS * config.hidden_size) * sizeof(float));
-    run.d_hidden = kd_tensor_2d(zeros, KD_F32, N_ROWS, config.hidden_size);
-    return run;
-}
-
-static void finish(tap_run *run)
-{
-    cr_expect_eq(kd_backend_wait(run->model.be), KD_OK);
-    run->model.be->ops->free(run->model.be, run->d_hidden.data);
-    kd_decoder_destroy(run->decoder);
-    tiny_model_destroy(&run->model);
-}
-
-static void listen(tap_run *run,
-                   unsigned points,
-                   const bool *layers,
-                   void *user,
-                   void (*at)(void *user, const kd_tap *tap))
-{
-    const kd_listener listener = {.points = points, .layers = layers, .user = user, .at = at};
-    cr_assert_eq(kd_decoder_listen(run->decoder, &listener, 1), KD_OK);
-}
-
-static void forward(tap_run *run)
-{
-    tiny_forward(run->decoder, run->tokens, N_BATCH, N_TOKENS);
-}
-
-static void forward_backward(tap_run *run)
-{
-    forward(run);
-    kd_decoder_backward(run->decoder, run->d_hidden);
-}
+enum { ALL_POINTS = (1 << KD_TAP_COUNT) - 1 };
 
 /* ---- what is offered, and when ---- */
 
@@ -108,19 +51,19 @@ static void note(void *user, const kd_tap *tap)
     (void)snprintf(item, sizeof item, "%s%d ", names[backward][tap->point], (int)tap->layer);
     strncat(o->text, item, sizeof o->text - strlen(o->text) - 1);
     o->n_wrong += tap->value.data == NULL || (tap->route != NULL) != has_route(tap->point);
-    o->n_wrong += tap->again || tap->batch->n_batch != N_BATCH;
+    o->n_wrong += tap->again || tap->batch->n_batch != TAP_BATCH;
 }
 
 static void expect_offers(kd_model_type type, const char *wanted)
 {
-    tap_run run = start(type, KD_F32, KD_PARAMS_TRAIN, true);
+    tap_run run = tap_run_start(type, KD_F32, KD_PARAMS_TRAIN, true);
     offers o = {0};
 
-    listen(&run, ALL_POINTS, NULL, &o, note);
-    forward_backward(&run);
+    tap_run_listen(&run, ALL_POINTS, NULL, &o, note);
+    tap_run_forward_backward(&run);
     cr_expect_str_eq(o.text, wanted);
     cr_expect_eq(o.n_wrong, 0);
-    finish(&run);
+    tap_run_finish(&run);
 }
 
 Test(taps, are_offered_in_the_order_of_the_pass)
@@ -136,7 +79,7 @@ Test(taps, of_a_dense_model_have_no_experts)
 
 Test(taps, are_offered_only_where_someone_listens)
 {
-    tap_run run = start(KD_MODEL_MIXTRAL, KD_F32, KD_PARAMS_TRAIN, true);
+    tap_run run = tap_run_start(KD_MODEL_MIXTRAL, KD_F32, KD_PARAMS_TRAIN, true);
     const bool last[] = {false, true}, first[] = {true, false};
     offers a = {0}, b = {0};
     const kd_listener listeners[] = {
@@ -148,25 +91,25 @@ Test(taps, are_offered_only_where_someone_listens)
     };
 
     cr_assert_eq(kd_decoder_listen(run.decoder, listeners, 2), KD_OK);
-    forward_backward(&run);
+    tap_run_forward_backward(&run);
     cr_expect_str_eq(a.text, "k1 r1 R1 K1 ");
     cr_expect_str_eq(b.text, "h0 H0 ");
     cr_assert_eq(kd_decoder_listen(run.decoder, NULL, 0), KD_OK);
-    forward_backward(&run);
+    tap_run_forward_backward(&run);
     cr_expect_str_eq(a.text, "k1 r1 R1 K1 ");
-    finish(&run);
+    tap_run_finish(&run);
 }
 
 Test(taps, of_a_model_that_only_infers_are_those_of_the_forward_pass)
 {
-    tap_run run = start(KD_MODEL_QWEN3_MOE, KD_F32, KD_PARAMS_INFER, false);
+    tap_run run = tap_run_start(KD_MODEL_QWEN3_MOE, KD_F32, KD_PARAMS_INFER, false);
     offers o = {0};
 
-    listen(&run, ALL_POINTS, NULL, &o, note);
-    forward(&run);
+    tap_run_listen(&run, ALL_POINTS, NULL, &o, note);
+    tap_run_forward(&run);
     cr_expect_str_eq(o.text, "k0 v0 r0 i0 o0 h0 k1 v1 r1 i1 o1 h1 ");
     cr_expect_eq(o.n_wrong, 0);
-    finish(&run);
+    tap_run_finish(&run);
 }
 
 /* ---- what the tensors hold ---- */
@@ -207,7 +150,7 @@ static void keep(void *user, const kd_tap *tap)
 static void keep_all(copies *c, tap_run *run, int64_t layer)
 {
     *c = (copies){.be = run->model.be, .config = &run->model.params->config, .layer = layer};
-    listen(run, ALL_POINTS, NULL, c, keep);
+    tap_run_listen(run, ALL_POINTS, NULL, c, keep);
 }
 
 static void release(copies *c)
@@ -226,15 +169,15 @@ static size_t bytes_of(const copies *c, int point)
 
 static void expect_same_values(kd_model_type type, kd_dtype compute)
 {
-    tap_run run = start(type, compute, KD_PARAMS_TRAIN, true);
-    tap_run infers = start(type, compute, KD_PARAMS_INFER, false);
+    tap_run run = tap_run_start(type, compute, KD_PARAMS_TRAIN, true);
+    tap_run infers = tap_run_start(type, compute, KD_PARAMS_INFER, false);
 
     for (int64_t layer = 0; layer < 2; layer++) {
         copies c, other;
         keep_all(&c, &run, layer);
         keep_all(&other, &infers, layer);
-        forward_backward(&run);
-        forward(&infers);
+        tap_run_forward_backward(&run);
+        tap_run_forward(&infers);
         for (int p = 0; p < KD_TAP_COUNT; p++) {
             if (c.values[0][p] == NULL) {
                 continue;
@@ -249,8 +192,8 @@ static void expect_same_values(kd_model_type type, kd_dtype compute)
         release(&other);
         release(&c);
     }
-    finish(&infers);
-    finish(&run);
+    tap_run_finish(&infers);
+    tap_run_finish(&run);
 }
 
 Test(taps, show_the_same_values_forward_and_backward_and_in_inference)
@@ -265,22 +208,22 @@ Test(taps, show_the_same_values_forward_and_backward_and_in_inference)
 Test(taps, keys_are_not_yet_turned)
 {
     for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
-        tap_run run = start((kd_model_type)type, KD_F32, KD_PARAMS_TRAIN, true);
+        tap_run run = tap_run_start((kd_model_type)type, KD_F32, KD_PARAMS_TRAIN, true);
         copies c;
         keep_all(&c, &run, 0);
-        for (int i = 0; i < N_ROWS; i++) {
+        for (int i = 0; i < TAP_ROWS; i++) {
             run.tokens[i] = 3;
         }
-        forward_backward(&run);
+        tap_run_forward_backward(&run);
         const size_t row = (size_t)columns_of(c.config, KD_TAP_KEY);
-        for (size_t i = 1; i < N_ROWS; i++) {
+        for (size_t i = 1; i < TAP_ROWS; i++) {
             cr_expect_arr_eq(c.values[0][KD_TAP_KEY], c.values[0][KD_TAP_KEY] + i * row,
                              row * sizeof(float));
             cr_expect_arr_eq(c.values[1][KD_TAP_KEY], c.values[1][KD_TAP_KEY] + i * row,
                              row * sizeof(float));
         }
         release(&c);
-        finish(&run);
+        tap_run_finish(&run);
     }
 }
 
@@ -336,26 +279,26 @@ static double pull_loss(void *user)
 {
     pull *p = user;
     p->loss = 0.0;
-    forward(p->run);
+    tap_run_forward(p->run);
     return p->loss;
 }
 
 static void check_point(kd_model_type type, kd_tap_point point, const char *what)
 {
-    tap_run run = start(type, KD_F32, KD_PARAMS_TRAIN, true);
+    tap_run run = tap_run_start(type, KD_F32, KD_PARAMS_TRAIN, true);
     pull p = {.run = &run};
     char name[64];
 
     (void)snprintf(name, sizeof name, "%s at %s", what, kd_model_type_name(type));
-    listen(&run, KD_TAP_BIT(point), NULL, &p, pull_at);
-    forward_backward(&run);
+    tap_run_listen(&run, KD_TAP_BIT(point), NULL, &p, pull_at);
+    tap_run_forward_backward(&run);
     const differences d = {.params = run.model.params,
                            .loss = pull_loss,
                            .user = &p,
                            .stride = 5,
                            .skip = KD_PARAM_LM_HEAD};
     differences_check(&d, name);
-    finish(&run);
+    tap_run_finish(&run);
 }
 
 static void check_every_type(kd_tap_point point, const char *what)
@@ -412,7 +355,7 @@ static void expect_no_changed_bit(kd_model_type type, kd_dtype compute)
     size_t n_hidden = 0, n_grads = 0;
 
     for (int listened = 0; listened < 2; listened++) {
-        tap_run run = start(type, compute, KD_PARAMS_TRAIN, true);
+        tap_run run = tap_run_start(type, compute, KD_PARAMS_TRAIN, true);
         kd_backend *be = run.model.be;
         const kd_tensor grad = run.model.params->grad;
         float *direction_of_hidden = tiny_values(be, run.d_hidden);
@@ -423,13 +366,13 @@ static void expect_no_changed_bit(kd_model_type type, kd_dtype compute)
         }
         be->ops->upload(be, run.d_hidden, direction_of_hidden);
         if (listened) {
-            listen(&run, ALL_POINTS, NULL, be, look);
+            tap_run_listen(&run, ALL_POINTS, NULL, be, look);
         }
-        forward_backward(&run);
+        tap_run_forward_backward(&run);
         hidden[listened] = tiny_values(be, kd_decoder_hidden(run.decoder));
         grads[listened] = tiny_values(be, grad);
         free(direction_of_hidden);
-        finish(&run);
+        tap_run_finish(&run);
     }
     cr_expect_arr_eq(hidden[0], hidden[1], n_hidden * sizeof(float));
     cr_expect_arr_eq(grads[0], grads[1], n_grads * sizeof(float));
@@ -451,7 +394,7 @@ Test(taps, a_listener_that_changes_nothing_changes_no_bit)
 
 static float *gradient_at_first_hidden(kd_model_type type, kd_parameter_use use)
 {
-    tap_run run = start(type, KD_F32, use, true);
+    tap_run run = tap_run_start(type, KD_F32, use, true);
     const size_t n = (size_t)kd_tensor_elements(run.d_hidden);
     kd_backend *be = run.model.be;
     float *values = tiny_values(be, run.d_hidden);
@@ -462,16 +405,16 @@ static float *gradient_at_first_hidden(kd_model_type type, kd_parameter_use use)
     }
     be->ops->upload(be, run.d_hidden, values);
     keep_all(&c, &run, 0);
-    forward_backward(&run);
+    tap_run_forward_backward(&run);
     memcpy(values, c.gradients[KD_TAP_HIDDEN], n * sizeof *values);
     release(&c);
-    finish(&run);
+    tap_run_finish(&run);
     return values;
 }
 
 static void check_frozen(kd_model_type type)
 {
-    tap_run run = start(type, KD_F32, KD_PARAMS_INFER, true);
+    tap_run run = tap_run_start(type, KD_F32, KD_PARAMS_INFER, true);
     const int64_t n = run.model.params->n_elements;
     const size_t bytes = (size_t)n * sizeof(float);
     float *before = malloc(bytes), *after = malloc(bytes);
@@ -482,14 +425,14 @@ static void check_frozen(kd_model_type type)
     cr_expect_null(run.model.params->grad.data);
     cr_expect_null(run.model.params->master.data);
     kd_parameters_read(run.model.params, 0, before, n);
-    forward_backward(&run);
+    tap_run_forward_backward(&run);
     kd_parameters_read(run.model.params, 0, after, n);
     cr_expect_arr_eq(after, before, bytes);
     free(found);
     free(wanted);
     free(after);
     free(before);
-    finish(&run);
+    tap_run_finish(&run);
 }
 
 Test(taps, a_frozen_model_passes_the_same_gradient_and_has_none_of_its_own)
