@@ -1,10 +1,10 @@
 /* hard_target.c - hard: cross-entropy with the labels; vocab_loss reports it at any weight. */
 #include "distill/loss.h"
 
-static void add_hard_target(const kd_loss_chunk *chunk, double scale, kd_vocab_rows *rows)
+static void add_hard_target(const kd_loss_input *input, double scale, kd_vocab_loss *loss)
 {
-    (void)chunk;
-    rows->hard_weight = (float)scale;
+    (void)input;
+    loss->hard_scale = (float)scale;
 }
 
 const kd_loss_kind kd_loss_hard_target = {

@@ -53,17 +53,16 @@ typedef struct kd_plan_context {
     int64_t max_rows; /* N of the largest micro-batch */
 } kd_plan_context;
 
-/* One chunk of rows, as the losses over the vocabulary see it. */
-typedef struct kd_loss_chunk {
-    kd_backend *be;
+/* A micro-batch, as the losses over the vocabulary see it. */
+typedef struct kd_loss_input {
     const kd_signal_plan *plan;
     void *message; /* with the plan's signals of this micro-batch */
-    int64_t first_row, n_rows;
+    int64_t n_rows;
     double temperature;
     bool scale_by_t2;
-    kd_tensor teacher_lm_head; /* (V', C') compute, where hidden states travel */
-    kd_tensor teacher_logits;  /* (chunk rows, V') f32, scratch, likewise      */
-} kd_loss_chunk;
+    kd_tensor teacher_lm_head; /* (V', C') compute, where hidden states travel                */
+    kd_vocab_teacher *teacher; /* filled in by the loss that reads it; lives as long as needed */
+} kd_loss_input;
 
 typedef struct kd_loss_kind {
     const char *name;
@@ -71,12 +70,14 @@ typedef struct kd_loss_kind {
     bool needs_signals; /* not computed where the teacher gave none                           */
     bool needs_labels;  /* not computed in a step without labels                              */
     bool constant_weight;
+    bool by_t2; /* its sum lacks the factor T * T, which may be off */
     /* Adds the signals it needs; NULL: none. Not called when its weight is 0 for ever. */
     kd_status (*plan)(const kd_plan_context *context, kd_signal_plan *plan);
     /* The rows of a micro-batch that it is a mean over; labels (n_rows), host, or NULL. */
     int64_t (*count)(const int32_t *labels, int64_t n_rows);
-    /* Adds its part to a chunk; scale: its weight over its count, > 0. NULL: it has none. */
-    void (*vocab)(const kd_loss_chunk *chunk, double scale, kd_vocab_rows *rows);
+    /* Adds its part to the loss over the vocabulary; scale: its weight over its count, > 0. NULL: it
+     * has none. */
+    void (*vocab)(const kd_loss_input *input, double scale, kd_vocab_loss *loss);
 } kd_loss_kind;
 
 extern const kd_loss_kind kd_loss_soft_target;

@@ -5,8 +5,6 @@
 
 #include "base/log.h"
 
-enum { CHUNK_BYTES = 4 << 20, CHUNK_ROWS_MIN = 256 };
-
 struct kd_objective {
     kd_backend *be;
     kd_objective_settings settings;
@@ -14,7 +12,7 @@ struct kd_objective {
     kd_model_config student;
     int64_t teacher_vocab; /* 0: no teacher */
     int64_t n_vocab;
-    int64_t max_rows, chunk_rows;
+    int64_t max_rows;
     kd_tensor teacher_lm_head; /* borrowed */
 
     /* Of the step begun last. */
@@ -24,11 +22,8 @@ struct kd_objective {
     bool computed[KD_LOSS_COUNT];
 
     void *slab;
-    kd_tensor d_hidden;       /* (max_rows, C) f32              */
-    kd_tensor logits;         /* (chunk_rows, V) f32            */
-    kd_tensor d_logits;       /* (chunk_rows, V) compute        */
-    kd_tensor teacher_logits; /* (chunk_rows, V') f32, or none  */
-    kd_tensor sums;           /* (KD_VOCAB_SUMS) f64            */
+    kd_tensor d_hidden; /* (max_rows, C) f32   */
+    kd_tensor sums;     /* (KD_VOCAB_SUMS) f64 */
 };
 
 kd_objective_settings kd_objective_defaults(void)
@@ -96,29 +91,10 @@ kd_status kd_objective_plan(const kd_objective_settings *settings,
     return KD_OK;
 }
 
-static int64_t choose_chunk_rows(int64_t wish, int64_t n_vocab, int64_t max_rows)
-{
-    int64_t rows = CHUNK_BYTES / (n_vocab * (int64_t)sizeof(float));
-    if (rows < CHUNK_ROWS_MIN) {
-        rows = CHUNK_ROWS_MIN; /* products of few rows waste the matrix units */
-    }
-    if (wish > 0) {
-        rows = wish;
-    }
-    return rows < max_rows ? rows : max_rows;
-}
-
 static void lay_out(kd_objective *o, kd_arena *arena)
 {
-    const int64_t v = o->student.vocab_size;
     o->d_hidden = kd_tensor_carve_2d(arena, KD_F32, o->max_rows, o->student.hidden_size);
-    o->logits = kd_tensor_carve_2d(arena, KD_F32, o->chunk_rows, v);
-    o->d_logits = kd_tensor_carve_2d(arena, o->be->compute, o->chunk_rows, v);
     o->sums = kd_tensor_carve_1d(arena, KD_F64, KD_VOCAB_SUMS);
-    o->teacher_logits = kd_tensor_none();
-    if (kd_signal_plan_find(&o->plan, KD_SIGNAL_HIDDEN, 0) != NULL) {
-        o->teacher_logits = kd_tensor_carve_2d(arena, KD_F32, o->chunk_rows, o->teacher_vocab);
-    }
 }
 
 static kd_status allocate(kd_objective *o)
@@ -184,7 +160,6 @@ kd_status kd_objective_create(kd_backend *be,
     if (st) {
         goto err_free;
     }
-    o->chunk_rows = choose_chunk_rows(settings->chunk_rows, student->vocab_size, max_rows);
     st = allocate(o);
     if (st) {
         goto err_free;
@@ -270,12 +245,12 @@ void kd_objective_begin(kd_objective *o, uint64_t step, const kd_step_counts *co
     o->be->ops->zero(o->be, o->sums);
 }
 
-/* The terms of all losses over the vocabulary for one chunk. */
-static void add_terms(kd_objective *o, const kd_loss_chunk *chunk, kd_vocab_rows *rows)
+/* The terms of all losses over the vocabulary. */
+static void add_terms(kd_objective *o, const kd_loss_input *input, kd_vocab_loss *loss)
 {
     for (int i = 0; i < KD_LOSS_COUNT; i++) {
         const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
-        const bool blind = kind->needs_signals && chunk->message == NULL;
+        const bool blind = kind->needs_signals && input->message == NULL;
         const bool unlabelled = kind->needs_labels && !o->counts.labelled;
         if (blind || unlabelled || o->weights[i] == 0.0 || !is_present(o, (kd_loss_id)i)) {
             continue;
@@ -283,59 +258,43 @@ static void add_terms(kd_objective *o, const kd_loss_chunk *chunk, kd_vocab_rows
         const double scale = kd_objective_scale(o, (kd_loss_id)i);
         o->computed[i] = true;
         if (kind->vocab != NULL && scale > 0.0) {
-            kind->vocab(chunk, scale, rows);
+            kind->vocab(input, scale, loss);
         }
-    }
-}
-
-static void
-run_chunk(kd_objective *o, const kd_decoder *decoder, kd_tensor labels, const kd_loss_chunk *chunk)
-{
-    const kd_ops *ops = o->be->ops;
-    const int64_t first = chunk->first_row;
-    const int64_t n = chunk->n_rows;
-    const kd_tensor hidden = kd_tensor_slice_rows(kd_decoder_hidden(decoder), first, n);
-    const kd_tensor lm_head = kd_decoder_lm_head(decoder);
-    kd_vocab_rows rows = {
-        .student = kd_tensor_slice_rows(o->logits, 0, n),
-        .labels = kd_tensor_1d((int32_t *)labels.data + first, KD_I32, n),
-        .d_logits = kd_tensor_slice_rows(o->d_logits, 0, n),
-        .sums = o->sums,
-        .n_vocab = o->n_vocab,
-        .temperature = 1.0f,
-        .kd_scale = 1.0f,
-    };
-    add_terms(o, chunk, &rows);
-    ops->linear(o->be, rows.student, hidden, lm_head);
-    ops->vocab_loss(o->be, &rows);
-    ops->linear_dx(o->be, kd_tensor_slice_rows(o->d_hidden, first, n), rows.d_logits, lm_head);
-    if (kd_decoder_lm_head_grad(decoder).data != NULL) { /* else it is frozen */
-        ops->linear_dw(o->be, kd_decoder_lm_head_grad(decoder), rows.d_logits, hidden);
     }
 }
 
 kd_tensor
 kd_objective_run(kd_objective *o, const kd_decoder *decoder, kd_tensor labels, void *message)
 {
-    const int64_t n_rows = kd_tensor_elements(labels);
+    const int64_t n_rows = kd_tensor_rows(kd_decoder_hidden(decoder));
     KD_CHECK(n_rows > 0 && n_rows <= o->max_rows);
+    KD_CHECK((labels.data != NULL) == o->counts.labelled);
 
-    for (int64_t first = 0; first < n_rows; first += o->chunk_rows) {
-        const int64_t left = n_rows - first;
-        const kd_loss_chunk chunk = {
-            .be = o->be,
-            .plan = &o->plan,
-            .message = o->plan.n_signals > 0 ? message : NULL,
-            .first_row = first,
-            .n_rows = left < o->chunk_rows ? left : o->chunk_rows,
-            .temperature = o->temperature,
-            .scale_by_t2 = o->settings.scale_by_t2,
-            .teacher_lm_head = o->teacher_lm_head,
-            .teacher_logits = o->teacher_logits,
-        };
-        run_chunk(o, decoder, labels, &chunk);
-    }
-    return kd_tensor_slice_rows(o->d_hidden, 0, n_rows);
+    kd_vocab_teacher teacher;
+    const kd_loss_input input = {
+        .plan = &o->plan,
+        .message = o->plan.n_signals > 0 ? message : NULL,
+        .n_rows = n_rows,
+        .temperature = o->temperature,
+        .scale_by_t2 = o->settings.scale_by_t2,
+        .teacher_lm_head = o->teacher_lm_head,
+        .teacher = &teacher,
+    };
+    kd_vocab_loss loss = {
+        .hidden = kd_decoder_hidden(decoder),
+        .lm_head = kd_decoder_lm_head(decoder),
+        .labels = labels,
+        .sums = o->sums,
+        .d_hidden = kd_tensor_slice_rows(o->d_hidden, 0, n_rows),
+        .d_lm_head = kd_decoder_lm_head_grad(decoder),
+        .accumulate = true,
+        .n_vocab = o->n_vocab,
+        .temperature = 1.0f,
+        .chunk_rows = o->settings.chunk_rows,
+    };
+    add_terms(o, &input, &loss);
+    o->be->ops->vocab_loss(o->be, &loss);
+    return loss.d_hidden;
 }
 
 int kd_objective_report(const kd_objective *o,
@@ -343,6 +302,7 @@ int kd_objective_report(const kd_objective *o,
                         kd_loss_value *values_out,
                         double *total_out)
 {
+    const double t = o->temperature;
     double total = 0.0;
     int n = 0;
 
@@ -352,7 +312,8 @@ int kd_objective_report(const kd_objective *o,
         }
         const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
         const bool counts = o->computed[i] && o->counts.rows[i] > 0;
-        const double raw = counts ? sums[kind->sum] / (double)o->counts.rows[i] : 0.0;
+        const double factor = kind->by_t2 && o->settings.scale_by_t2 ? t * t : 1.0;
+        const double raw = counts ? sums[kind->sum] * factor / (double)o->counts.rows[i] : 0.0;
         values_out[n++] = (kd_loss_value){.name = kind->name,
                                           .weight = o->weights[i],
                                           .raw = raw,

@@ -1,19 +1,15 @@
 /*
  * objective.h - the weighted sum of the losses over one micro-batch, and its gradient.
  *
- * The student's logits (N, V) never exist: for each chunk of rows of the hidden states
- *
- *   logits   = hidden lm_head^T               (R, V) f32
- *   sums    += losses(logits, teacher, labels), d_logits
- *   d_hidden = d_logits lm_head               (R, C) f32
- *   d_lm_head += d_logits^T hidden            (V, C) f32
+ * The losses over the vocabulary are one operation of the back end (vocab_loss), which forms logits
+ * chunk by chunk from hidden states and lm_heads and gives sums, d_hidden and d_lm_head.
  *
  * Each loss is a mean over the rows that it counts in the whole step, on all ranks: whoever runs the
  * step sums kd_objective_count() over micro-batches and ranks, and gives the sums to
  * kd_objective_begin() before the first forward pass. A loss that counts no row is 0 and has no
  * gradient.
  *
- * Memory: d_hidden and one chunk, allocated at creation. Threads: that of the back end.
+ * Memory: d_hidden, allocated at creation. Threads: that of the back end.
  */
 #ifndef KD_DISTILL_OBJECTIVE_H
 #define KD_DISTILL_OBJECTIVE_H
@@ -26,7 +22,7 @@ typedef struct kd_objective_settings {
     kd_schedule temperature;            /* >= 0.001 */
     bool scale_by_t2;                   /* raw kd is multiplied by T * T */
     kd_transport transport;
-    int64_t chunk_rows; /* 0: chosen so that a chunk of logits takes about 4 MB */
+    int64_t chunk_rows; /* of logits at most; 0: the back end chooses */
 } kd_objective_settings;
 
 /* DESIGN's defaults with a teacher: kd 0.7, hard 0.3, balance 0.01, z 0.001, T 4, T^2 on. */
@@ -89,7 +85,7 @@ bool kd_objective_teaches(const kd_objective *objective);
 /*
  * One micro-batch after kd_decoder_forward(): adds to the sums and to the lm_head's gradient and
  * returns d_hidden (n_rows, C) f32 for kd_decoder_backward(), valid until the next call.
- *   labels (n_rows) i32, in the back end's memory; without labels any token ids
+ *   labels (n_rows) i32, in the back end's memory; none in a step without labels
  *   message: of the plan, or NULL: losses that need signals are not computed
  */
 kd_tensor kd_objective_run(kd_objective *objective,

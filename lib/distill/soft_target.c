@@ -16,37 +16,37 @@ static kd_status plan_logits(const kd_plan_context *context, kd_signal_plan *pla
                               teacher->vocab_size);
 }
 
-/* The chunk's rows of the teacher's logits (R, V') f32: as they came, or by its lm_head. */
-static kd_tensor teacher_logits(const kd_loss_chunk *chunk)
+/* What the message holds: hidden states, of which the back end forms logits, or the logits. */
+static kd_vocab_teacher read_message(const kd_loss_input *input)
 {
-    const int64_t end = chunk->first_row + chunk->n_rows;
-    const kd_signal *hidden = kd_signal_plan_find(chunk->plan, KD_SIGNAL_HIDDEN, 0);
-    if (hidden == NULL) {
-        const kd_signal *logits = kd_signal_plan_find(chunk->plan, KD_SIGNAL_LOGITS, 0);
+    kd_vocab_teacher teacher = {.weight = 1.0};
+    const kd_signal *hidden = kd_signal_plan_find(input->plan, KD_SIGNAL_HIDDEN, 0);
+    if (hidden != NULL) {
+        teacher.hidden = kd_signal_view(hidden, input->message, input->n_rows);
+        teacher.lm_head = input->teacher_lm_head;
+    } else {
+        const kd_signal *logits = kd_signal_plan_find(input->plan, KD_SIGNAL_LOGITS, 0);
         KD_CHECK(logits != NULL);
-        return kd_tensor_slice_rows(kd_signal_view(logits, chunk->message, end), chunk->first_row,
-                                    chunk->n_rows);
+        teacher.logits = kd_signal_view(logits, input->message, input->n_rows);
     }
-    const kd_tensor x = kd_tensor_slice_rows(kd_signal_view(hidden, chunk->message, end),
-                                             chunk->first_row, chunk->n_rows);
-    const kd_tensor y = kd_tensor_slice_rows(chunk->teacher_logits, 0, chunk->n_rows);
-    chunk->be->ops->linear(chunk->be, y, x, chunk->teacher_lm_head);
-    return y;
+    return teacher;
 }
 
-static void add_soft_target(const kd_loss_chunk *chunk, double scale, kd_vocab_rows *rows)
+static void add_soft_target(const kd_loss_input *input, double scale, kd_vocab_loss *loss)
 {
-    const double t = chunk->temperature;
-    rows->teacher = teacher_logits(chunk);
-    rows->temperature = (float)t;
-    rows->kd_scale = chunk->scale_by_t2 ? (float)(t * t) : 1.0f;
-    rows->kd_weight = (float)scale;
+    const double t = input->temperature;
+    *input->teacher = read_message(input);
+    loss->teachers = input->teacher;
+    loss->n_teachers = 1;
+    loss->temperature = (float)t;
+    loss->kd_scale = (float)(scale * (input->scale_by_t2 ? t * t : 1.0));
 }
 
 const kd_loss_kind kd_loss_soft_target = {
     .name = "kd",
     .sum = KD_VOCAB_SUM_KD,
     .needs_signals = true,
+    .by_t2 = true,
     .plan = plan_logits,
     .count = kd_rows_labelled,
     .vocab = add_soft_target,

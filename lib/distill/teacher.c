@@ -5,8 +5,6 @@
 #include "base/log.h"
 #include "format/model_folder.h"
 
-enum { CHUNK_ROWS = 256 };
-
 struct kd_teacher {
     kd_parameters *params; /* owned */
     kd_decoder *decoder;   /* owned */
@@ -84,32 +82,16 @@ kd_tensor kd_teacher_lm_head(const kd_teacher *teacher)
     return kd_decoder_lm_head(teacher->decoder);
 }
 
-/* Row by row straight into the message: the teacher keeps no logits of its own. */
-static void write_logits(const kd_teacher *teacher, kd_tensor message)
-{
-    kd_backend *be = teacher->params->be;
-    const kd_tensor hidden = kd_decoder_hidden(teacher->decoder);
-    const int64_t n_rows = kd_tensor_rows(message);
-
-    for (int64_t first = 0; first < n_rows; first += CHUNK_ROWS) {
-        const int64_t left = n_rows - first;
-        const int64_t n = left < CHUNK_ROWS ? left : CHUNK_ROWS;
-        be->ops->linear(be, kd_tensor_slice_rows(message, first, n),
-                        kd_tensor_slice_rows(hidden, first, n), kd_teacher_lm_head(teacher));
-    }
-}
-
 static void write_signal(const kd_teacher *teacher, const kd_signal *signal, kd_tensor message)
 {
     kd_backend *be = teacher->params->be;
+    const kd_tensor hidden = kd_decoder_hidden(teacher->decoder);
     switch (signal->kind) {
-    case KD_SIGNAL_LOGITS:
-        write_logits(teacher, message);
+    case KD_SIGNAL_LOGITS: /* straight into the message: the teacher keeps none of its own */
+        be->ops->linear(be, message, hidden, kd_teacher_lm_head(teacher));
         return;
     case KD_SIGNAL_HIDDEN:
-        be->ops->copy(
-            be, message,
-            kd_tensor_slice_rows(kd_decoder_hidden(teacher->decoder), 0, kd_tensor_rows(message)));
+        be->ops->copy(be, message, hidden);
         return;
     case KD_SIGNAL_KIND_COUNT:
         break;

@@ -42,6 +42,8 @@
 /* A row with this label is left out of every sum and has no gradient. */
 #define KD_LABEL_IGNORED (-100)
 
+typedef struct kd_backend kd_backend;
+
 /* Where each token goes. Written by `route`, read by every MoE operation. R = KD_EXPERT_ROWS(N, K, E). */
 typedef struct kd_route {
     kd_tensor probs;    /* (N, E) f32, softmax of the router's logits                     */
@@ -62,25 +64,58 @@ typedef struct kd_attention {
     int64_t n_batch, n_tokens, n_heads, n_kv_heads, head_dim;
 } kd_attention;
 
-/* One chunk of rows of the loss over the vocabulary; see vocab_loss. */
-typedef struct kd_vocab_rows {
-    kd_tensor student;  /* (R, V) f32 logits                                              */
-    kd_tensor teacher;  /* (R, V') f32 logits, V' may differ by padding; or none          */
-    kd_tensor labels;   /* (R) i32, KD_LABEL_IGNORED or below V                           */
-    kd_tensor d_logits; /* (R, V) compute, gradient of the weighted sum; or none          */
-    kd_tensor sums;     /* (KD_VOCAB_SUMS) f64, added to                                  */
-    int64_t n_vocab;    /* columns that both know; later ones get no probability          */
-    float temperature;  /* T > 0                                                          */
-    float kd_scale;     /* raw kd is this times KL: T * T, or 1                           */
-    float kd_weight;    /* alpha; 0: KL is not computed                                   */
-    float hard_weight;  /* beta; 0: only reported                                         */
-} kd_vocab_rows;
+/* How the student's soft targets are told from the teachers'. */
+typedef enum kd_divergence {
+    KD_FORWARD_KL, /* KL(p_T || p_S) */
+    KD_DIVERGENCE_COUNT,
+} kd_divergence;
+
+/* What one teacher gives for the loss over the vocabulary: hidden states, or logits. */
+typedef struct kd_vocab_teacher {
+    kd_tensor hidden;  /* (N, C') f32 or bf16, after the final norm; or none */
+    kd_tensor lm_head; /* (V', C') compute, with hidden                      */
+    kd_tensor logits;  /* (N, V') f32 or bf16, where there is no hidden      */
+    double weight;     /* >= 0; 0: seen by a listener only                   */
+} kd_vocab_teacher;
+
+/* A chunk of the rows that take part, as a listener sees it before its gradient is used. */
+typedef struct kd_vocab_chunk {
+    kd_backend *be;
+    kd_tensor rows;            /* (R) i32, their numbers in the micro-batch, ascending  */
+    kd_tensor labels;          /* (R) i32, or none                                      */
+    kd_tensor student;         /* (R, V) f32 logits                                     */
+    const kd_tensor *teachers; /* [n_teachers] (R, V') f32 logits                       */
+    int n_teachers;
+    kd_tensor d_student; /* (R, V) f32, gradient so far, which may be added to; or none */
+} kd_vocab_chunk;
+
+/* The loss over the vocabulary of a micro-batch; see vocab_loss. */
+typedef struct kd_vocab_loss {
+    kd_tensor hidden;    /* (N, C) compute, after the final norm                              */
+    kd_tensor lm_head;   /* (V, C) compute                                                    */
+    kd_tensor labels;    /* (N) i32, KD_LABEL_IGNORED or below V; none: hard is not computed  */
+    kd_tensor rows;      /* (M) i32, ascending: the rows that take part; none: all            */
+    kd_tensor sums;      /* (KD_VOCAB_SUMS) f64, added to                                     */
+    kd_tensor d_hidden;  /* (N, C) f32, written, 0 in rows that take no part; or none         */
+    kd_tensor d_lm_head; /* (V, C) f32; or none                                               */
+    bool accumulate;     /* d_lm_head is added to, not written                                */
+    const kd_vocab_teacher *teachers;
+    int n_teachers;
+    int64_t n_vocab;          /* columns that all know; later ones get no probability in kd    */
+    kd_divergence divergence; /* of kd                                                         */
+    float temperature;        /* T > 0, of kd                                                  */
+    float kd_scale;           /* the gradient is that of kd_scale * kd + hard_scale * hard:    */
+    float hard_scale;         /* weights, T * T and the division by counts are all in them     */
+    int64_t chunk_rows;       /* at most so many at once; 0: the back end's choice             */
+    void (*chunk)(void *user, const kd_vocab_chunk *chunk); /* or NULL */
+    void *user;
+} kd_vocab_loss;
 
 enum {
-    KD_VOCAB_SUM_KD,      /* sum over valid rows of kd_scale * KL(teacher || student)   */
-    KD_VOCAB_SUM_HARD,    /* sum over valid rows of the cross-entropy                   */
-    KD_VOCAB_SUM_CORRECT, /* valid rows whose largest logit is the label                */
-    KD_VOCAB_SUM_ROWS,    /* valid rows                                                 */
+    KD_VOCAB_SUM_KD,      /* sum over rows of the divergence, without any scale         */
+    KD_VOCAB_SUM_HARD,    /* sum over labelled rows of the cross-entropy                */
+    KD_VOCAB_SUM_CORRECT, /* labelled rows whose largest logit (the first) is the label */
+    KD_VOCAB_SUM_ROWS,    /* rows that took part                                        */
     KD_VOCAB_SUMS,
 };
 
@@ -95,8 +130,6 @@ typedef struct kd_adamw {
     double beta1, beta2, epsilon, weight_decay;
     uint64_t step; /* 1 for the first update: bias correction                                    */
 } kd_adamw;
-
-typedef struct kd_backend kd_backend;
 
 typedef struct kd_ops {
     const char *name; /* "cpu v3": with the level of its kernels; "cuda" */
@@ -253,10 +286,21 @@ typedef struct kd_ops {
                                kd_tensor x,
                                kd_tensor gate);
 
-    /* kd = kd_scale * KL(softmax(teacher / T) || softmax(student / T)) and hard = cross-entropy, both
-     * per row; adds the sums, writes d_logits of kd_weight * kd + hard_weight * hard, not divided by
-     * anything. Softmaxes are shifted by the row's maximum. */
-    void (*vocab_loss)(kd_backend *be, const kd_vocab_rows *rows);
+    /*
+     * Per row that takes part, with z = hidden lm_head^T (V columns, never there for all rows at once):
+     *   kd   = KL(p_T || p_S) over the first n_vocab columns, p_S = softmax(z / T),
+     *          p_T = sum w_i softmax(z_i / T) / sum w_i over the teachers of weight > 0 (none: no kd)
+     *   hard = cross-entropy of softmax(z) over all V columns with the label
+     * A row takes part if it is in `rows` and its label is not ignored. The others cost no product
+     * where the back end knows them: a device whose labels the host would have to wait for leaves out
+     * what is not in `rows` and gives the rest no weight. Without gradients (d_hidden and d_lm_head
+     * none) this is an evaluation.
+     *
+     * A teacher's logit of -inf (a masked column) is a probability of 0. A row where a teacher of
+     * weight > 0 has no other column is KD_ERR_INVALID. `chunk` is called on the back end's thread
+     * between operations and may queue some; what it reads is gone when it returns.
+     */
+    void (*vocab_loss)(kd_backend *be, const kd_vocab_loss *loss);
 
     void (*sum_squares)(kd_backend *be, kd_tensor sum, kd_tensor x); /* sum (1) f64 += */
     /* AdamW (Loshchilov and Hutter 2019), decoupled decay, bias-corrected. */
@@ -267,16 +311,27 @@ typedef struct kd_ops {
  * Every operation by its name, in the order of kd_ops. Declarations, tables and their checks come from
  * this list: a back end that misses one does not compile.
  */
+/* clang-format off */
 #define KD_OPS_EACH(X)                                                                             \
-    X(alloc)                                                                                       \
-    X(free)                                                                                        \
-    X(wait)                                                                                        \
-    X(destroy) X(upload) X(download) X(zero) X(copy) X(add) X(linear) X(linear_dx) X(linear_dw)    \
-        X(bias) X(bias_db) X(experts) X(experts_dx) X(experts_dw) X(embed) X(embed_dw) X(norm)     \
-            X(norm_dx) X(head_norm) X(head_norm_dx) X(rotate) X(attention) X(attention_backward)   \
-                X(swiglu) X(swiglu_backward) X(route) X(route_backward) X(dispatch)                \
-                    X(dispatch_backward) X(combine) X(combine_backward) X(gated_add)               \
-                        X(gated_add_backward) X(vocab_loss) X(sum_squares) X(adamw)
+    X(alloc) X(free) X(wait) X(destroy) X(upload) X(download)                                      \
+    X(zero) X(copy) X(add)                                                                         \
+    X(linear) X(linear_dx) X(linear_dw)                                                            \
+    X(bias) X(bias_db)                                                                             \
+    X(experts) X(experts_dx) X(experts_dw)                                                         \
+    X(embed) X(embed_dw)                                                                           \
+    X(norm) X(norm_dx)                                                                             \
+    X(head_norm) X(head_norm_dx)                                                                   \
+    X(rotate)                                                                                      \
+    X(attention) X(attention_backward)                                                             \
+    X(swiglu) X(swiglu_backward)                                                                   \
+    X(route) X(route_backward)                                                                     \
+    X(dispatch) X(dispatch_backward)                                                               \
+    X(combine) X(combine_backward)                                                                 \
+    X(gated_add) X(gated_add_backward)                                                             \
+    X(vocab_loss)                                                                                  \
+    X(sum_squares) X(adamw)
+
+/* clang-format on */
 
 struct kd_backend {
     const kd_ops *ops;

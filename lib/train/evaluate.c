@@ -6,8 +6,6 @@
 #include "base/log.h"
 #include "train/tokens.h"
 
-enum { CHUNK_ROWS = 256 };
-
 /* What one call holds. */
 typedef struct evaluation {
     kd_parameters *params;
@@ -16,7 +14,6 @@ typedef struct evaluation {
     int32_t *host_tokens, *host_labels; /* (max_batch * T) */
     void *slab;
     kd_tensor labels; /* (max_batch * T) i32      */
-    kd_tensor logits; /* (CHUNK_ROWS, V) f32      */
     kd_tensor sums;   /* (KD_VOCAB_SUMS) f64      */
 } evaluation;
 
@@ -37,7 +34,6 @@ kd_sequences kd_sequences_of_shard(kd_shard_sequences *of)
 static void lay_out(evaluation *e, kd_arena *arena)
 {
     e->labels = kd_tensor_carve_1d(arena, KD_I32, e->settings.max_batch * e->settings.n_tokens);
-    e->logits = kd_tensor_carve_2d(arena, KD_F32, CHUNK_ROWS, e->params->config.vocab_size);
     e->sums = kd_tensor_carve_1d(arena, KD_F64, KD_VOCAB_SUMS);
 }
 
@@ -79,21 +75,14 @@ static void add_batch(evaluation *e, int64_t n_sequences)
 
     be->ops->upload(be, kd_tensor_1d(e->labels.data, KD_I32, n_rows), e->host_labels);
     kd_decoder_forward(e->decoder, &batch);
-    for (int64_t first = 0; first < n_rows; first += CHUNK_ROWS) {
-        const int64_t n = n_rows - first < CHUNK_ROWS ? n_rows - first : CHUNK_ROWS;
-        const kd_vocab_rows rows = {
-            .student = kd_tensor_slice_rows(e->logits, 0, n),
-            .labels = kd_tensor_1d((int32_t *)e->labels.data + first, KD_I32, n),
-            .sums = e->sums,
-            .n_vocab = e->params->config.vocab_size,
-            .temperature = 1.0f,
-            .kd_scale = 1.0f,
-        };
-        be->ops->linear(be, rows.student,
-                        kd_tensor_slice_rows(kd_decoder_hidden(e->decoder), first, n),
-                        kd_decoder_lm_head(e->decoder));
-        be->ops->vocab_loss(be, &rows);
-    }
+    const kd_vocab_loss loss = {
+        .hidden = kd_decoder_hidden(e->decoder),
+        .lm_head = kd_decoder_lm_head(e->decoder),
+        .labels = kd_tensor_1d(e->labels.data, KD_I32, n_rows),
+        .sums = e->sums,
+        .temperature = 1.0f,
+    };
+    be->ops->vocab_loss(be, &loss);
 }
 
 static kd_status

@@ -209,13 +209,12 @@ static kd_status run_batch(kd_trainer *trainer, const kd_micro_batch *batch)
                             .tokens = batch->tokens,
                             .labels = batch->labels};
     const int64_t n_rows = input.n_batch * input.n_tokens;
-    const kd_tensor labels = kd_tensor_1d(trainer->labels.data, KD_I32, n_rows);
+    kd_tensor labels = kd_tensor_none();
     void *message = NULL;
 
     if (batch->labels != NULL) {
+        labels = kd_tensor_1d(trainer->labels.data, KD_I32, n_rows);
         be->ops->upload(be, labels, batch->labels);
-    } else {
-        be->ops->zero(be, labels); /* token 0: each row counts */
     }
     kd_decoder_forward(trainer->decoder, &input);
     if (channel != NULL) { /* after the forward pass, so that the message had time to come */

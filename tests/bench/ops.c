@@ -1,7 +1,7 @@
 /*
  * ops - how fast each operation of the CPU back end is at the shapes of the reference job.
  *
- *     bench_ops [--json] [--threads N] [--f32] [NAME]
+ *     bench_ops [--json] [--threads N] [--f32] [--chunk ROWS] [NAME]
  *
  * Prints the best of several runs of each operation whose name contains NAME: products in
  * GFLOP/s, passes over memory in GB/s of operands read and written. Attention counts the products
@@ -17,7 +17,7 @@
 
 enum { N = 1024, C = 512, F = 1024, E = 8, K = 2, V = 4096, T = 256, H = 8, G = 4, D = 64 };
 
-/* CHUNK rows of logits at a time, as the objective takes them. */
+/* CHUNK rows of logits at a time in the products by themselves; vocab_loss chooses for itself. */
 enum { CHUNK = 256, R = KD_EXPERT_ROWS(N, K, E), QKV = (H + 2 * G) * D, PARAMS = 1 << 22 };
 
 typedef struct bench {
@@ -27,7 +27,9 @@ typedef struct bench {
     kd_tensor rows, d_rows, gate_up, d_gate_up, h, d_h;     /* (R, ...)           */
     kd_tensor w_gate_up, w_down, dw_gate_up;                /* (E, ...)           */
     kd_tensor router_logits, d_router, d_weights, router_sums;
-    kd_tensor student, teacher, d_logits, labels, sums, head, d_head; /* (CHUNK, V), (V, C) */
+    kd_tensor logits, d_logits, teacher, labels, sums, head,
+        d_head; /* (CHUNK, V), (N, V), (V, C) */
+    int64_t chunk_rows;
     kd_tensor param, grad, m, v, copy, norm_sq;
     kd_route route;
     kd_attention attention;
@@ -80,8 +82,8 @@ static void layout_rest(kd_arena *a, bench *b)
                           .token = kd_tensor_carve_1d(a, KD_I32, R),
                           .offset = kd_tensor_carve_1d(a, KD_I32, E + 1),
                           .renormalise = true};
-    b->student = kd_tensor_carve_2d(a, KD_F32, CHUNK, V);
-    b->teacher = kd_tensor_carve_2d(a, KD_F32, CHUNK, V);
+    b->logits = kd_tensor_carve_2d(a, KD_F32, CHUNK, V);
+    b->teacher = kd_tensor_carve_2d(a, KD_F32, N, V);
     b->d_logits = kd_tensor_carve_2d(a, b->be->compute, CHUNK, V);
     b->labels = kd_tensor_carve_1d(a, KD_I32, N);
     b->sums = kd_tensor_carve_1d(a, KD_F64, KD_VOCAB_SUMS);
@@ -115,11 +117,10 @@ static void fill(bench *b, kd_tensor t)
 
 static void prepare(bench *b)
 {
-    const kd_tensor random[] = {b->x,       b->delta,   b->w,      b->hidden,        b->d_hidden,
-                                b->qkv,     b->d_heads, b->table,  b->w_qkv,         b->gate_up,
-                                b->d_h,     b->h,       b->d_rows, b->student,       b->teacher,
-                                b->head,    b->param,   b->grad,   b->router_logits, b->d_weights,
-                                b->d_logits};
+    const kd_tensor random[] = {
+        b->x,     b->delta, b->w,       b->hidden,        b->d_hidden,  b->qkv,     b->d_heads,
+        b->table, b->w_qkv, b->gate_up, b->d_h,           b->h,         b->d_rows,  b->teacher,
+        b->head,  b->param, b->grad,    b->router_logits, b->d_weights, b->d_logits};
     int32_t *labels = b->labels.data;
     for (size_t i = 0; i < sizeof random / sizeof *random; i++) {
         fill(b, random[i]);
@@ -169,7 +170,7 @@ OP(router_linear)
 
 OP(lm_head)
 {
-    b->be->ops->linear(b->be, b->student, kd_tensor_slice_rows(b->hidden, 0, CHUNK), b->head);
+    b->be->ops->linear(b->be, b->logits, kd_tensor_slice_rows(b->hidden, 0, CHUNK), b->head);
 }
 
 OP(lm_head_dx)
@@ -291,34 +292,57 @@ OP(add)
     b->be->ops->add(b->be, b->y, b->hidden);
 }
 
-static void vocab_loss(bench *b, float temperature, float kd_weight)
+/* What the teacher gives, if there is one. */
+typedef enum given { NOTHING, LOGITS, HIDDEN } given;
+
+static void vocab_loss(bench *b, float temperature, given what, bool backward)
 {
-    const kd_vocab_rows rows = {.student = b->student,
-                                .teacher = b->teacher,
-                                .labels = kd_tensor_1d(b->labels.data, KD_I32, CHUNK),
-                                .d_logits = b->d_logits,
+    const kd_vocab_teacher teacher = {
+        .hidden = what == HIDDEN ? b->hidden : kd_tensor_none(),
+        .lm_head = b->head,
+        .logits = b->teacher,
+        .weight = 1.0,
+    };
+    const kd_vocab_loss loss = {.hidden = b->hidden,
+                                .lm_head = b->head,
+                                .labels = b->labels,
                                 .sums = b->sums,
+                                .d_hidden = backward ? b->y : kd_tensor_none(),
+                                .d_lm_head = backward ? b->d_head : kd_tensor_none(),
+                                .accumulate = true,
+                                .teachers = &teacher,
+                                .n_teachers = what != NOTHING,
                                 .n_vocab = V,
                                 .temperature = temperature,
-                                .kd_scale = 1.0f,
-                                .kd_weight = kd_weight,
-                                .hard_weight = 0.3f};
-    b->be->ops->vocab_loss(b->be, &rows);
+                                .kd_scale = 0.7f,
+                                .hard_scale = 0.3f,
+                                .chunk_rows = b->chunk_rows};
+    b->be->ops->vocab_loss(b->be, &loss);
 }
 
 OP(vocab_loss_t4)
 {
-    vocab_loss(b, 4.0f, 0.7f);
+    vocab_loss(b, 4.0f, LOGITS, true);
 }
 
 OP(vocab_loss_t1)
 {
-    vocab_loss(b, 1.0f, 0.7f);
+    vocab_loss(b, 1.0f, LOGITS, true);
+}
+
+OP(vocab_loss_hidden)
+{
+    vocab_loss(b, 4.0f, HIDDEN, true);
 }
 
 OP(vocab_loss_hard)
 {
-    vocab_loss(b, 1.0f, 0.0f);
+    vocab_loss(b, 1.0f, NOTHING, true);
+}
+
+OP(vocab_loss_only)
+{
+    vocab_loss(b, 1.0f, NOTHING, false);
 }
 
 OP(sum_squares)
@@ -384,9 +408,11 @@ static const case_of cases[] = {
     {"embed_dw", run_embed_dw, 0, 12 * ELEMENTS(N, C)},
     {"copy_to_compute", run_copy_to_compute, 0, 6 * ELEMENTS(N, C)},
     {"add", run_add, 0, 10 * ELEMENTS(N, C)},
-    {"vocab_loss_t4", run_vocab_loss_t4, 0, 10 * ELEMENTS(CHUNK, V)},
-    {"vocab_loss_t1", run_vocab_loss_t1, 0, 10 * ELEMENTS(CHUNK, V)},
-    {"vocab_loss_hard", run_vocab_loss_hard, 0, 6 * ELEMENTS(CHUNK, V)},
+    {"vocab_loss_t4", run_vocab_loss_t4, 3 * FLOPS(N, C, V), 0},
+    {"vocab_loss_t1", run_vocab_loss_t1, 3 * FLOPS(N, C, V), 0},
+    {"vocab_loss_hidden", run_vocab_loss_hidden, 4 * FLOPS(N, C, V), 0},
+    {"vocab_loss_hard", run_vocab_loss_hard, 3 * FLOPS(N, C, V), 0},
+    {"vocab_loss_only", run_vocab_loss_only, FLOPS(N, C, V), 0},
     {"sum_squares", run_sum_squares, 0, 4.0 * PARAMS},
     {"adamw", run_adamw, 0, 30.0 * PARAMS},
 };
@@ -447,6 +473,8 @@ int main(int argc, char **argv)
             compute = KD_F32;
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
             n_threads = atoi(argv[++i]);
+        } else if (strcmp(argv[i], "--chunk") == 0 && i + 1 < argc) {
+            b.chunk_rows = atoi(argv[++i]);
         } else {
             only = argv[i];
         }

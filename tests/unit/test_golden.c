@@ -20,7 +20,6 @@ typedef struct golden_run {
     kd_tensor logits;   /* (N, V) f32 */
     kd_tensor teacher;  /* (N, V') f32 */
     kd_tensor labels;   /* (N) i32 */
-    kd_tensor d_logits; /* (N, V) f32 */
     kd_tensor d_hidden; /* (N, C) f32 */
     kd_tensor sums;     /* (KD_VOCAB_SUMS) f64 */
 } golden_run;
@@ -61,7 +60,6 @@ static void lay_out(golden_run *run, kd_arena *arena)
     run->logits = kd_tensor_carve_2d(arena, KD_F32, N_ROWS, c->vocab_size);
     run->teacher = kd_tensor_carve_2d(arena, KD_F32, N_ROWS, teacher_vocab);
     run->labels = kd_tensor_carve_1d(arena, KD_I32, N_ROWS);
-    run->d_logits = kd_tensor_carve_2d(arena, KD_F32, N_ROWS, c->vocab_size);
     run->d_hidden = kd_tensor_carve_2d(arena, KD_F32, N_ROWS, c->hidden_size);
     run->sums = kd_tensor_carve_1d(arena, KD_F64, KD_VOCAB_SUMS);
 }
@@ -100,29 +98,35 @@ static void finish(golden_run *run)
     golden_release(&run->file);
 }
 
+/* The factor of kd in the file's losses: its temperature squared. */
+static double t2_of(const golden_run *run)
+{
+    const double temperature = *(const double *)golden_find(&run->file, "objective", 'd')->data;
+    return temperature * temperature;
+}
+
 static void run_step(golden_run *run)
 {
     kd_backend *be = run->model.be;
     const kd_ops *ops = be->ops;
     const double *objective = golden_find(&run->file, "objective", 'd')->data;
-    const kd_tensor lm_head = kd_decoder_lm_head(run->decoder);
-    const float temperature = (float)objective[0];
 
     tiny_forward(run->decoder, golden_find(&run->file, "tokens", 'i')->data, N_BATCH, N_TOKENS);
-    ops->linear(be, run->logits, kd_decoder_hidden(run->decoder), lm_head);
-    ops->vocab_loss(be, &(kd_vocab_rows){.student = run->logits,
-                                         .teacher = run->teacher,
+    ops->linear(be, run->logits, kd_decoder_hidden(run->decoder), kd_decoder_lm_head(run->decoder));
+    const kd_vocab_teacher teacher = {.logits = run->teacher, .weight = 1.0};
+    ops->vocab_loss(be, &(kd_vocab_loss){.hidden = kd_decoder_hidden(run->decoder),
+                                         .lm_head = kd_decoder_lm_head(run->decoder),
                                          .labels = run->labels,
-                                         .d_logits = run->d_logits,
                                          .sums = run->sums,
+                                         .d_hidden = run->d_hidden,
+                                         .d_lm_head = kd_decoder_lm_head_grad(run->decoder),
+                                         .accumulate = true,
+                                         .teachers = &teacher,
+                                         .n_teachers = 1,
                                          .n_vocab = run->model.params->config.vocab_size,
-                                         .temperature = temperature,
-                                         .kd_scale = temperature * temperature,
-                                         .kd_weight = (float)objective[1],
-                                         .hard_weight = (float)objective[2]});
-    ops->linear_dw(be, kd_decoder_lm_head_grad(run->decoder), run->d_logits,
-                   kd_decoder_hidden(run->decoder));
-    ops->linear_dx(be, run->d_hidden, run->d_logits, lm_head);
+                                         .temperature = (float)objective[0],
+                                         .kd_scale = (float)(objective[1] * t2_of(run)),
+                                         .hard_scale = (float)objective[2]});
     kd_decoder_backward(run->decoder, run->d_hidden);
 }
 
@@ -135,7 +139,7 @@ static void check_losses(golden_run *run)
 
     be->ops->download(be, sums, run->sums);
     be->ops->download(be, router_sums, kd_decoder_router_sums(run->decoder));
-    expect_sum("kd", sums[KD_VOCAB_SUM_KD], losses[0]);
+    expect_sum("kd", sums[KD_VOCAB_SUM_KD] * t2_of(run), losses[0]);
     expect_sum("hard", sums[KD_VOCAB_SUM_HARD], losses[1]);
     expect_sum("rows", sums[KD_VOCAB_SUM_ROWS], losses[2]);
     expect_sum("balance", router_sums[0], router_losses[0]);

@@ -131,7 +131,7 @@ static void softmax(double *p, const double *x, int64_t n, double temperature)
     }
 }
 
-/* Sums over valid rows, and d_logits (N, V), of alpha * scale * KL + beta * CE. */
+/* Sums over valid rows of KL and CE, and d_logits (N, V) of alpha * scale * KL + beta * CE. */
 typedef struct naive_loss {
     double kd, hard, rows;
     double *d_logits;
@@ -161,7 +161,7 @@ static naive_loss naive(const double *student,
             double *d = &l.d_logits[r * v_student + i];
             *d = weights[1] * (hard[i] - (i == labels[r] ? 1.0 : 0.0));
             if (i < v) {
-                l.kd += weights[3] * p[i] * (log(p[i]) - log(q[i]));
+                l.kd += p[i] * (log(p[i]) - log(q[i]));
                 *d += weights[0] * weights[3] / weights[2] * (q[i] - p[i]);
             }
         }
@@ -361,7 +361,7 @@ Test(objective, report_divides_each_loss_by_its_own_count)
     const kd_objective_settings settings = settings_with(0.5, 0.25, 2.0);
     scene s = scene_create(&settings, 11);
     const double sums[KD_SUM_COUNT] = {
-        [KD_VOCAB_SUM_KD] = 8.0,
+        [KD_VOCAB_SUM_KD] = 2.0,
         [KD_VOCAB_SUM_HARD] = 12.0,
         [KD_SUM_BALANCE] = 5.0,
         [KD_SUM_Z] = 60.0,
@@ -374,7 +374,7 @@ Test(objective, report_divides_each_loss_by_its_own_count)
     kd_objective_begin(s.objective, 0, &counts);
     (void)kd_objective_run(s.objective, s.decoder, s.labels, s.message);
     cr_assert_eq(kd_objective_report(s.objective, sums, values, &total), 4);
-    cr_expect_eq(values[0].raw, 2.0);
+    cr_expect_eq(values[0].raw, 2.0, "the sum lacks T * T");
     cr_expect_eq(values[0].weighted, 1.0);
     cr_expect_eq(values[1].raw, 4.0);
     cr_expect_eq(values[2].raw, 1.0);

@@ -13,6 +13,8 @@ void *__wrap_calloc(size_t n, size_t size);
 void *__real_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset);
 void *__wrap_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset);
 
+static int n_mapped;
+
 static bool fails_now(void)
 {
     return n_left >= 0 && n_left-- == 0;
@@ -25,6 +27,7 @@ void *__wrap_calloc(size_t n, size_t size)
 
 void *__wrap_mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset)
 {
+    n_mapped++;
     return fails_now() ? MAP_FAILED : __real_mmap(at, size, protection, flags, fd, offset);
 }
 
@@ -103,4 +106,73 @@ Test(ops_memory, pages_that_are_refused_are_reported)
     n_left = -1;
     cr_expect_eq(kd_backend_wait(be), KD_ERR_NOMEM, "scratch memory is asked for on the queue");
     kd_backend_destroy(be);
+}
+
+static void count_chunk(void *user, const kd_vocab_chunk *chunk)
+{
+    (*(int *)user)++;
+    chunk->be->ops->bias_db(chunk->be, kd_tensor_1d(y, KD_F32, 8),
+                            kd_tensor_2d(x, KD_F32, 8, 8)); /* takes scratch memory as well */
+}
+
+Test(ops_memory, the_same_work_maps_nothing_the_second_time)
+{
+    static float hidden[40 * 8], lm_head[30 * 8], d_hidden[40 * 8], d_lm_head[30 * 8];
+    double sums[KD_VOCAB_SUMS] = {0};
+    int n_chunks = 0, mapped[3];
+    kd_backend *be = NULL;
+    const kd_vocab_teacher teacher = {.hidden = kd_tensor_2d(hidden, KD_F32, 40, 8),
+                                      .lm_head = kd_tensor_2d(lm_head, KD_F32, 30, 8),
+                                      .weight = 1.0};
+    const kd_vocab_loss loss = {.hidden = kd_tensor_2d(hidden, KD_F32, 40, 8),
+                                .lm_head = kd_tensor_2d(lm_head, KD_F32, 30, 8),
+                                .sums = kd_tensor_1d(sums, KD_F64, KD_VOCAB_SUMS),
+                                .d_hidden = kd_tensor_2d(d_hidden, KD_F32, 40, 8),
+                                .d_lm_head = kd_tensor_2d(d_lm_head, KD_F32, 30, 8),
+                                .teachers = &teacher,
+                                .n_teachers = 1,
+                                .n_vocab = 30,
+                                .temperature = 1.0f,
+                                .kd_scale = 1.0f,
+                                .chunk_rows = 32,
+                                .chunk = count_chunk,
+                                .user = &n_chunks};
+    cr_assert_eq(kd_backend_create_cpu(KD_F32, 2, &be), KD_OK);
+    for (int i = 0; i < 3; i++) {
+        n_mapped = 0;
+        square(be, 8);
+        be->ops->vocab_loss(be, &loss);
+        mapped[i] = n_mapped;
+    }
+    cr_expect_eq(kd_backend_wait(be), KD_OK);
+    cr_expect_eq(n_chunks, 6);
+    cr_expect_gt(mapped[0], 0);
+    cr_expect_eq(mapped[1] + mapped[2], 0, "found %d and %d", mapped[1], mapped[2]);
+    kd_backend_destroy(be);
+}
+
+Test(ops_memory, a_loss_without_memory_is_a_fault_or_whole_at_every_allocation)
+{
+    static float hidden[40 * 8], lm_head[30 * 8], d_lm_head[30 * 8];
+    double sums[KD_VOCAB_SUMS] = {0};
+    const kd_vocab_loss loss = {.hidden = kd_tensor_2d(hidden, KD_F32, 40, 8),
+                                .lm_head = kd_tensor_2d(lm_head, KD_F32, 30, 8),
+                                .sums = kd_tensor_1d(sums, KD_F64, KD_VOCAB_SUMS),
+                                .d_lm_head = kd_tensor_2d(d_lm_head, KD_F32, 30, 8),
+                                .temperature = 1.0f};
+    kd_fault_quiet(1);
+    for (int n = 0, done = 0; !done; n++) {
+        kd_backend *be = NULL;
+        cr_assert_eq(kd_backend_create_cpu(KD_F32, 1, &be), KD_OK);
+        sums[KD_VOCAB_SUM_ROWS] = 0.0;
+        n_left = n;
+        be->ops->vocab_loss(be, &loss);
+        done = n_left >= 0;
+        n_left = -1;
+        const kd_status st = kd_backend_wait(be); /* memory to come back to may be refused */
+        cr_expect(st == KD_ERR_NOMEM || (st == KD_OK && sums[KD_VOCAB_SUM_ROWS] == 40.0),
+                  "allocation %d: %d", n, (int)st);
+        cr_expect(n > 0 || st == KD_ERR_NOMEM);
+        kd_backend_destroy(be);
+    }
 }

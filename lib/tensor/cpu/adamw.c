@@ -37,6 +37,7 @@ void KD_KERNEL(sum_squares)(kd_backend *be, kd_tensor sum, kd_tensor x)
     if (be->fault || n == 0) {
         return;
     }
+    const size_t mark = kd_cpu_scratch_mark(be);
     double *partial = kd_cpu_scratch(be, (size_t)n_blocks * sizeof *partial);
     if (partial == NULL) {
         return;
@@ -48,6 +49,7 @@ void KD_KERNEL(sum_squares)(kd_backend *be, kd_tensor sum, kd_tensor x)
         total += partial[block];
     }
     *(double *)sum.data += total;
+    kd_cpu_scratch_rewind(be, mark);
 }
 
 typedef struct adamw_args {

@@ -151,8 +151,10 @@ void KD_KERNEL(attention)(kd_backend *be, const kd_attention *a)
     lane_memory unused;
     layout(&counted, &f, &unused);
     f.lane_bytes = counted.used;
+    const size_t mark = kd_cpu_scratch_mark(be);
     f.scratch = kd_cpu_scratch(be, (size_t)be->n_threads * f.lane_bytes);
     if (f.scratch != NULL) {
         (void)kd_parallel_rows(be, a->n_batch * a->n_kv_heads, 1, forward_groups, &f);
     }
+    kd_cpu_scratch_rewind(be, mark);
 }

@@ -223,8 +223,10 @@ void KD_KERNEL(attention_backward)(kd_backend *be,
     lane_memory unused;
     layout(&counted, &w, &unused);
     w.lane_bytes = counted.used;
+    const size_t mark = kd_cpu_scratch_mark(be);
     w.scratch = kd_cpu_scratch(be, (size_t)be->n_threads * w.lane_bytes);
     if (w.scratch != NULL) {
         (void)kd_parallel_rows(be, a->n_batch * a->n_kv_heads, 1, backward_groups, &w);
     }
+    kd_cpu_scratch_rewind(be, mark);
 }

@@ -10,19 +10,21 @@
 
 void *kd_cpu_scratch(kd_backend *be, size_t size_bytes)
 {
-    kd_cpu *cpu = (kd_cpu *)be;
-    if (size_bytes <= cpu->scratch_bytes) {
-        return cpu->scratch;
-    }
-    kd_cpu_pages_free(cpu->scratch);
-    cpu->scratch_bytes = 0;
-    cpu->scratch = kd_cpu_pages(size_bytes);
-    if (cpu->scratch == NULL) {
+    void *memory = kd_scratch_take(&((kd_cpu *)be)->scratch, size_bytes);
+    if (memory == NULL) {
         kd_cpu_keep_fault(be, KD_ERR_NOMEM);
-        return NULL;
     }
-    cpu->scratch_bytes = size_bytes;
-    return cpu->scratch;
+    return memory;
+}
+
+size_t kd_cpu_scratch_mark(const kd_backend *be)
+{
+    return ((const kd_cpu *)be)->scratch.used_bytes;
+}
+
+void kd_cpu_scratch_rewind(kd_backend *be, size_t mark)
+{
+    kd_scratch_rewind(&((kd_cpu *)be)->scratch, mark);
 }
 
 void kd_cpu_keep_fault(kd_backend *be, kd_status st)
@@ -78,7 +80,7 @@ void kd_cpu_destroy(kd_backend *be)
     }
     free(cpu->lane);
     kd_matmul_cache_destroy(cpu->wide);
-    kd_cpu_pages_free(cpu->scratch);
+    kd_scratch_release(&cpu->scratch);
     free(cpu);
 }
 

@@ -10,6 +10,7 @@
 #define KD_TENSOR_CPU_CPU_H
 
 #include "tensor/cpu/matmul.h"
+#include "tensor/cpu/scratch.h"
 #include "tensor/cpu/vec_math.h"
 #include "tensor/ops.h"
 
@@ -17,17 +18,18 @@ typedef struct kd_cpu {
     kd_backend base;        /* first: a kd_backend * is a kd_cpu *                   */
     kd_matmul_cache *wide;  /* products that use all threads                         */
     kd_matmul_cache **lane; /* (n_threads) one thread each, inside kd_parallel_rows  */
-    void *scratch;          /* of the operation that runs; grown, never shrunk       */
-    size_t scratch_bytes;
+    kd_scratch scratch;     /* of the operations that run                            */
 } kd_cpu;
 
 /* What kd_ops.alloc and free are; the back end's own memory comes from here too. */
 void *kd_cpu_pages(size_t size_bytes);
 void kd_cpu_pages_free(void *memory);
 
-/* At least that many bytes, aligned, contents undefined, valid until the next call; NULL if the
- * back end now has a fault. */
+/* As scratch.h says; NULL if the back end now has a fault. Who takes some rewinds to the mark of
+ * before. */
 void *kd_cpu_scratch(kd_backend *be, size_t size_bytes);
+size_t kd_cpu_scratch_mark(const kd_backend *be);
+void kd_cpu_scratch_rewind(kd_backend *be, size_t mark);
 
 /* Keeps the first fault. May be called from inside kd_parallel_rows. */
 void kd_cpu_keep_fault(kd_backend *be, kd_status st);

@@ -216,6 +216,7 @@ void KD_KERNEL(bias_db)(kd_backend *be, kd_tensor db, kd_tensor dy)
     if (be->fault) {
         return;
     }
+    const size_t mark = kd_cpu_scratch_mark(be);
     float *partial = kd_cpu_scratch(be, (size_t)be->n_threads * (size_t)columns * sizeof *partial);
     if (partial != NULL) {
         const bias_args a = {dy, partial, columns};
@@ -223,4 +224,5 @@ void KD_KERNEL(bias_db)(kd_backend *be, kd_tensor db, kd_tensor dy)
             kd_parallel_rows(be, kd_tensor_rows(dy), kd_grain(columns), bias_db_rows, &a);
         kd_add_partials(db.data, partial, n_parts, columns);
     }
+    kd_cpu_scratch_rewind(be, mark);
 }

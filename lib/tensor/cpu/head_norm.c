@@ -142,6 +142,7 @@ void KD_KERNEL(head_norm_dx)(kd_backend *be,
     }
     a.dy = dy;
     a.dx = dx;
+    const size_t mark = kd_cpu_scratch_mark(be);
     a.dw = kd_cpu_scratch(be, (size_t)be->n_threads * (size_t)a.head_dim * sizeof *a.dw);
     if (a.dw != NULL) {
         const int n_parts = kd_parallel_rows(be, kd_tensor_rows(x), kd_grain(kd_tensor_columns(x)),
@@ -150,4 +151,5 @@ void KD_KERNEL(head_norm_dx)(kd_backend *be,
             kd_add_partials(dw.data, a.dw, n_parts, a.head_dim);
         }
     }
+    kd_cpu_scratch_rewind(be, mark);
 }

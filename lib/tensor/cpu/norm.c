@@ -146,6 +146,7 @@ void KD_KERNEL(norm_dx)(kd_backend *be,
     if (be->fault) {
         return;
     }
+    const size_t mark = kd_cpu_scratch_mark(be);
     float *partial = kd_cpu_scratch(be, (size_t)be->n_threads * (size_t)columns * sizeof *partial);
     if (partial != NULL) {
         const norm_dx_args a = {dx, dy, x, w.data, rstd.data, partial, columns};
@@ -154,4 +155,5 @@ void KD_KERNEL(norm_dx)(kd_backend *be,
             kd_add_partials(dw.data, partial, n_parts, columns);
         }
     }
+    kd_cpu_scratch_rewind(be, mark);
 }

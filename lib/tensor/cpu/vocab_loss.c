@@ -1,232 +1,376 @@
-#include <math.h>
 #include <string.h>
 
-#include "tensor/cpu/cpu.h"
+#include "base/log.h"
+#include "tensor/cpu/vocab_rows.h"
 
 /*
- * Each row is passed over three times: its maxima, its exponentials (kept, so that none is
- * computed twice) with their sums, and the divergence with the gradient. A row and its
- * exponentials stay in the cache between the passes.
+ * The rows that take part are cut into chunks. Of each the logits are formed, the gradient by the
+ * logits, and from that its part of both gradients. d_lm_head crosses memory once a chunk, which is
+ * what speaks for few and large ones; the logits of a chunk stay in a large cache if it is small.
+ *
+ * Rows that lie side by side are used where they are, others are gathered, and their number is
+ * rounded up by rows of zeros so that products see few shapes.
  */
 
-typedef struct loss_args {
-    const kd_vocab_rows *rows;
-    double *row_sums;  /* (R, KD_VOCAB_SUMS): added in the order of rows afterwards */
-    float *exps;       /* (parts, 3, V) of the row at work                          */
-    int64_t n_columns; /* V                                                        */
-    bool with_kd;
-    bool shared; /* T is 1 and nothing is masked: both losses use one softmax */
-} loss_args;
+/* A chunk of logits of about that size, but of rows enough for products to pay. */
+enum { CHUNK_BYTES = 8 << 20, CHUNK_ROWS_MIN = 256, CHUNK_ROWS_MAX = 1024, ROWS_TILE = 32 };
 
-/* A softmax over the first n columns of a row of logits / T, not divided by its sum. */
-typedef struct row_softmax {
-    float *exps;
-    float scale; /* 1 / sum                               */
-    double lse;  /* log of the sum, with the shift put back */
-} row_softmax;
+/* What a chunk is worked on in: whole tiles of rows, of which `n` are real. */
+typedef struct vocab_work {
+    kd_backend *be;
+    const kd_vocab_loss *loss;
+    int32_t *rows; /* [n_rows] that take part */
+    int64_t n_rows, chunk_rows;
+    double *shares;      /* [n_teachers] */
+    double *row_sums;    /* (chunk_rows, KD_VOCAB_SUMS) */
+    int32_t *labels;     /* [chunk_rows], or NULL */
+    kd_tensor *teachers; /* [n_teachers] (n, V') f32, of the chunk at work */
+} vocab_work;
 
-KD_INLINE float row_max(const float *x, int64_t n)
+static bool has_gradient(const kd_vocab_loss *loss)
 {
-    float max = x[0];
-#pragma omp simd reduction(max : max)
-    for (int64_t i = 0; i < n; i++) {
-        max = x[i] > max ? x[i] : max;
-    }
-    return max;
+    return loss->d_hidden.data != NULL || loss->d_lm_head.data != NULL;
 }
 
-KD_INLINE row_softmax softmax_of(float *exps, const float *x, int64_t n, float max, float inv_t)
+static int64_t tiles(int64_t n)
 {
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) {
-        const float e = kd_exp((x[i] - max) * inv_t);
-        exps[i] = e;
-        sum += e;
-    }
-    return (row_softmax){exps, 1.0f / sum, (double)max * (double)inv_t + log((double)sum)};
+    return (n + ROWS_TILE - 1) / ROWS_TILE * ROWS_TILE;
 }
 
-/* sum p (log p - log q), with the two log-sums taken off each difference so that little cancels. */
-KD_INLINE double divergence(const float *student,
-                            const float *teacher,
-                            const row_softmax *q,
-                            const row_softmax *p,
-                            int64_t n,
-                            float inv_t)
+/* Chunks of one size but for the last, so that none is left small and slow. */
+static int64_t choose_chunk_rows(const kd_vocab_loss *loss, int64_t n_rows)
 {
-    const float shift = (float)(p->lse - q->lse);
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) {
-        sum += p->exps[i] * ((teacher[i] - student[i]) * inv_t - shift);
+    const int64_t row_bytes = kd_tensor_rows(loss->lm_head) * (int64_t)sizeof(float);
+    int64_t most = CHUNK_BYTES / row_bytes;
+    most = most < CHUNK_ROWS_MIN ? CHUNK_ROWS_MIN : most;
+    most = most > CHUNK_ROWS_MAX ? CHUNK_ROWS_MAX : most;
+    if (loss->chunk_rows > 0) {
+        most = loss->chunk_rows;
     }
-    return (double)sum * (double)p->scale;
+    const int64_t n_chunks = n_rows == 0 ? 1 : (n_rows + most - 1) / most;
+    const int64_t even = tiles((n_rows + n_chunks - 1) / n_chunks);
+    return even < most ? even : most;
 }
 
-/* Where the gradient of a row comes from: h hard[i], and below n_vocab a q[i] - b p[i] as well. */
-typedef struct row_gradient {
-    const float *hard, *q, *p;
-    float h, a, b;
-    int64_t n_vocab; /* 0: no divergence */
-} row_gradient;
+/* ---- rows ---- */
 
-KD_INLINE float slope_both(const row_gradient *g, int64_t i)
+typedef struct gather_args {
+    kd_tensor dst, src;
+    const int32_t *rows;
+    int64_t n; /* the rest of dst is zero */
+} gather_args;
+
+static void gather_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
-    return g->h * g->hard[i] + (g->a * g->q[i] - g->b * g->p[i]);
-}
-
-KD_INLINE float slope_hard(const row_gradient *g, int64_t i)
-{
-    return g->h * g->hard[i];
-}
-
-KD_INLINE void write_gradient(void *d, kd_dtype dtype, const row_gradient *grad, int64_t n)
-{
-    const row_gradient g = *grad;
-#pragma omp simd
-    for (int64_t i = 0; i < g.n_vocab; i++) {
-        kd_put(d, i, dtype, slope_both(&g, i));
-    }
-#pragma omp simd
-    for (int64_t i = g.n_vocab; i < n; i++) {
-        kd_put(d, i, dtype, slope_hard(&g, i));
-    }
-}
-
-/* Whether the label is the first of the largest logits. */
-static bool is_first_largest(const float *x, int64_t label, float max)
-{
-    int64_t first = 0;
-    if (x[label] != max) {
-        return false;
-    }
-    while (x[first] != max) {
-        first++;
-    }
-    return first == label;
-}
-
-/* Forms the teacher's softmax and, unless it is the hard one, the student's; returns the raw loss. */
-KD_INLINE double add_divergence(const loss_args *a,
-                                int64_t row,
-                                float *exps,
-                                float max,
-                                const row_softmax *hard,
-                                row_gradient *grad)
-{
-    const kd_vocab_rows *r = a->rows;
-    const float *student = kd_row(r->student, row), *teacher = kd_row(r->teacher, row);
-    const float inv_t = 1.0f / r->temperature;
-    const row_softmax p =
-        softmax_of(exps + a->n_columns, teacher, r->n_vocab, row_max(teacher, r->n_vocab), inv_t);
-    row_softmax q = *hard;
-    if (!a->shared) { /* masked columns may hold the largest logit of all */
-        const float q_max = r->n_vocab == a->n_columns ? max : row_max(student, r->n_vocab);
-        q = softmax_of(exps + 2 * a->n_columns, student, r->n_vocab, q_max, inv_t);
-    }
-    const float weight = r->kd_weight * r->kd_scale * inv_t;
-    grad->q = q.exps;
-    grad->p = p.exps;
-    grad->a = weight * q.scale;
-    grad->b = weight * p.scale;
-    grad->n_vocab = r->n_vocab;
-    return (double)r->kd_scale * divergence(student, teacher, &q, &p, r->n_vocab, inv_t);
-}
-
-KD_INLINE void loss_row(const loss_args *a, int64_t row, float *exps, kd_dtype dtype)
-{
-    const kd_vocab_rows *r = a->rows;
-    const float *student = kd_row(r->student, row);
-    const int64_t label = ((const int32_t *)r->labels.data)[row];
-    const float max = row_max(student, a->n_columns);
-    double *sums = a->row_sums + row * KD_VOCAB_SUMS;
-    const row_softmax hard = softmax_of(exps, student, a->n_columns, max, 1.0f);
-    row_gradient grad = {
-        .hard = hard.exps, .q = hard.exps, .p = hard.exps, .h = r->hard_weight * hard.scale};
-    const double kd = a->with_kd ? add_divergence(a, row, exps, max, &hard, &grad) : 0.0;
-
-    if (r->d_logits.data != NULL) {
-        void *d = kd_row(r->d_logits, row);
-        const float slope =
-            label < grad.n_vocab ? slope_both(&grad, label) : slope_hard(&grad, label);
-        write_gradient(d, dtype, &grad, a->n_columns);
-        kd_put(d, label, dtype, slope - r->hard_weight);
-    }
-    sums[KD_VOCAB_SUM_KD] = kd;
-    sums[KD_VOCAB_SUM_HARD] = hard.lse - (double)student[label];
-    sums[KD_VOCAB_SUM_CORRECT] = is_first_largest(student, label, max) ? 1.0 : 0.0;
-    sums[KD_VOCAB_SUM_ROWS] = 1.0;
-}
-
-/* A row without a label adds nothing and has no gradient. */
-static void skip_row(const loss_args *a, int64_t row)
-{
-    const kd_tensor d = a->rows->d_logits;
-    memset(a->row_sums + row * KD_VOCAB_SUMS, 0, KD_VOCAB_SUMS * sizeof(double));
-    if (d.data != NULL) {
-        memset(kd_row(d, row), 0, (size_t)a->n_columns * kd_dtype_bytes(d.dtype));
-    }
-}
-
-static void loss_rows(const void *args, int lane, int64_t begin, int64_t end)
-{
-    const loss_args *a = args;
-    float *exps = a->exps + lane * (3 * a->n_columns);
+    const gather_args *a = args;
+    const int64_t columns = kd_tensor_columns(a->dst);
+    (void)lane;
     for (int64_t row = begin; row < end; row++) {
-        const int32_t label = ((const int32_t *)a->rows->labels.data)[row];
-        if (label == KD_LABEL_IGNORED) {
-            skip_row(a, row);
-        } else if (a->rows->d_logits.dtype == KD_BF16) {
-            loss_row(a, row, exps, KD_BF16);
+        if (row < a->n) {
+            KD_KERNEL(convert_row)
+            (kd_row(a->dst, row), a->dst.dtype, kd_row(a->src, a->rows[row]), a->src.dtype,
+             columns);
         } else {
-            loss_row(a, row, exps, KD_F32);
+            memset(kd_row(a->dst, row), 0, (size_t)columns * kd_dtype_bytes(a->dst.dtype));
         }
     }
 }
 
-static void check_rows(const kd_vocab_rows *r, int64_t n_rows, int64_t n_columns)
+static void scatter_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
-    const int32_t *labels = r->labels.data;
-    KD_CHECK(r->student.dtype == KD_F32 && r->labels.dtype == KD_I32 && r->sums.dtype == KD_F64);
-    KD_CHECK(kd_tensor_elements(r->labels) == n_rows && r->temperature > 0.0f);
-    KD_CHECK(r->d_logits.data == NULL || (kd_tensor_rows(r->d_logits) == n_rows &&
-                                          kd_tensor_columns(r->d_logits) == n_columns));
-    if (r->teacher.data != NULL) {
-        KD_CHECK(r->teacher.dtype == KD_F32 && kd_tensor_rows(r->teacher) == n_rows);
-        KD_CHECK(r->n_vocab >= 1 && r->n_vocab <= n_columns);
-        KD_CHECK(r->n_vocab <= kd_tensor_columns(r->teacher));
-    }
-    for (int64_t row = 0; row < n_rows; row++) {
-        KD_CHECK(labels[row] == KD_LABEL_IGNORED || (labels[row] >= 0 && labels[row] < n_columns));
+    const gather_args *a = args;
+    (void)lane;
+    for (int64_t row = begin; row < end; row++) {
+        KD_KERNEL(convert_row)
+        (kd_row(a->dst, a->rows[row]), a->dst.dtype, kd_row(a->src, row), a->src.dtype,
+         kd_tensor_columns(a->dst));
     }
 }
 
-void KD_KERNEL(vocab_loss)(kd_backend *be, const kd_vocab_rows *rows)
+static bool side_by_side(const int32_t *rows, int64_t n)
 {
-    const int64_t n_rows = kd_tensor_rows(rows->student);
-    const int64_t n_columns = kd_tensor_columns(rows->student);
-    check_rows(rows, n_rows, n_columns);
+    return rows[n - 1] - rows[0] == n - 1 && n % ROWS_TILE == 0;
+}
+
+static kd_tensor scratch_2d(kd_backend *be, kd_dtype dtype, int64_t rows, int64_t columns)
+{
+    const size_t bytes = (size_t)rows * (size_t)columns * kd_dtype_bytes(dtype);
+    return kd_tensor_2d(kd_cpu_scratch(be, bytes), dtype, rows, columns);
+}
+
+/* The rows of a chunk of one dtype: a view where they lie so, else a copy of whole tiles. */
+static kd_tensor
+chunk_of(const vocab_work *w, kd_tensor t, kd_dtype dtype, const int32_t *rows, int64_t n)
+{
+    if (side_by_side(rows, n) && t.dtype == dtype) {
+        return kd_tensor_slice_rows(t, rows[0], n);
+    }
+    const kd_tensor copy = scratch_2d(w->be, dtype, tiles(n), kd_tensor_columns(t));
+    if (copy.data != NULL) {
+        const gather_args a = {copy, t, rows, n};
+        (void)kd_parallel_rows(w->be, tiles(n), kd_grain(kd_tensor_columns(t)), gather_rows, &a);
+    }
+    return copy;
+}
+
+/* ---- one chunk ---- */
+
+/* (n, V') f32 logits of a teacher. */
+static kd_tensor
+teacher_logits(const vocab_work *w, const kd_vocab_teacher *teacher, const int32_t *rows, int64_t n)
+{
+    kd_tensor logits;
+    if (teacher->hidden.data == NULL) {
+        logits = chunk_of(w, teacher->logits, KD_F32, rows, n);
+    } else {
+        const kd_tensor x = chunk_of(w, teacher->hidden, w->be->compute, rows, n);
+        logits = scratch_2d(w->be, KD_F32, kd_tensor_rows(x), kd_tensor_rows(teacher->lm_head));
+        if (!w->be->fault) {
+            KD_KERNEL(linear)(w->be, logits, x, teacher->lm_head);
+        }
+    }
+    return w->be->fault ? logits : kd_tensor_slice_rows(logits, 0, n);
+}
+
+/* Adds the sums in the order of the rows, so that neither threads nor chunks change them. */
+static void add_sums(const vocab_work *w, const int32_t *rows, int64_t n)
+{
+    double *sums = w->loss->sums.data;
+    for (int64_t row = 0; row < n; row++) {
+        const double *row_sums = w->row_sums + row * KD_VOCAB_SUMS;
+        if (row_sums[KD_VOCAB_SUM_ROWS] == KD_VOCAB_ROW_EMPTY) {
+            kd_cpu_keep_fault(w->be, kd_fail(KD_ERR_INVALID,
+                                             "soft targets, row %d: found no logit of a teacher "
+                                             "above -inf among %lld columns",
+                                             rows[row], (long long)w->loss->n_vocab));
+            return;
+        }
+        for (int i = 0; i < KD_VOCAB_SUMS; i++) {
+            sums[i] += row_sums[i];
+        }
+    }
+}
+
+/* Losses of the chunk, and the gradient by its logits (n, V) in `slopes` if there is one. */
+static void
+run_rows(const vocab_work *w, const int32_t *rows, int64_t n, kd_tensor student, kd_tensor slopes)
+{
+    const kd_vocab_loss *loss = w->loss;
+    const int32_t *labels = loss->labels.data;
+    for (int64_t i = 0; labels != NULL && i < n; i++) {
+        w->labels[i] = labels[rows[i]];
+    }
+    for (int t = 0; t < loss->n_teachers; t++) {
+        w->teachers[t] = teacher_logits(w, &loss->teachers[t], rows, n);
+    }
+    if (w->be->fault) {
+        return;
+    }
+    const kd_vocab_rows args = {
+        .student = student,
+        .slopes = slopes,
+        .teachers = w->teachers,
+        .shares = w->shares,
+        .n_teachers = loss->n_teachers,
+        .labels = labels != NULL ? w->labels : NULL,
+        .n_vocab = loss->n_vocab,
+        .temperature = loss->temperature,
+        .kd_scale = loss->kd_scale,
+        .hard_scale = loss->hard_scale,
+        .row_sums = w->row_sums,
+    };
+    KD_KERNEL(vocab_rows)(w->be, &args);
+    if (!w->be->fault) {
+        add_sums(w, rows, n);
+    }
+}
+
+static void
+tell_listener(const vocab_work *w, int32_t *rows, int64_t n, kd_tensor student, kd_tensor slopes)
+{
+    const kd_vocab_loss *loss = w->loss;
+    if (loss->chunk == NULL || w->be->fault) {
+        return;
+    }
+    const kd_vocab_chunk chunk = {
+        .be = w->be,
+        .rows = kd_tensor_1d(rows, KD_I32, n),
+        .labels = loss->labels.data != NULL ? kd_tensor_1d(w->labels, KD_I32, n) : kd_tensor_none(),
+        .student = student,
+        .teachers = w->teachers,
+        .n_teachers = loss->n_teachers,
+        .d_student = slopes,
+    };
+    loss->chunk(loss->user, &chunk);
+}
+
+/* The gradients of both operands of x lm_head^T from that of the chunk's logits. */
+static void
+run_backward(const vocab_work *w, kd_tensor x, kd_tensor d_logits, const int32_t *rows, int64_t n)
+{
+    const kd_vocab_loss *loss = w->loss;
+    if (loss->d_hidden.data != NULL) {
+        const bool in_place = side_by_side(rows, n);
+        const int64_t columns = kd_tensor_columns(x);
+        const kd_tensor dx = in_place ? kd_tensor_slice_rows(loss->d_hidden, rows[0], n)
+                                      : scratch_2d(w->be, KD_F32, kd_tensor_rows(x), columns);
+        kd_cpu_product(w->be, &(kd_product){.c = dx, .a = d_logits, .b = loss->lm_head});
+        if (!in_place && !w->be->fault) {
+            const gather_args a = {loss->d_hidden, dx, rows, n};
+            (void)kd_parallel_rows(w->be, n, kd_grain(columns), scatter_rows, &a);
+        }
+    }
+    if (loss->d_lm_head.data != NULL) {
+        kd_cpu_product(w->be, &(kd_product){.c = loss->d_lm_head,
+                                            .a = d_logits,
+                                            .b = x,
+                                            .trans_a = true,
+                                            .accumulate = loss->accumulate || rows != w->rows});
+    }
+}
+
+/* Rows of zeros at the end of a chunk have no gradient. */
+static void clear_tail(kd_tensor t, int64_t n)
+{
+    for (int64_t row = n; row < kd_tensor_rows(t); row++) {
+        memset(kd_row(t, row), 0, (size_t)kd_tensor_columns(t) * kd_dtype_bytes(t.dtype));
+    }
+}
+
+static void run_chunk(const vocab_work *w, int32_t *rows, int64_t n)
+{
+    kd_backend *be = w->be;
+    const kd_vocab_loss *loss = w->loss;
+    const int64_t n_columns = kd_tensor_rows(loss->lm_head);
+    const kd_tensor x = chunk_of(w, loss->hidden, be->compute, rows, n);
+    const int64_t n_padded = kd_tensor_rows(x);
+    const kd_tensor logits = scratch_2d(be, KD_F32, n_padded, n_columns);
+    kd_tensor d_logits = kd_tensor_none(), slopes = kd_tensor_none();
+    if (has_gradient(loss)) {
+        d_logits = scratch_2d(be, be->compute, n_padded, n_columns);
+        slopes = d_logits;
+        if (loss->chunk != NULL && be->compute != KD_F32) {
+            slopes = scratch_2d(be, KD_F32, n_padded, n_columns);
+        }
+    }
     if (be->fault) {
         return;
     }
-    const size_t sums_bytes = (size_t)n_rows * KD_VOCAB_SUMS * sizeof(double);
-    const size_t exps_bytes = (size_t)be->n_threads * 3 * (size_t)n_columns * sizeof(float);
-    char *scratch = kd_cpu_scratch(be, sums_bytes + exps_bytes);
-    if (scratch == NULL) {
+    KD_KERNEL(linear)(be, logits, x, loss->lm_head);
+    const kd_tensor student = kd_tensor_slice_rows(logits, 0, n);
+    const kd_tensor of_rows =
+        slopes.data != NULL ? kd_tensor_slice_rows(slopes, 0, n) : kd_tensor_none();
+    run_rows(w, rows, n, student, of_rows);
+    tell_listener(w, rows, n, student, of_rows);
+    if (has_gradient(loss) && !be->fault) {
+        clear_tail(slopes, n);
+        if (slopes.data != d_logits.data) {
+            KD_KERNEL(copy)(be, d_logits, slopes);
+        }
+        run_backward(w, x, d_logits, rows, n);
+    }
+}
+
+/* ---- the operation ---- */
+
+static void check_loss(const kd_vocab_loss *loss, kd_dtype compute)
+{
+    const int64_t n = kd_tensor_rows(loss->hidden), c = kd_tensor_columns(loss->hidden);
+    const int64_t v = kd_tensor_rows(loss->lm_head);
+    KD_CHECK(loss->hidden.dtype == compute && loss->lm_head.dtype == compute);
+    KD_CHECK(kd_tensor_columns(loss->lm_head) == c && loss->sums.dtype == KD_F64);
+    KD_CHECK(loss->labels.data == NULL || kd_tensor_elements(loss->labels) == n);
+    KD_CHECK(loss->divergence == KD_FORWARD_KL && loss->temperature > 0.0f);
+    if (loss->d_hidden.data != NULL) {
+        KD_CHECK(loss->d_hidden.dtype == KD_F32 && kd_tensor_rows(loss->d_hidden) == n);
+        KD_CHECK(kd_tensor_columns(loss->d_hidden) == c);
+    }
+    if (loss->d_lm_head.data != NULL) {
+        KD_CHECK(loss->d_lm_head.dtype == KD_F32 && kd_tensor_rows(loss->d_lm_head) == v);
+        KD_CHECK(kd_tensor_columns(loss->d_lm_head) == c);
+    }
+    KD_CHECK(loss->n_teachers == 0 || (loss->n_vocab >= 1 && loss->n_vocab <= v));
+    for (int t = 0; t < loss->n_teachers; t++) {
+        const kd_vocab_teacher *teacher = &loss->teachers[t];
+        const bool forms = teacher->hidden.data != NULL;
+        KD_CHECK(teacher->weight >= 0.0);
+        KD_CHECK(kd_tensor_rows(forms ? teacher->hidden : teacher->logits) == n);
+        KD_CHECK(!forms || teacher->lm_head.dtype == compute);
+        KD_CHECK(loss->n_vocab <=
+                 (forms ? kd_tensor_rows(teacher->lm_head) : kd_tensor_columns(teacher->logits)));
+    }
+}
+
+/* The rows that take part, in ascending order. */
+static void find_rows(vocab_work *w)
+{
+    const kd_vocab_loss *loss = w->loss;
+    const int32_t *listed = loss->rows.data, *labels = loss->labels.data;
+    const int64_t n = kd_tensor_rows(loss->hidden);
+    const int64_t n_listed = listed != NULL ? kd_tensor_elements(loss->rows) : n;
+    for (int64_t i = 0; i < n_listed; i++) {
+        const int32_t row = listed != NULL ? listed[i] : (int32_t)i;
+        KD_CHECK(row >= 0 && row < n);
+        if (labels != NULL && labels[row] == KD_LABEL_IGNORED) {
+            continue;
+        }
+        KD_CHECK(labels == NULL ||
+                 (labels[row] >= 0 && labels[row] < kd_tensor_rows(loss->lm_head)));
+        w->rows[w->n_rows++] = row;
+    }
+}
+
+static void share_out(const vocab_work *w)
+{
+    double total = 0.0;
+    for (int t = 0; t < w->loss->n_teachers; t++) {
+        total += w->loss->teachers[t].weight;
+    }
+    for (int t = 0; t < w->loss->n_teachers; t++) {
+        w->shares[t] = total > 0.0 ? w->loss->teachers[t].weight / total : 0.0;
+    }
+}
+
+/* What lasts longer than a chunk. */
+static void start(vocab_work *w)
+{
+    const size_t n_teachers = (size_t)w->loss->n_teachers;
+    w->rows = kd_cpu_scratch(w->be, (size_t)kd_tensor_rows(w->loss->hidden) * sizeof *w->rows);
+    if (w->rows == NULL) {
         return;
     }
-    const loss_args a = {
-        .rows = rows,
-        .row_sums = (double *)(void *)scratch,
-        .exps = (float *)(void *)(scratch + sums_bytes),
-        .n_columns = n_columns,
-        .with_kd = rows->teacher.data != NULL && rows->kd_weight != 0.0f,
-        .shared = rows->temperature == 1.0f && rows->n_vocab == n_columns,
-    };
-    (void)kd_parallel_rows(be, n_rows, kd_grain(4 * n_columns), loss_rows, &a);
-    double *sums = rows->sums.data;
-    for (int64_t i = 0; i < n_rows * KD_VOCAB_SUMS; i++) {
-        sums[i % KD_VOCAB_SUMS] += a.row_sums[i];
+    find_rows(w);
+    w->chunk_rows = choose_chunk_rows(w->loss, w->n_rows);
+    const size_t n = (size_t)w->chunk_rows;
+    w->row_sums = kd_cpu_scratch(w->be, n * KD_VOCAB_SUMS * sizeof *w->row_sums);
+    w->labels = kd_cpu_scratch(w->be, n * sizeof *w->labels);
+    w->shares = kd_cpu_scratch(w->be, n_teachers * sizeof *w->shares);
+    w->teachers = kd_cpu_scratch(w->be, n_teachers * sizeof *w->teachers);
+    if (!w->be->fault) {
+        share_out(w);
     }
+}
+
+void KD_KERNEL(vocab_loss)(kd_backend *be, const kd_vocab_loss *loss)
+{
+    check_loss(loss, be->compute);
+    if (be->fault) {
+        return;
+    }
+    vocab_work w = {.be = be, .loss = loss};
+    const size_t mark = kd_cpu_scratch_mark(be);
+    start(&w);
+    if (loss->d_hidden.data != NULL && w.n_rows < kd_tensor_rows(loss->hidden)) {
+        KD_KERNEL(zero)(be, loss->d_hidden);
+    }
+    if (loss->d_lm_head.data != NULL && w.n_rows == 0 && !loss->accumulate) {
+        KD_KERNEL(zero)(be, loss->d_lm_head);
+    }
+    for (int64_t first = 0; first < w.n_rows && !be->fault; first += w.chunk_rows) {
+        const int64_t left = w.n_rows - first;
+        const size_t chunk_mark = kd_cpu_scratch_mark(be);
+        run_chunk(&w, w.rows + first, left < w.chunk_rows ? left : w.chunk_rows);
+        kd_cpu_scratch_rewind(be, chunk_mark);
+    }
+    kd_cpu_scratch_rewind(be, mark);
 }

@@ -1,0 +1,80 @@
+#include "tensor/cpu/scratch.h"
+
+#include "tensor/cpu/cpu.h"
+
+/* Stands in front of its memory. */
+struct kd_scratch_block {
+    kd_scratch_block *below;
+    size_t size_bytes, used_bytes;
+};
+
+_Static_assert(sizeof(kd_scratch_block) <= KD_ARENA_ALIGN, "the header fits in front");
+
+static kd_scratch_block *push(kd_scratch *scratch, size_t size_bytes)
+{
+    kd_scratch_block *block = kd_cpu_pages(size_bytes + KD_ARENA_ALIGN);
+    if (block != NULL) {
+        *block = (kd_scratch_block){.below = scratch->top, .size_bytes = size_bytes};
+        scratch->top = block;
+    }
+    return block;
+}
+
+static void pop(kd_scratch *scratch)
+{
+    kd_scratch_block *below = scratch->top->below;
+    kd_cpu_pages_free(scratch->top);
+    scratch->top = below;
+}
+
+void *kd_scratch_take(kd_scratch *scratch, size_t size_bytes)
+{
+    kd_scratch_block *block = scratch->top;
+    if (size_bytes > SIZE_MAX / 4) {
+        size_bytes = SIZE_MAX / 4; /* which no allocator gives */
+    }
+    size_bytes = (size_bytes + KD_ARENA_ALIGN - 1) / KD_ARENA_ALIGN * KD_ARENA_ALIGN;
+    if (block == NULL || block->size_bytes - block->used_bytes < size_bytes) {
+        if (block != NULL && scratch->used_bytes == 0) {
+            pop(scratch); /* too small, and nothing is in it */
+        }
+        block = push(scratch, size_bytes);
+    }
+    if (block == NULL) {
+        return NULL;
+    }
+    char *memory = (char *)block + KD_ARENA_ALIGN + block->used_bytes;
+    block->used_bytes += size_bytes;
+    scratch->used_bytes += size_bytes;
+    if (scratch->used_bytes > scratch->peak_bytes) {
+        scratch->peak_bytes = scratch->used_bytes;
+    }
+    return memory;
+}
+
+void kd_scratch_rewind(kd_scratch *scratch, size_t mark)
+{
+    KD_CHECK(mark <= scratch->used_bytes);
+    while (scratch->used_bytes > mark) {
+        kd_scratch_block *top = scratch->top;
+        const size_t excess = scratch->used_bytes - mark;
+        const size_t cut = excess < top->used_bytes ? excess : top->used_bytes;
+        top->used_bytes -= cut;
+        scratch->used_bytes -= cut;
+        if (top->used_bytes == 0 && top->below != NULL) {
+            pop(scratch);
+        }
+    }
+    if (scratch->used_bytes == 0 && scratch->top != NULL &&
+        scratch->top->size_bytes < scratch->peak_bytes) {
+        pop(scratch);
+        (void)push(scratch, scratch->peak_bytes); /* refused now: asked again when needed */
+    }
+}
+
+void kd_scratch_release(kd_scratch *scratch)
+{
+    while (scratch->top != NULL) {
+        pop(scratch);
+    }
+}
