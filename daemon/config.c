@@ -9,6 +9,8 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "message/check.h"
+#include "message/fields.h"
 #include "message/reflect.h"
 #include "message/yaml.h"
 
@@ -39,12 +41,14 @@ const char options_help[] =
 
 static kd_status parse_slots(const char *text, uint32_t *slots_out)
 {
+    const kd_range *range = &kd_field_facts_named("kd.DaemonConfig", "slots")->range;
     char *end;
     errno = 0;
     const unsigned long n = strtoul(text, &end, 10);
-    if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || n == 0 || n > 1000000) {
-        return kd_fail(KD_ERR_INVALID, "--slots: found \"%s\", expected a number from 1 to 1000000",
-                       text);
+    if (errno != 0 || end == text || *end != '\0' || text[0] == '-' ||
+        !kd_range_holds(range, (double)n)) {
+        return kd_fail(KD_ERR_INVALID, "--slots: found \"%s\", expected a number from %.0f to %.0f",
+                       text, range->least, range->most);
     }
     *slots_out = (uint32_t)n;
     return KD_OK;
@@ -172,39 +176,16 @@ static kd_status lay_over(Kd__DaemonConfig *config, const options *o, const char
     return kd_message_fill(&config->base);
 }
 
-static kd_status check_range(const char *name, uint32_t found, uint32_t least, uint32_t most)
-{
-    return found >= least && found <= most
-               ? KD_OK
-               : kd_fail(KD_ERR_INVALID, "%s: found %u, expected %u to %u", name, found, least,
-                         most);
-}
-
 static kd_status check(const Kd__DaemonConfig *c)
 {
-    const struct {
-        const char *name;
-        uint32_t found, least, most;
-    } ranges[] = {
-        {"slots", c->slots, 1, 1000000},
-        {"heartbeat_ms", c->heartbeat_ms, 50, 600000},
-        {"rank_silence_ms", c->rank_silence_ms, 100, 3600000},
-        {"start_seconds", c->start_seconds, 1, 86400},
-        {"stop_grace_seconds", c->stop_grace_seconds, 0, 86400},
-        {"kill_grace_seconds", c->kill_grace_seconds, 0, 3600},
-        {"max_connections", c->max_connections, 1, 1000000},
-    };
-
-    kd_status st = KD_OK;
-    for (size_t i = 0; st == KD_OK && i < sizeof ranges / sizeof *ranges; i++) {
-        st = check_range(ranges[i].name, ranges[i].found, ranges[i].least, ranges[i].most);
+    kd_checker checker = {0};
+    kd_checker_message(&checker, &c->base);
+    if (c->rank_silence_ms <= c->heartbeat_ms) {
+        kd_checker_add(&checker, "rank_silence_ms",
+                       "found %u, expected more than heartbeat_ms (%u)", c->rank_silence_ms,
+                       c->heartbeat_ms);
     }
-    if (st == KD_OK && c->rank_silence_ms <= c->heartbeat_ms) {
-        st = kd_fail(KD_ERR_INVALID,
-                     "rank_silence_ms: found %u, expected more than heartbeat_ms (%u)",
-                     c->rank_silence_ms, c->heartbeat_ms);
-    }
-    return st;
+    return kd_checker_end(&checker, NULL);
 }
 
 kd_status config_load(const options *o, const char *state, Kd__DaemonConfig **config_out)

@@ -37,6 +37,7 @@ Test(job_check, each_rule_names_path_found_and_expected)
         const char *set, *mistake;
     } cases[] = {
         {"output=", "output: found nothing, expected a path: it is required\n"},
+        {"output=''", "output: found nothing, expected a path: it is required\n"},
         {"output=here", "output: found \"here\", expected an absolute path\n"},
         {"after=[first]", "after.0: found \"first\", expected the id of a job, a whole number\n"},
         {"data.files=", "data.files: found no file, expected at least one: it is required\n"},
@@ -99,8 +100,11 @@ Test(job_check, each_rule_names_path_found_and_expected)
          "objective.hard.weight: found both a value and points, expected one of them\n"},
         {"objective.hard.weight={points: [{step: 5, value: 1}, {step: 5, value: 2}]}",
          "objective.hard.weight.points.1.step: found 5, expected more than the step before (5)\n"},
+        {"objective.hard.weight={points: [{value: 5}]}",
+         "objective.hard.weight.points.0.step: found nothing, expected a number: it is required\n"},
         {"objective.hard.weight={points: [{step: 5}]}",
-         "objective.hard.weight.points.0: expected a step and a value\n"},
+         "objective.hard.weight.points.0.value: found nothing, expected a number: it is "
+         "required\n"},
         {"objective.kd.temperature={points: [{step: 5, value: 0}]}",
          "objective.kd.temperature.points.0.value: found 0, expected a number of at least 0.001\n"},
         {"objective={kd: {weight: 0}, hard: {weight: 0}}",
@@ -172,7 +176,7 @@ Test(job_check, a_schedule_has_at_most_as_many_points_as_the_engine_keeps)
     }
     kd_text_add(&set, "]}");
     const char *const sets[] = {set.data};
-    expect_mistakes(sets, 1, "objective.hard.weight: found 33 points, expected at most 32\n");
+    expect_mistakes(sets, 1, "objective.hard.weight.points: found 33, expected at most 32\n");
     kd_text_release(&set);
 }
 

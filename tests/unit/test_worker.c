@@ -4,7 +4,10 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "distill/schedule.h"
 #include "job/job.h"
+#include "message/fields.h"
+#include "tensor/ops.h"
 #include "worker/options.h"
 #include "worker/settings.h"
 
@@ -108,4 +111,12 @@ Test(options, only_bad_input_is_permanent)
         cr_expect(not(options_is_permanent(passing[i])));
         cr_expect(ge(int, (int)options_exit_code(passing[i]), 70));
     }
+}
+
+/* Arrays of the engine have as many places as a job may ask for. */
+Test(settings, what_a_job_may_have_fits_the_engine)
+{
+    cr_expect(
+        eq(dbl, kd_field_facts_named("kd.Schedule", "points")->count.most, KD_SCHEDULE_POINTS_MAX));
+    cr_expect(eq(dbl, kd_field_facts_named("kd.Model", "num_experts")->range.most, KD_EXPERTS_MAX));
 }

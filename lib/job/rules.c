@@ -1,0 +1,277 @@
+/*
+ * The rules between fields, as one table. A row is about each message of its type, wherever it
+ * stands in the job; a field's own range, and whether it must be there, is in proto/job.proto.
+ */
+#include "job/rules.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "message/fields.h"
+#include "message/reflect.h"
+
+/* The message that a rule is about, and the path of the field that it blames. */
+typedef struct subject {
+    kd_checker *c;
+    const Kd__Job *job;
+    const ProtobufCMessage *message;
+    const char *path;
+} subject;
+
+static void name_steers_no_terminal(const subject *s)
+{
+    const char *name = s->job->name != NULL ? s->job->name : "";
+    for (size_t i = 0; name[i] != '\0'; i++) {
+        if (iscntrl((unsigned char)name[i])) {
+            kd_checker_add(s->c, s->path, "found a control character at byte %zu, expected none",
+                           i);
+            return;
+        }
+    }
+}
+
+static void after_names_jobs(const subject *s)
+{
+    for (size_t i = 0; i < s->job->n_after; i++) {
+        const char *id = s->job->after[i];
+        if (*id == '\0' || id[strspn(id, "0123456789")] != '\0') {
+            char path[KD_PATH_BYTES];
+            (void)snprintf(path, sizeof path, "%s.%zu", s->path, i);
+            kd_checker_add(s->c, path, "found \"%.80s\", expected the id of a job, a whole number",
+                           id);
+        }
+    }
+}
+
+static void heads_divide_width(const subject *s)
+{
+    const Kd__Model *m = (const Kd__Model *)s->message;
+    if (m->num_heads != 0 && m->hidden_size % m->num_heads != 0) {
+        kd_checker_add(s->c, s->path, "found %u, expected a multiple of num_heads (%u)",
+                       m->hidden_size, m->num_heads);
+    }
+}
+
+static void kv_heads_divide_heads(const subject *s)
+{
+    const Kd__Model *m = (const Kd__Model *)s->message;
+    if (m->num_kv_heads != 0 && m->num_heads % m->num_kv_heads != 0) {
+        kd_checker_add(s->c, s->path, "found %u, expected a divisor of num_heads (%u)",
+                       m->num_kv_heads, m->num_heads);
+    }
+}
+
+static void head_is_of_pairs(const subject *s)
+{
+    const Kd__Model *m = (const Kd__Model *)s->message;
+    if (m->head_dim % 2 != 0) {
+        kd_checker_add(s->c, s->path,
+                       "found %u, expected an even number: rotary embedding turns pairs",
+                       m->head_dim);
+    }
+}
+
+static void type_has_experts_or_not(const subject *s)
+{
+    const Kd__Model *m = (const Kd__Model *)s->message;
+    if (m->type == KD__MODEL__TYPE__LLAMA) {
+        if (m->num_experts != 0) {
+            kd_checker_add(s->c, s->path, "found %u, expected 0: type llama has no experts",
+                           m->num_experts);
+        }
+    } else if (!m->has_num_experts) {
+        kd_checker_add(s->c, s->path, "found nothing, expected a number: it is required");
+    } else if (m->num_experts == 0) {
+        kd_range range = kd_field_facts_named("kd.Model", "num_experts")->range;
+        range.least = 1.0;
+        kd_checker_number(s->c, s->path, 0.0, &range, true);
+    }
+}
+
+static void token_takes_experts_there_are(const subject *s)
+{
+    const Kd__Model *m = (const Kd__Model *)s->message;
+    if (m->num_experts > 0 && m->experts_per_token > m->num_experts) {
+        kd_checker_add(s->c, s->path, "found %u, expected 1 to num_experts (%u)",
+                       m->experts_per_token, m->num_experts);
+    }
+}
+
+static void type_has_shared_expert(const subject *s)
+{
+    const Kd__Model *m = (const Kd__Model *)s->message;
+    if (m->shared_expert_size != 0 && m->type != KD__MODEL__TYPE__QWEN2_MOE) {
+        kd_checker_add(s->c, s->path,
+                       "found %u, expected 0: only type qwen2_moe has a shared expert",
+                       m->shared_expert_size);
+    }
+}
+
+static void init_fits_checkpoint(const subject *s)
+{
+    const Kd__Student *student = (const Kd__Student *)s->message;
+    const bool wanted = student->init == KD__STUDENT__INIT__CHECKPOINT;
+    if (wanted && (student->checkpoint == NULL || student->checkpoint[0] == '\0')) {
+        kd_checker_add(s->c, s->path, "found nothing, expected a path: it is required");
+    } else if (!wanted && student->checkpoint != NULL) {
+        kd_checker_add(s->c, s->path,
+                       "found a path, expected none with init: random; did you mean init: "
+                       "checkpoint?");
+    }
+}
+
+static void init_fits_model(const subject *s)
+{
+    const Kd__Student *student = s->job->student;
+    if (student->init == KD__STUDENT__INIT__CHECKPOINT && student->model != NULL) {
+        kd_checker_add(s->c, s->path,
+                       "found a shape, expected none: with init: checkpoint the checkpoint has it");
+    }
+}
+
+static void student_has_ranks(const subject *s)
+{
+    kd_range range = kd_field_facts_named("kd.Resources", "ranks")->range;
+    range.least = 1.0;
+    if (s->job->student->resources->ranks == 0) {
+        kd_checker_number(s->c, s->path, 0.0, &range, true);
+    }
+}
+
+static void value_or_points(const subject *s)
+{
+    const Kd__Schedule *schedule = (const Kd__Schedule *)s->message;
+    const bool has_value = schedule->has_value;
+    if (has_value == (schedule->n_points > 0)) {
+        kd_checker_add(s->c, s->path, "found %s a value %s points, expected one of them",
+                       has_value ? "both" : "neither", has_value ? "and" : "nor");
+    }
+}
+
+static void points_ascend(const subject *s)
+{
+    const Kd__Schedule *schedule = (const Kd__Schedule *)s->message;
+    for (size_t i = 1; i < schedule->n_points; i++) {
+        const Kd__Schedule__Point *before = schedule->points[i - 1], *point = schedule->points[i];
+        if (point->has_step && before->has_step && point->step <= before->step) {
+            char path[KD_PATH_BYTES];
+            (void)snprintf(path, sizeof path, "%s.%zu.step", s->path, i);
+            kd_checker_add(s->c, path, "found %llu, expected more than the step before (%llu)",
+                           (unsigned long long)point->step, (unsigned long long)before->step);
+        }
+    }
+}
+
+static bool is_zero(const Kd__Schedule *s)
+{
+    return s->has_value && s->value == 0.0;
+}
+
+static void soft_targets_have_a_teacher(const subject *s)
+{
+    if (s->job->n_teachers == 0 && !is_zero(s->job->objective->kd->weight)) {
+        kd_checker_add(s->c, s->path,
+                       "found a weight, expected none or 0: the job has no teachers");
+    }
+}
+
+static void some_loss_trains(const subject *s)
+{
+    const Kd__Objective *o = s->job->objective;
+    if (is_zero(o->kd->weight) && is_zero(o->hard->weight)) {
+        kd_checker_add(s->c, s->path, "found only weights of 0, expected a loss to train on");
+    }
+}
+
+static void batch_divides_over_ranks(const subject *s)
+{
+    const Kd__Training *t = s->job->training;
+    const uint64_t at_once = (uint64_t)s->job->student->resources->ranks * t->micro_batch_size;
+    if (at_once != 0 && t->batch_size % at_once != 0) {
+        kd_checker_add(s->c, s->path,
+                       "found %u, expected a multiple of student ranks * micro_batch_size (%llu)",
+                       t->batch_size, (unsigned long long)at_once);
+    }
+}
+
+static void warmup_ends(const subject *s)
+{
+    const Kd__Training *t = s->job->training;
+    if (t->steps != 0 && t->warmup_steps > t->steps) {
+        kd_checker_add(s->c, s->path, "found %llu, expected 0 to %llu",
+                       (unsigned long long)t->warmup_steps, (unsigned long long)t->steps);
+    }
+}
+
+/* `field` is what the rule blames, below the message; NULL: the message itself. */
+typedef struct rule {
+    const ProtobufCMessageDescriptor *type;
+    const char *field;
+    void (*check)(const subject *s);
+} rule;
+
+static const rule rules[] = {
+    {&kd__job__descriptor, "name", name_steers_no_terminal},
+    {&kd__job__descriptor, "after", after_names_jobs},
+    {&kd__model__descriptor, "hidden_size", heads_divide_width},
+    {&kd__model__descriptor, "num_kv_heads", kv_heads_divide_heads},
+    {&kd__model__descriptor, "head_dim", head_is_of_pairs},
+    {&kd__model__descriptor, "num_experts", type_has_experts_or_not},
+    {&kd__model__descriptor, "experts_per_token", token_takes_experts_there_are},
+    {&kd__model__descriptor, "shared_expert_size", type_has_shared_expert},
+    {&kd__student__descriptor, "checkpoint", init_fits_checkpoint},
+    {&kd__student__descriptor, "model", init_fits_model},
+    {&kd__student__descriptor, "resources.ranks", student_has_ranks},
+    {&kd__schedule__descriptor, NULL, value_or_points},
+    {&kd__schedule__descriptor, "points", points_ascend},
+    {&kd__soft_target__descriptor, "weight", soft_targets_have_a_teacher},
+    {&kd__objective__descriptor, NULL, some_loss_trains},
+    {&kd__training__descriptor, "batch_size", batch_divides_over_ranks},
+    {&kd__training__descriptor, "warmup_steps", warmup_ends},
+};
+
+static void
+apply(kd_checker *c, const Kd__Job *job, const ProtobufCMessage *message, const char *path)
+{
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        if (rules[i].type != message->descriptor) {
+            continue;
+        }
+        char blamed[KD_PATH_BYTES];
+        const char *field = rules[i].field;
+        const char *dot = field != NULL && path[0] != '\0' ? "." : "";
+        (void)snprintf(blamed, sizeof blamed, "%s%s%s", path, dot, field != NULL ? field : "");
+        const subject s = {c, job, message, blamed};
+        rules[i].check(&s);
+    }
+}
+
+static void
+walk(kd_checker *c, const Kd__Job *job, const ProtobufCMessage *message, const char *path)
+{
+    const ProtobufCMessageDescriptor *type = message->descriptor;
+    apply(c, job, message, path);
+    for (unsigned f = 0; f < type->n_fields; f++) {
+        const ProtobufCFieldDescriptor *field = &type->fields[f];
+        const bool is_list = field->label == PROTOBUF_C_LABEL_REPEATED;
+        const size_t n =
+            field->type == PROTOBUF_C_TYPE_MESSAGE ? kd_message_count(message, field) : 0;
+        for (size_t i = 0; i < n; i++) {
+            char below[KD_PATH_BYTES], index[24] = "";
+            if (is_list) {
+                (void)snprintf(index, sizeof index, ".%zu", i);
+            }
+            const int size = snprintf(below, sizeof below, "%s%s%s%s", path,
+                                      path[0] != '\0' ? "." : "", field->name, index);
+            KD_CHECK(size > 0 && (size_t)size < sizeof below);
+            walk(c, job, *(ProtobufCMessage *const *)kd_message_at(message, field, i), below);
+        }
+    }
+}
+
+void kd_job_check_rules(kd_checker *c, const Kd__Job *job, const Kd__Job *view)
+{
+    walk(c, job, &view->base, "");
+}

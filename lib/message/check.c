@@ -1,0 +1,284 @@
+/* One walk over a message holds every field against its row of facts; nothing here knows a field. */
+#include "message/check.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "message/fields.h"
+#include "message/reflect.h"
+
+#define FOUND_TEXT_BYTES 80 /* of a text that is shown again */
+
+/* A field, where it stands, and what is known of it. */
+typedef struct place {
+    const ProtobufCMessage *message;
+    const ProtobufCFieldDescriptor *field;
+    const kd_field_facts *facts; /* NULL: its file has none */
+    const kd_range *range;       /* its own, or that of the Schedule it is in; NULL: any number */
+    char *path;                  /* KD_PATH_BYTES; the first n_path lead here */
+    size_t n_path;
+} place;
+
+void kd_checker_add(kd_checker *c, const char *path, const char *format, ...)
+{
+    char what[512];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    kd_text_printf(&c->lines, "%s: %s\n", path, what);
+    c->n_mistakes++;
+}
+
+kd_status kd_checker_end(kd_checker *c, kd_text *mistakes)
+{
+    kd_status st = KD_OK;
+    if (c->n_mistakes > 0) {
+        const char *lines = c->lines.data != NULL ? c->lines.data : "no memory\n";
+        st = kd_fail(KD_ERR_INVALID, "%.*s", (int)strcspn(lines, "\n"), lines);
+        if (mistakes != NULL) {
+            kd_text_add(mistakes, lines);
+        }
+    }
+    kd_text_release(&c->lines);
+    return st;
+}
+
+static void words_of_whole(kd_text *text, const kd_range *range)
+{
+    if (isfinite(range->most)) {
+        kd_text_printf(text, "%.0f to %.0f", range->least, range->most);
+    } else {
+        kd_text_printf(text, "at least %.0f", range->least);
+    }
+}
+
+static void words_of_real(kd_text *text, const kd_range *range)
+{
+    const double least = range->least, most = range->most;
+    if (isfinite(least) && isfinite(most) && range->least_open == range->most_open) {
+        kd_text_printf(text, range->least_open ? "between %g and %g" : "from %g to %g", least,
+                       most);
+        return;
+    }
+    if (isfinite(least)) {
+        kd_text_printf(text, range->least_open ? "above %g" : "of at least %g", least);
+    }
+    if (isfinite(most)) {
+        kd_text_printf(text, isfinite(least) ? " and %s %g" : "%s %g",
+                       range->most_open ? "below" : "at most", most);
+    }
+}
+
+void kd_checker_number(kd_checker *c,
+                       const char *path,
+                       double found,
+                       const kd_range *range,
+                       bool is_whole)
+{
+    kd_text words = {0};
+    if (!isfinite(found)) {
+        kd_checker_add(c, path, "found %g, expected a number that is finite", found);
+        c->is_unsound = true;
+    } else if (range != NULL && !kd_range_holds(range, found)) {
+        if (is_whole) {
+            words_of_whole(&words, range);
+        } else {
+            words_of_real(&words, range);
+        }
+        kd_checker_add(c, path, "found %.*g, expected %s%s", is_whole ? 20 : 6, found,
+                       is_whole ? "" : "a number ", words.data != NULL ? words.data : "another");
+    }
+    kd_text_release(&words);
+}
+
+static void check_enum(kd_checker *c, const place *p, int found)
+{
+    const ProtobufCEnumDescriptor *type = p->field->descriptor;
+    if (protobuf_c_enum_descriptor_get_value(type, found) == NULL) {
+        kd_checker_add(c, p->path, "found %d, expected one of the %u known values", found,
+                       type->n_values);
+        c->is_unsound = true;
+    }
+}
+
+static bool has_flag(const place *p, unsigned flag)
+{
+    return p->facts != NULL && (p->facts->flags & flag) != 0;
+}
+
+/* The first words of a meaning name the thing: "a field's name, of the text in a JSON line". */
+static void check_length(kd_checker *c, const place *p, size_t found)
+{
+    const kd_range *range = &p->facts->range;
+    const char *meaning = p->facts->meaning;
+    if (found == 0) {
+        kd_checker_add(c, p->path, "found nothing, expected %.*s", (int)strcspn(meaning, ",;:("),
+                       meaning);
+    } else if (range->least <= 1.0) {
+        kd_checker_add(c, p->path, "found %zu bytes, expected at most %.0f", found, range->most);
+    } else {
+        kd_checker_add(c, p->path, "found %zu bytes, expected %.0f to %.0f", found, range->least,
+                       range->most);
+    }
+}
+
+static void check_text(kd_checker *c, const place *p, const char *found)
+{
+    const size_t n = strlen(found);
+    if (n == 0 && has_flag(p, KD_FIELD_REQUIRED)) {
+        kd_checker_add(c, p->path, "found nothing, expected %s: it is required",
+                       has_flag(p, KD_FIELD_PATH) ? "a path" : "text");
+    } else if (n > 0 && has_flag(p, KD_FIELD_PATH) && found[0] != '/') {
+        kd_checker_add(c, p->path, "found \"%.*s\", expected an absolute path", FOUND_TEXT_BYTES,
+                       found);
+    }
+    if (p->facts != NULL && p->facts->has_range && !kd_range_holds(&p->facts->range, (double)n)) {
+        check_length(c, p, n);
+    }
+}
+
+static void check_fields(kd_checker *c,
+                         const ProtobufCMessage *message,
+                         const kd_range *outer,
+                         char *path,
+                         size_t n_path);
+
+static void check_element(kd_checker *c, const place *p, const void *element)
+{
+    switch (p->field->type) {
+    case PROTOBUF_C_TYPE_MESSAGE: /* only a Schedule has a range, for all that is in it */
+        check_fields(c, *(ProtobufCMessage *const *)element, p->range, p->path, p->n_path);
+        break;
+    case PROTOBUF_C_TYPE_STRING:
+        check_text(c, p, *(const char *const *)element);
+        break;
+    case PROTOBUF_C_TYPE_ENUM:
+        check_enum(c, p, *(const int *)element);
+        break;
+    case PROTOBUF_C_TYPE_DOUBLE:
+        kd_checker_number(c, p->path, *(const double *)element, p->range, false);
+        break;
+    case PROTOBUF_C_TYPE_FLOAT:
+        kd_checker_number(c, p->path, (double)*(const float *)element, p->range, false);
+        break;
+    case PROTOBUF_C_TYPE_UINT32:
+    case PROTOBUF_C_TYPE_FIXED32:
+        kd_checker_number(c, p->path, *(const uint32_t *)element, p->range, true);
+        break;
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_FIXED64:
+        kd_checker_number(c, p->path, (double)*(const uint64_t *)element, p->range, true);
+        break;
+    case PROTOBUF_C_TYPE_INT32:
+    case PROTOBUF_C_TYPE_SINT32:
+    case PROTOBUF_C_TYPE_SFIXED32:
+        kd_checker_number(c, p->path, *(const int32_t *)element, p->range, true);
+        break;
+    case PROTOBUF_C_TYPE_INT64:
+    case PROTOBUF_C_TYPE_SINT64:
+    case PROTOBUF_C_TYPE_SFIXED64:
+        kd_checker_number(c, p->path, (double)*(const int64_t *)element, p->range, true);
+        break;
+    case PROTOBUF_C_TYPE_BOOL:
+    case PROTOBUF_C_TYPE_BYTES:
+        break;
+    }
+}
+
+static void check_absent(kd_checker *c, const place *p)
+{
+    if (!has_flag(p, KD_FIELD_REQUIRED)) {
+        return;
+    }
+    if (p->field->label == PROTOBUF_C_LABEL_REPEATED) {
+        kd_checker_add(c, p->path, "found %s, expected at least one: it is required",
+                       has_flag(p, KD_FIELD_PATH) ? "no file" : "nothing");
+    } else if (p->field->type == PROTOBUF_C_TYPE_STRING) {
+        check_text(c, p, "");
+    } else {
+        const bool is_word =
+            p->field->type == PROTOBUF_C_TYPE_ENUM || p->field->type == PROTOBUF_C_TYPE_BOOL;
+        kd_checker_add(c, p->path, "found nothing, expected %s: it is required",
+                       p->field->type == PROTOBUF_C_TYPE_MESSAGE ? "fields"
+                       : is_word                                 ? "a word"
+                                                                 : "a number");
+    }
+}
+
+static void check_count(kd_checker *c, const place *p, size_t n)
+{
+    if (p->facts == NULL || !p->facts->has_count || kd_range_holds(&p->facts->count, (double)n)) {
+        return;
+    }
+    const kd_range *count = &p->facts->count;
+    if (count->least == 0.0) {
+        kd_checker_add(c, p->path, "found %zu, expected at most %.0f", n, count->most);
+    } else {
+        kd_checker_number(c, p->path, (double)n, count, true);
+    }
+}
+
+static void append(place *p, const char *dot, const char *part)
+{
+    const size_t room = KD_PATH_BYTES - p->n_path;
+    const int n = snprintf(p->path + p->n_path, room, "%s%s", dot, part);
+    KD_CHECK(n >= 0 && (size_t)n < room);
+    p->n_path += (size_t)n;
+}
+
+static void check_field(kd_checker *c, place p, const kd_range *outer)
+{
+    const bool is_list = p.field->label == PROTOBUF_C_LABEL_REPEATED;
+    const size_t n = kd_message_count(p.message, p.field);
+    const bool is_bare = outer != NULL && p.field == kd_message_value_field(p.message->descriptor);
+    p.facts = kd_field_facts_of(p.message->descriptor, p.field);
+    p.range = outer != NULL && p.field->type == PROTOBUF_C_TYPE_DOUBLE ? outer
+              : p.facts != NULL && p.facts->has_range                  ? &p.facts->range
+                                                                       : outer;
+    if (!is_bare) { /* a Schedule's constant goes by the Schedule's name */
+        append(&p, p.n_path > 0 ? "." : "", p.field->name);
+    }
+    check_count(c, &p, n);
+    if (n == 0) {
+        check_absent(c, &p);
+    }
+    for (size_t i = 0; i < n; i++) {
+        place element = p;
+        if (is_list) {
+            char index[24];
+            (void)snprintf(index, sizeof index, "%zu", i);
+            append(&element, ".", index);
+        }
+        check_element(c, &element, kd_message_at(p.message, p.field, i));
+        p.path[p.n_path] = '\0';
+    }
+}
+
+/* `path` has room for KD_PATH_BYTES; its first n_path bytes lead to the message. */
+static void check_fields(kd_checker *c,
+                         const ProtobufCMessage *message,
+                         const kd_range *outer,
+                         char *path,
+                         size_t n_path)
+{
+    for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
+        const place p = {
+            .message = message,
+            .field = &message->descriptor->fields[i],
+            .path = path,
+            .n_path = n_path,
+        };
+        check_field(c, p, outer);
+        path[n_path] = '\0';
+    }
+}
+
+void kd_checker_message(kd_checker *c, const ProtobufCMessage *message)
+{
+    char path[KD_PATH_BYTES] = "";
+    check_fields(c, message, NULL, path, 0);
+}
