@@ -11,14 +11,15 @@
  *   balance  load balancing of the router (Switch, eq. 4)       balance.c       all rows
  *   z        router z-loss (ST-MoE, eq. 5)                      balance.c       all rows
  *
- * balance is a product of means, and taken per micro-batch. The gradients of balance and z enter
- * inside kd_decoder_backward(): their weights are constants.
+ * balance is a product of means, and taken per micro-batch. Losses over layers act at the taps of the
+ * backward pass (model/taps.h), and are means over the layers where they act, too.
  */
 #ifndef KD_DISTILL_LOSS_H
 #define KD_DISTILL_LOSS_H
 
 #include "distill/schedule.h"
 #include "distill/signal.h"
+#include "model/taps.h"
 #include "shape/config.h"
 #include "tensor/ops.h"
 
@@ -64,13 +65,19 @@ typedef struct kd_loss_input {
     kd_vocab_teacher *teacher; /* filled in by the loss that reads it; lives as long as needed */
 } kd_loss_input;
 
+/* A loss over layers while a backward pass is under way. */
+typedef struct kd_layer_loss {
+    kd_backend *be;
+    double scale;  /* its weight over its count and its layers, > 0 */
+    kd_tensor sum; /* (1) f64: its sum over rows and layers, added to */
+} kd_layer_loss;
+
 typedef struct kd_loss_kind {
     const char *name;
     int sum;            /* its place among the sums                                           */
     bool needs_signals; /* not computed where the teacher gave none                           */
     bool needs_labels;  /* not computed in a step without labels                              */
-    bool constant_weight;
-    bool by_t2; /* its sum lacks the factor T * T, which may be off */
+    bool by_t2;         /* its sum lacks the factor T * T, which may be off */
     /* Adds the signals it needs; NULL: none. Not called when its weight is 0 for ever. */
     kd_status (*plan)(const kd_plan_context *context, kd_signal_plan *plan);
     /* The rows of a micro-batch that it is a mean over; labels (n_rows), host, or NULL. */
@@ -78,6 +85,10 @@ typedef struct kd_loss_kind {
     /* Adds its part to the loss over the vocabulary; scale: its weight over its count, > 0. NULL: it
      * has none. */
     void (*vocab)(const kd_loss_input *input, double scale, kd_vocab_loss *loss);
+    /* Of a loss over layers: its KD_TAP_BIT()s, at how many layers they are, and its part there. */
+    unsigned points;
+    int64_t (*layers)(const kd_model_config *student);
+    void (*at)(const kd_layer_loss *loss, const kd_tap *tap);
 } kd_loss_kind;
 
 extern const kd_loss_kind kd_loss_soft_target;

@@ -5,6 +5,12 @@
 
 #include "base/log.h"
 
+/* A loss over layers as the decoder calls it. */
+typedef struct listening {
+    kd_objective *objective;
+    kd_loss_id id;
+} listening;
+
 struct kd_objective {
     kd_backend *be;
     kd_objective_settings settings;
@@ -21,9 +27,11 @@ struct kd_objective {
     double temperature;
     bool computed[KD_LOSS_COUNT];
 
+    listening listening[KD_LOSS_COUNT];
+
     void *slab;
     kd_tensor d_hidden; /* (max_rows, C) f32   */
-    kd_tensor sums;     /* (KD_VOCAB_SUMS) f64 */
+    kd_tensor sums;     /* (KD_SUM_COUNT) f64  */
 };
 
 kd_objective_settings kd_objective_defaults(void)
@@ -48,9 +56,6 @@ kd_status kd_objective_check(const kd_objective_settings *settings)
         const kd_status st = kd_schedule_check(&settings->weights[i], what, 0.0);
         if (st) {
             return st;
-        }
-        if (kind->constant_weight && !kd_schedule_is_constant(&settings->weights[i])) {
-            return kd_fail(KD_ERR_INVALID, "%s: found a schedule, expected a constant", what);
         }
     }
     if (settings->chunk_rows < 0) {
@@ -94,7 +99,7 @@ kd_status kd_objective_plan(const kd_objective_settings *settings,
 static void lay_out(kd_objective *o, kd_arena *arena)
 {
     o->d_hidden = kd_tensor_carve_2d(arena, KD_F32, o->max_rows, o->student.hidden_size);
-    o->sums = kd_tensor_carve_1d(arena, KD_F64, KD_VOCAB_SUMS);
+    o->sums = kd_tensor_carve_1d(arena, KD_F64, KD_SUM_COUNT);
 }
 
 static kd_status allocate(kd_objective *o)
@@ -190,6 +195,13 @@ kd_tensor kd_objective_sums(const kd_objective *objective)
     return objective->sums;
 }
 
+/* Over how many layers a loss is a mean: 1 if it is not one over layers. */
+static int64_t layers_of(const kd_objective *o, kd_loss_id id)
+{
+    const kd_loss_kind *kind = kd_loss_get(id);
+    return kind->layers != NULL ? kind->layers(&o->student) : 1;
+}
+
 /* Whether a loss exists at all for these models and weights. */
 static bool is_present(const kd_objective *o, kd_loss_id id)
 {
@@ -197,7 +209,7 @@ static bool is_present(const kd_objective *o, kd_loss_id id)
     if (kind->needs_signals && o->teacher_vocab == 0) {
         return false;
     }
-    if ((id == KD_LOSS_BALANCE || id == KD_LOSS_Z) && o->student.n_experts == 0) {
+    if (layers_of(o, id) == 0) {
         return false;
     }
     return !kd_schedule_is_zero(&o->settings.weights[id]);
@@ -284,7 +296,7 @@ kd_objective_run(kd_objective *o, const kd_decoder *decoder, kd_tensor labels, v
         .hidden = kd_decoder_hidden(decoder),
         .lm_head = kd_decoder_lm_head(decoder),
         .labels = labels,
-        .sums = o->sums,
+        .sums = kd_tensor_1d(o->sums.data, KD_F64, KD_VOCAB_SUMS),
         .d_hidden = kd_tensor_slice_rows(o->d_hidden, 0, n_rows),
         .d_lm_head = kd_decoder_lm_head_grad(decoder),
         .accumulate = true,
@@ -295,6 +307,40 @@ kd_objective_run(kd_objective *o, const kd_decoder *decoder, kd_tensor labels, v
     add_terms(o, &input, &loss);
     o->be->ops->vocab_loss(o->be, &loss);
     return loss.d_hidden;
+}
+
+static void act(void *user, const kd_tap *tap)
+{
+    const listening *l = user;
+    kd_objective *o = l->objective;
+    const kd_loss_kind *kind = kd_loss_get(l->id);
+    const double scale = kd_objective_scale(o, l->id);
+
+    if (tap->gradient.data == NULL || scale == 0.0 || !o->computed[l->id]) {
+        return;
+    }
+    const kd_layer_loss loss = {
+        .be = o->be,
+        .scale = scale / (double)layers_of(o, l->id),
+        .sum = kd_tensor_1d((double *)o->sums.data + kind->sum, KD_F64, 1),
+    };
+    kind->at(&loss, tap);
+}
+
+kd_status kd_objective_listen(kd_objective *o, kd_decoder *decoder)
+{
+    kd_listener listeners[KD_LOSS_COUNT];
+    int n = 0;
+
+    for (int i = 0; i < KD_LOSS_COUNT; i++) {
+        const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
+        if (kind->at == NULL || !is_present(o, (kd_loss_id)i)) {
+            continue;
+        }
+        o->listening[i] = (listening){.objective = o, .id = (kd_loss_id)i};
+        listeners[n++] = (kd_listener){.points = kind->points, .user = &o->listening[i], .at = act};
+    }
+    return kd_decoder_listen(decoder, listeners, n);
 }
 
 int kd_objective_report(const kd_objective *o,
@@ -313,7 +359,8 @@ int kd_objective_report(const kd_objective *o,
         const kd_loss_kind *kind = kd_loss_get((kd_loss_id)i);
         const bool counts = o->computed[i] && o->counts.rows[i] > 0;
         const double factor = kind->by_t2 && o->settings.scale_by_t2 ? t * t : 1.0;
-        const double raw = counts ? sums[kind->sum] * factor / (double)o->counts.rows[i] : 0.0;
+        const double terms = (double)o->counts.rows[i] * (double)layers_of(o, (kd_loss_id)i);
+        const double raw = counts ? sums[kind->sum] * factor / terms : 0.0;
         values_out[n++] = (kd_loss_value){.name = kind->name,
                                           .weight = o->weights[i],
                                           .raw = raw,

@@ -18,7 +18,7 @@
 #include "model/decoder.h"
 
 typedef struct kd_objective_settings {
-    kd_schedule weights[KD_LOSS_COUNT]; /* >= 0; those of balance and z constant */
+    kd_schedule weights[KD_LOSS_COUNT]; /* >= 0 */
     kd_schedule temperature;            /* >= 0.001 */
     bool scale_by_t2;                   /* raw kd is multiplied by T * T */
     kd_transport transport;
@@ -93,7 +93,13 @@ kd_tensor kd_objective_run(kd_objective *objective,
                            kd_tensor labels,
                            void *message);
 
-/* The first KD_VOCAB_SUMS of the step's sums, f64. */
+/*
+ * Losses over layers listen to this decoder from now on, which must be of the student's shape, until it
+ * is told otherwise; the objective must live until then.
+ */
+KD_MUST_USE kd_status kd_objective_listen(kd_objective *objective, kd_decoder *decoder);
+
+/* The step's sums on this rank, (KD_SUM_COUNT) f64. */
 kd_tensor kd_objective_sums(const kd_objective *objective);
 
 /* One loss of one step. */

@@ -27,7 +27,6 @@ static void lay_out(kd_decoder *d, kd_arena *arena)
 
     pass->n_rows = pass->n_batch * pass->n_tokens;
     pass->rope = kd_tensor_carve_2d(arena, KD_F32, pass->n_tokens, c->head_dim);
-    pass->router_sums = kd_tensor_carve_1d(arena, KD_F64, 2);
 
     d->tokens = kd_tensor_carve_1d(arena, KD_I32, pass->n_rows);
     d->x = kd_tensor_carve_2d(arena, KD_F32, pass->n_rows, c->hidden_size);
@@ -155,7 +154,6 @@ static void start_pass(kd_decoder *d)
         .on_block = d->settings.on_block,
         .user = d->settings.user,
     };
-    kd_decoder_weigh_router(d, d->settings.balance_weight, d->settings.z_weight);
 }
 
 static kd_status set_up(kd_decoder *d)
@@ -319,13 +317,6 @@ void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden)
     kd_weight_embed_grad(be, d->embedding, dx, d->tokens);
 }
 
-void kd_decoder_weigh_router(kd_decoder *decoder, float balance_weight, float z_weight)
-{
-    const float n_layers = (float)decoder->params->config.n_layers;
-    decoder->pass.balance_weight = balance_weight / n_layers;
-    decoder->pass.z_weight = z_weight / n_layers;
-}
-
 /* ---- reading ---- */
 
 kd_tensor kd_decoder_hidden(const kd_decoder *decoder)
@@ -341,9 +332,4 @@ kd_tensor kd_decoder_lm_head(const kd_decoder *decoder)
 kd_tensor kd_decoder_lm_head_grad(const kd_decoder *decoder)
 {
     return decoder->lm_head.grad;
-}
-
-kd_tensor kd_decoder_router_sums(const kd_decoder *decoder)
-{
-    return decoder->pass.router_sums;
 }

@@ -26,11 +26,9 @@
 typedef struct kd_decoder kd_decoder;
 
 typedef struct kd_decoder_settings {
-    int64_t max_batch;    /* B: sequences of a micro-batch at most                        */
-    int64_t n_tokens;     /* T: tokens of each sequence                                   */
-    bool train;           /* keep what backward needs                                     */
-    float balance_weight; /* of the load-balance loss at first, train only                */
-    float z_weight;       /* of the router z-loss at first, train only                    */
+    int64_t max_batch; /* B: sequences of a micro-batch at most                        */
+    int64_t n_tokens;  /* T: tokens of each sequence                                   */
+    bool train;        /* keep what backward needs                                     */
     /* Called between blocks, or NULL: lets message passing make progress. */
     void (*on_block)(void *user);
     void *user;
@@ -60,20 +58,9 @@ kd_tensor kd_decoder_lm_head(const kd_decoder *decoder);
 kd_tensor kd_decoder_lm_head_grad(const kd_decoder *decoder);
 
 /*
- * Adds the gradient of all parameters for d_hidden (B * T, C) f32, and that of the router losses,
- * to params->grad. Once per forward; the activations are used up.
+ * Adds the gradient of all parameters for d_hidden (B * T, C) f32, and for what listeners add, to
+ * params->grad. Once per forward; the activations are used up.
  */
 void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden);
-
-/* Other weights of the router losses, from the next backward pass on. */
-void kd_decoder_weigh_router(kd_decoder *decoder, float balance_weight, float z_weight);
-
-/*
- * (2) f64: sums over rows and MoE layers of the balance and the z-loss; added to by backward,
- * cleared by whoever reports them. The losses are means: divide by the rows times the layers. Their
- * gradients are those of balance_weight (z_weight) times the sum over rows of the mean over
- * layers.
- */
-kd_tensor kd_decoder_router_sums(const kd_decoder *decoder);
 
 #endif

@@ -166,8 +166,7 @@ static void router_backward(const kd_pass *pass,
     kd_backend *be = pass->be;
     const kd_ops *ops = be->ops;
 
-    ops->route_backward(be, grads->d_logits, grads->d_weights, acts->logits, &acts->route,
-                        pass->balance_weight, pass->z_weight, pass->router_sums);
+    ops->route_backward(be, grads->d_logits, grads->d_weights, acts->logits, &acts->route);
     kd_tap_backward(pass, KD_TAP_ROUTER, layer, acts->logits, grads->d_logits, &acts->route);
     ops->copy(be, grads->d_router, grads->d_logits);
     kd_weight_linear_grad(be, weights->router, grads->d_router, acts->normed);

@@ -82,10 +82,7 @@ void kd_moe_weights_find(kd_moe_weights *weights, const kd_parameters *params, i
 void kd_moe_acts_layout(kd_moe_acts *acts, const kd_pass *pass, kd_arena *arena);
 void kd_moe_grads_layout(kd_moe_grads *grads, const kd_pass *pass, kd_arena *arena);
 
-/*
- * Adds to the gradients of the weights, and to pass->dx what flows through this half; the router
- * losses enter here and add to pass->router_sums.
- */
+/* Adds to the gradients of the weights, and to pass->dx what flows through this half. */
 void kd_moe_backward(const kd_pass *pass,
                      int64_t layer,
                      const kd_moe_weights *weights,

@@ -28,10 +28,7 @@ typedef struct kd_pass {
     kd_tensor dx;     /* (N, C) f32: gradient of the residual stream, and so of delta; train */
     kd_taps taps;
     struct kd_probe **probes; /* of the decoder: whose gradient waits for the layer under way */
-    kd_batch batch;        /* what kd_decoder_forward() was given                                */
-    kd_tensor router_sums; /* (2) f64: balance, z                                                */
-    float balance_weight;  /* of one layer                                                       */
-    float z_weight;        /* likewise                                                           */
+    kd_batch batch; /* what kd_decoder_forward() was given                                */
     void (*on_block)(void *user); /* after each half of a layer, or NULL */
     void *user;                   /* of on_block                         */
 } kd_pass;

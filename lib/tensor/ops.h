@@ -55,6 +55,24 @@ typedef struct kd_route {
     bool renormalise;   /* weights divided by their sum                                   */
 } kd_route;
 
+/*
+ * What keeps a router even and its logits small, over the N real rows of one micro-batch:
+ *   balance = E * sum_e f_e P_e, f_e the share of the N * K assignments, P_e the mean probability
+ *             (Switch Transformer, eq. 4; 1 when even)
+ *   z       = mean(logsumexp(logits)^2)  (ST-MoE, eq. 5)
+ * The operation adds the gradient of balance_scale * N * balance + z_scale * N * z, as all losses are
+ * sums over rows, to d_logits.
+ */
+typedef struct kd_router_loss {
+    kd_tensor logits;   /* (N, E) f32                                    */
+    kd_tensor d_logits; /* (N, E) f32, added to; or none                 */
+    kd_tensor segments; /* (N) i32, rows of -1 are not real; or none     */
+    const kd_route *route;
+    float balance_scale, z_scale;
+    kd_tensor balance_sum; /* (1) f64 += N * balance; or none            */
+    kd_tensor z_sum;       /* (1) f64 += N * z; or none                  */
+} kd_router_loss;
+
 typedef struct kd_attention {
     kd_tensor q;   /* (N, H * D) compute, after rotary embedding                       */
     kd_tensor k;   /* (N, G * D) compute, after rotary embedding                       */
@@ -248,21 +266,13 @@ typedef struct kd_ops {
 
     /* Fills *route from logits (N, E) f32; the tensors in it are the caller's. */
     void (*route)(kd_backend *be, const kd_route *route, kd_tensor logits);
-    /* d_logits (N, E) f32 from d_weights (N, K) f32, plus the gradient of
-     *   balance_weight * N * balance + z_weight * N * z     with, over the N rows of this micro-batch,
-     *   balance = E * sum_e f_e P_e, f_e the share of the N * K assignments, P_e the mean probability
-     *             (Switch Transformer, eq. 4; 1 when balanced),
-     *   z       = mean(logsumexp(logits)^2)  (ST-MoE, eq. 5).
-     * The factor N makes both sums over rows, as all losses are before the one division.
-     * sums (2) f64 += {N * balance, N * z}. */
+    /* Writes d_logits (N, E) f32 from d_weights (N, K) f32; none flows through the choice. */
     void (*route_backward)(kd_backend *be,
                            kd_tensor d_logits,
                            kd_tensor d_weights,
                            kd_tensor logits,
-                           const kd_route *route,
-                           float balance_weight,
-                           float z_weight,
-                           kd_tensor sums);
+                           const kd_route *route);
+    void (*router_loss)(kd_backend *be, const kd_router_loss *args);
 
     /* x (R, C) = rows y[token[r]] of y (N, C), zeros for padding; both compute. */
     void (*dispatch)(kd_backend *be, kd_tensor x, kd_tensor y, const kd_route *route);
@@ -324,7 +334,7 @@ typedef struct kd_ops {
     X(rotate)                                                                                      \
     X(attention) X(attention_backward)                                                             \
     X(swiglu) X(swiglu_backward)                                                                   \
-    X(route) X(route_backward)                                                                     \
+    X(route) X(route_backward) X(router_loss)                                                      \
     X(dispatch) X(dispatch_backward)                                                               \
     X(combine) X(combine_backward)                                                                 \
     X(gated_add) X(gated_add_backward)                                                             \

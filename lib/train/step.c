@@ -38,14 +38,26 @@ static kd_status make_decoder(kd_trainer *trainer)
     return kd_decoder_create(trainer->params, &settings, &trainer->decoder);
 }
 
+/* Its losses over layers listen to the decoder, in place of those before. */
 static kd_status make_objective(const kd_trainer *trainer,
                                 const kd_objective_settings *settings,
                                 const kd_teacher_view *teacher,
                                 kd_objective **objective_out)
 {
-    return kd_objective_create(trainer->params->be, settings, &trainer->params->config, teacher,
-                               trainer->settings.max_batch * trainer->settings.n_tokens,
-                               objective_out);
+    kd_objective *objective;
+    kd_status st =
+        kd_objective_create(trainer->params->be, settings, &trainer->params->config, teacher,
+                            trainer->settings.max_batch * trainer->settings.n_tokens, &objective);
+    if (st) {
+        return st;
+    }
+    st = kd_objective_listen(objective, trainer->decoder);
+    if (st) {
+        kd_objective_destroy(objective);
+        return st;
+    }
+    *objective_out = objective;
+    return KD_OK;
 }
 
 static kd_status make_labels(kd_trainer *trainer)
@@ -191,14 +203,6 @@ static kd_status count(const kd_trainer *trainer,
     return st;
 }
 
-static void begin(kd_trainer *trainer, uint64_t step, const kd_step_counts *counts)
-{
-    kd_objective *objective = trainer->objective;
-    kd_objective_begin(objective, step, counts);
-    kd_decoder_weigh_router(trainer->decoder, (float)kd_objective_scale(objective, KD_LOSS_BALANCE),
-                            (float)kd_objective_scale(objective, KD_LOSS_Z));
-}
-
 /* Forward, objective and backward of one micro-batch; adds to gradients and sums. */
 static kd_status run_batch(kd_trainer *trainer, const kd_micro_batch *batch)
 {
@@ -273,27 +277,19 @@ static kd_status reduce_gradients(kd_trainer *trainer, const kd_reduce *reduce)
  */
 static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *sums, double *norm_sq)
 {
-    const kd_parameters *params = trainer->params;
-    kd_backend *be = params->be;
+    kd_backend *be = trainer->params->be;
     kd_status st = reduce_gradients(trainer, reduce);
     if (st) {
         return st;
     }
     kd_optimizer_measure(trainer->optimizer);
     be->ops->download(be, sums, kd_objective_sums(trainer->objective));
-    be->ops->download(be, sums + KD_SUM_BALANCE, kd_decoder_router_sums(trainer->decoder));
     be->ops->download(be, norm_sq, trainer->optimizer->norm_sq);
     st = kd_backend_wait(be);
     if (!st) {
         st = reduce->sum_f64(reduce->user, sums, KD_SUM_COUNT);
     }
-    if (st) {
-        return st;
-    }
-    /* The decoder's sums run over its layers too, of which the losses are means. */
-    sums[KD_SUM_BALANCE] /= (double)params->config.n_layers;
-    sums[KD_SUM_Z] /= (double)params->config.n_layers;
-    return KD_OK;
+    return st;
 }
 
 /* Of the gradients of what is exported, together. */
@@ -373,15 +369,13 @@ kd_status kd_trainer_step(kd_trainer *trainer,
                           const kd_reduce *reduce,
                           kd_step_result *result_out)
 {
-    kd_backend *be = trainer->params->be;
     kd_step_counts counts;
     kd_status st = count(trainer, work, reduce, &counts);
     if (st) {
         return st;
     }
     kd_optimizer_clear(trainer->optimizer);
-    be->ops->zero(be, kd_decoder_router_sums(trainer->decoder));
-    begin(trainer, work->step, &counts);
+    kd_objective_begin(trainer->objective, work->step, &counts);
 
     /* Without signals no message is ever sent. */
     trainer->channel = kd_trainer_signals(trainer)->n_signals > 0 ? channel : NULL;

@@ -248,8 +248,20 @@ OP(route)
 
 OP(route_backward)
 {
-    b->be->ops->route_backward(b->be, b->d_router, b->d_weights, b->router_logits, &b->route, 1e-2f,
-                               1e-3f, b->router_sums);
+    b->be->ops->route_backward(b->be, b->d_router, b->d_weights, b->router_logits, &b->route);
+}
+
+OP(router_loss)
+{
+    b->be->ops->router_loss(
+        b->be,
+        &(kd_router_loss){.logits = b->router_logits,
+                          .d_logits = b->d_router,
+                          .route = &b->route,
+                          .balance_scale = 1e-2f,
+                          .z_scale = 1e-3f,
+                          .balance_sum = kd_tensor_1d(b->router_sums.data, KD_F64, 1),
+                          .z_sum = kd_tensor_1d((double *)b->router_sums.data + 1, KD_F64, 1)});
 }
 
 OP(dispatch)
@@ -399,7 +411,8 @@ static const case_of cases[] = {
     {"swiglu", run_swiglu, 0, 6 * ELEMENTS(R, F)},
     {"swiglu_backward", run_swiglu_backward, 0, 10 * ELEMENTS(R, F)},
     {"route", run_route, 0, 8 * ELEMENTS(N, E)},
-    {"route_backward", run_route_backward, 0, 12 * ELEMENTS(N, E)},
+    {"route_backward", run_route_backward, 0, 8 * ELEMENTS(N, E)},
+    {"router_loss", run_router_loss, 0, 16 * ELEMENTS(N, E)},
     {"dispatch", run_dispatch, 0, 4 * ELEMENTS(R, C)},
     {"dispatch_backward", run_dispatch_backward, 0, 2 * (K + 1) * ELEMENTS(N, C)},
     {"combine", run_combine, 0, (4 + 2 * K) * ELEMENTS(N, C)},

@@ -1,6 +1,5 @@
 #include <criterion/criterion.h>
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -274,31 +273,6 @@ Test(decoder, bf16_gradients_are_close_to_f32)
         const double error = bf16_gradient_error((kd_model_type)type);
         cr_expect(error < 3e-4, "%s: %.2e", kd_model_type_name((kd_model_type)type), error);
     }
-}
-
-/* With no preference at all every expert has probability 1 / E: balance is 1, z is log(E)^2. */
-Test(decoder, router_sums_of_an_indifferent_router_are_known)
-{
-    const kd_model_config config = tiny_config(KD_MODEL_MIXTRAL);
-    tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
-    kd_decoder *decoder = tiny_decoder(&model, settings(true));
-    const kd_tensor ones = ones_for(&model, MAX_ROWS);
-    const double rows_and_layers = 2.0 * MAX_ROWS;
-    int32_t tokens[MAX_ROWS];
-    double sums[2];
-
-    for (int64_t layer = 0; layer < 2; layer++) {
-        const kd_tensor router = kd_parameters_weight(model.params, KD_PARAM_ROUTER, layer).value;
-        model.be->ops->zero(model.be, router);
-    }
-    tiny_tokens(tokens, MAX_ROWS, config.vocab_size, 9);
-    tiny_forward(decoder, tokens, MAX_BATCH, N_TOKENS);
-    kd_decoder_backward(decoder, ones);
-    model.be->ops->download(model.be, sums, kd_decoder_router_sums(decoder));
-    cr_expect_float_eq(sums[0], rows_and_layers, 1e-4);
-    cr_expect_float_eq(sums[1], rows_and_layers * log(4.0) * log(4.0), 1e-4);
-    model.be->ops->free(model.be, ones.data);
-    destroy(&model, decoder);
 }
 
 Test(decoder, lm_head_is_the_embedding_where_tied)

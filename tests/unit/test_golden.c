@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "tests/support/golden.h"
+#include "tests/support/router_pull.h"
 #include "tests/support/tiny_model.h"
 
 #define TOLERANCE 1e-5 /* norm of the difference over the norm of what was expected */
@@ -16,6 +17,7 @@ typedef struct golden_run {
     golden file;
     tiny_model model;
     kd_decoder *decoder;
+    router_pull pull;
     void *slab;
     kd_tensor logits;   /* (N, V) f32 */
     kd_tensor teacher;  /* (N, V') f32 */
@@ -74,13 +76,12 @@ static void start(golden_run *run, const char *type)
     const double *objective = golden_find(&run->file, "objective", 'd')->data;
     run->model = tiny_model_create(golden_config(&run->file), KD_F32, KD_PARAMS_TRAIN);
     write_weights(run);
-    run->decoder =
-        tiny_decoder(&run->model, (kd_decoder_settings){.max_batch = N_BATCH,
-                                                        .n_tokens = N_TOKENS,
-                                                        .train = true,
-                                                        .balance_weight = (float)objective[3],
-                                                        .z_weight = (float)objective[4]});
+    run->decoder = tiny_decoder(
+        &run->model,
+        (kd_decoder_settings){.max_batch = N_BATCH, .n_tokens = N_TOKENS, .train = true});
     kd_backend *be = run->model.be;
+    router_pull_start(&run->pull, be, run->decoder, objective[3], objective[4],
+                      run->model.params->config.n_layers);
     lay_out(run, &arena);
     run->slab = be->ops->alloc(be, arena.used);
     kd_arena_init(&arena, run->slab, arena.used);
@@ -93,6 +94,7 @@ static void finish(golden_run *run)
 {
     cr_expect_eq(kd_backend_wait(run->model.be), KD_OK);
     run->model.be->ops->free(run->model.be, run->slab);
+    router_pull_finish(&run->pull);
     kd_decoder_destroy(run->decoder);
     tiny_model_destroy(&run->model);
     golden_release(&run->file);
@@ -138,7 +140,7 @@ static void check_losses(golden_run *run)
     double sums[KD_VOCAB_SUMS], router_sums[2];
 
     be->ops->download(be, sums, run->sums);
-    be->ops->download(be, router_sums, kd_decoder_router_sums(run->decoder));
+    be->ops->download(be, router_sums, run->pull.sums);
     expect_sum("kd", sums[KD_VOCAB_SUM_KD] * t2_of(run), losses[0]);
     expect_sum("hard", sums[KD_VOCAB_SUM_HARD], losses[1]);
     expect_sum("rows", sums[KD_VOCAB_SUM_ROWS], losses[2]);

@@ -11,6 +11,7 @@
 
 #include "base/rng.h"
 #include "tests/support/differences.h"
+#include "tests/support/router_pull.h"
 #include "tests/support/tiny_model.h"
 
 #define BALANCE_WEIGHT 0.3
@@ -22,6 +23,7 @@ enum { N_BATCH = 2, N_TOKENS = 5, N_ROWS = N_BATCH * N_TOKENS };
 typedef struct gradient_run {
     tiny_model model;
     kd_decoder *decoder;
+    router_pull pull;
     int32_t tokens[N_ROWS];
     int64_t n_hidden;
     float *direction; /* (N, C), gradient of the loss for hidden */
@@ -34,11 +36,11 @@ static void start(gradient_run *run, kd_model_type type)
     const uint64_t key = kd_rng_key(7, "direction");
 
     run->model = tiny_model_with_seed(config, KD_F32, KD_PARAMS_TRAIN, MODEL_SEED);
-    run->decoder = tiny_decoder(&run->model, (kd_decoder_settings){.max_batch = N_BATCH,
-                                                                   .n_tokens = N_TOKENS,
-                                                                   .train = true,
-                                                                   .balance_weight = BALANCE_WEIGHT,
-                                                                   .z_weight = Z_WEIGHT});
+    run->decoder = tiny_decoder(
+        &run->model,
+        (kd_decoder_settings){.max_batch = N_BATCH, .n_tokens = N_TOKENS, .train = true});
+    router_pull_start(&run->pull, run->model.be, run->decoder, BALANCE_WEIGHT, Z_WEIGHT,
+                      config.n_layers);
     tiny_tokens(run->tokens, N_ROWS, config.vocab_size, 5);
     run->n_hidden = N_ROWS * config.hidden_size;
     run->direction = malloc((size_t)run->n_hidden * sizeof *run->direction);
@@ -56,11 +58,12 @@ static void finish(gradient_run *run)
     cr_expect_eq(kd_backend_wait(run->model.be), KD_OK);
     run->model.be->ops->free(run->model.be, run->d_hidden.data);
     free(run->direction);
+    router_pull_finish(&run->pull);
     kd_decoder_destroy(run->decoder);
     tiny_model_destroy(&run->model);
 }
 
-/* The router's losses are summed by the backward pass, so a value of the loss costs one too. */
+/* The router's losses are summed in the backward pass, so a value of the loss costs one too. */
 static double loss_of(void *user)
 {
     gradient_run *run = user;
@@ -68,11 +71,11 @@ static double loss_of(void *user)
     const double layers = (double)run->model.params->config.n_layers;
     double router[2], loss = 0.0;
 
-    be->ops->zero(be, kd_decoder_router_sums(run->decoder));
+    be->ops->zero(be, run->pull.sums);
     tiny_forward(run->decoder, run->tokens, N_BATCH, N_TOKENS);
     float *hidden = tiny_values(be, kd_decoder_hidden(run->decoder));
     kd_decoder_backward(run->decoder, run->d_hidden);
-    be->ops->download(be, router, kd_decoder_router_sums(run->decoder));
+    be->ops->download(be, router, run->pull.sums);
     for (int64_t i = 0; i < run->n_hidden; i++) {
         loss += (double)run->direction[i] * (double)hidden[i];
     }

@@ -159,14 +159,27 @@ static double router_loss(void *user)
     return loss;
 }
 
+static void add_losses(fixture *f, kd_tensor segments)
+{
+    f->be->ops->router_loss(
+        f->be, &(kd_router_loss){.logits = f->logits,
+                                 .d_logits = f->d_logits,
+                                 .segments = segments,
+                                 .route = &f->route,
+                                 .balance_scale = f->balance_weight,
+                                 .z_scale = f->z_weight,
+                                 .balance_sum = kd_tensor_1d(f->sums.data, KD_F64, 1),
+                                 .z_sum = kd_tensor_1d((double *)f->sums.data + 1, KD_F64, 1)});
+}
+
 static void expect_gradient(int64_t n, int64_t n_experts, int64_t k, bool renormalise)
 {
     fixture f = make(1, n, n_experts, k, renormalise);
     f.balance_weight = 0.7f;
     f.z_weight = 0.3f;
     route(&f);
-    f.be->ops->route_backward(f.be, f.d_logits, f.d_weights, f.logits, &f.route, 0.7f, 0.3f,
-                              f.sums);
+    f.be->ops->route_backward(f.be, f.d_logits, f.d_weights, f.logits, &f.route);
+    add_losses(&f, kd_tensor_none());
     cr_expect_lt(kd_test_slope_error(router_loss, &f, f.logits, f.d_logits, 1e-3), 1e-3,
                  "%lld experts", (long long)n_experts);
     release(&f);
@@ -186,9 +199,62 @@ Test(ops_router, equal_logits_cost_one_in_balance_and_their_log_in_z)
     f.be->ops->zero(f.be, f.logits);
     kd_test_set(f.sums, 0, 0, 10.0);
     route(&f);
-    f.be->ops->route_backward(f.be, f.d_logits, f.d_weights, f.logits, &f.route, 0.0f, 0.0f,
-                              f.sums);
+    add_losses(&f, kd_tensor_none());
     cr_expect_float_eq(kd_test_get(f.sums, 0, 0), 16.0, 1e-5, "N * 1 is added");
     cr_expect_float_eq(kd_test_get(f.sums, 0, 1), 6.0 * log(4.0) * log(4.0), 1e-5);
+    release(&f);
+}
+
+/* The first rows alone, and the same rows followed by padding. */
+Test(ops_router, losses_leave_padding_out)
+{
+    enum { REAL = 5, ALL = 9, E = 4 };
+
+    fixture real = make(1, REAL, E, 2, true), all = make(1, ALL, E, 2, true);
+    int32_t segments[ALL];
+
+    for (int row = 0; row < ALL; row++) {
+        segments[row] = row < REAL ? 3 : -1;
+        for (int e = 0; e < E && row < REAL; e++) {
+            kd_test_set(all.logits, row, e, kd_test_get(real.logits, row, e));
+        }
+    }
+    real.balance_weight = all.balance_weight = 0.7f;
+    real.z_weight = all.z_weight = 0.3f;
+    route(&real);
+    route(&all);
+    add_losses(&real, kd_tensor_none());
+    add_losses(&all, kd_tensor_1d(segments, KD_I32, ALL));
+    for (int i = 0; i < 2; i++) {
+        cr_expect_eq(kd_test_get(all.sums, 0, i), kd_test_get(real.sums, 0, i));
+    }
+    cr_expect_eq(kd_test_nmse(kd_tensor_slice_rows(all.d_logits, 0, REAL), real.d_logits), 0.0);
+    for (int i = 0; i < (ALL - REAL) * E; i++) {
+        cr_expect_eq(kd_test_get(all.d_logits, REAL + i / E, i % E), 0.0);
+    }
+    release(&all);
+    release(&real);
+}
+
+Test(ops_router, losses_add_to_the_gradient_and_only_what_is_asked)
+{
+    fixture f = make(2, 300, 8, 2, true);
+    const kd_tensor balance = kd_tensor_1d(f.sums.data, KD_F64, 1);
+    const kd_router_loss sum_only = {
+        .logits = f.logits, .route = &f.route, .balance_scale = 1.0f, .balance_sum = balance};
+
+    route(&f);
+    f.balance_weight = 0.7f;
+    f.z_weight = 0.3f;
+    add_losses(&f, kd_tensor_none());
+    const double once = kd_test_get(f.d_logits, 7, 3), sum = kd_test_get(f.sums, 0, 0);
+    const double z = kd_test_get(f.sums, 0, 1);
+    add_losses(&f, kd_tensor_none());
+    cr_expect_float_eq(kd_test_get(f.d_logits, 7, 3), 2.0 * once, 1e-6);
+    cr_expect_float_eq(kd_test_get(f.sums, 0, 0), 2.0 * sum, 1e-9 * sum);
+    f.be->ops->router_loss(f.be, &sum_only);
+    cr_expect_float_eq(kd_test_get(f.sums, 0, 0), 3.0 * sum, 1e-9 * sum);
+    cr_expect_float_eq(kd_test_get(f.sums, 0, 1), 2.0 * z, 1e-9 * z);
+    cr_expect_float_eq(kd_test_get(f.d_logits, 7, 3), 2.0 * once, 1e-6);
     release(&f);
 }

@@ -384,6 +384,53 @@ Test(step, the_routers_losses_are_means_over_all_rows)
     cr_expect_eq(some.gradient_norm, all.gradient_norm);
 }
 
+/* With no preference at all every expert has probability 1 / E: balance is 1, z is log(E)^2. */
+Test(step, the_routers_losses_of_an_indifferent_router_are_known)
+{
+    kd_trainer_settings settings = tiny_train_settings();
+    settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.2);
+    settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
+    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    const kd_parameters *params = kd_trainer_parameters(t->trainer);
+    const tiny_batch batch = tiny_batch_create(3);
+    kd_micro_batch halves[2];
+    kd_step_result r;
+
+    for (int64_t layer = 0; layer < params->config.n_layers; layer++) {
+        t->be->ops->zero(t->be, kd_parameters_weight(params, KD_PARAM_ROUTER, layer).value);
+    }
+    cut(&batch, 2, halves);
+    cr_assert_eq(tiny_train_step(t, 0, halves, 2, &r), KD_OK);
+    cr_assert_str_eq(r.losses[2].name, "balance");
+    cr_expect_float_eq(r.losses[2].raw, 1.0, 1e-6);
+    cr_expect_float_eq(r.losses[3].raw, log(4.0) * log(4.0), 1e-6);
+    tiny_train_destroy(t);
+}
+
+/* Their weights are values of a step: nothing is computed, and nothing moves, while they are 0. */
+Test(step, the_routers_losses_follow_a_schedule)
+{
+    kd_trainer_settings settings = tiny_train_settings();
+    settings.objective.weights[KD_LOSS_KD] = kd_schedule_constant(0.0);
+    settings.objective.weights[KD_LOSS_HARD] = kd_schedule_constant(0.0);
+    settings.objective.weights[KD_LOSS_BALANCE] =
+        (kd_schedule){.kind = KD_SCHEDULE_STEP, .n_points = 2, .points = {{0, 0.0}, {1, 0.5}}};
+    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    const tiny_batch batch = tiny_batch_create(3);
+    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    kd_step_result off, on;
+
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &off), KD_OK);
+    cr_expect_not(off.updated);
+    cr_expect_not(off.losses[1].computed);
+    cr_expect_eq(off.gradient_norm, 0.0);
+    cr_assert_eq(tiny_train_step(t, 1, &whole, 1, &on), KD_OK);
+    cr_expect(on.updated && on.losses[1].computed);
+    cr_expect_gt(on.losses[1].raw, 0.9);
+    cr_expect_gt(on.gradient_norm, 0.0);
+    tiny_train_destroy(t);
+}
+
 Test(step, without_labels_kd_runs_over_all_rows)
 {
     const kd_trainer_settings settings = tiny_train_settings();

@@ -7,9 +7,7 @@ typedef struct route_args {
     const kd_route *route;
     kd_tensor logits, d_logits;
     const float *d_weights;
-    const float *balance_slope; /* (E): gradient of the balance loss by a probability */
     int64_t n_experts, k;
-    float z_weight;
 } route_args;
 
 /* Softmax of a row; returns the log of the sum of exponentials. */
@@ -155,18 +153,6 @@ static void add_weight_gradient(float *d_probs, const route_args *a, int64_t row
     }
 }
 
-static float log_sum_exp(const float *logits, int64_t n)
-{
-    float max = logits[0], sum = 0.0f;
-    for (int64_t e = 1; e < n; e++) {
-        max = logits[e] > max ? logits[e] : max;
-    }
-    for (int64_t e = 0; e < n; e++) {
-        sum += expf(logits[e] - max);
-    }
-    return max + logf(sum);
-}
-
 static void route_backward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const route_args *a = args;
@@ -174,69 +160,35 @@ static void route_backward_rows(const void *args, int lane, int64_t begin, int64
     for (int64_t row = begin; row < end; row++) {
         const float *probs = kd_row(a->route->probs, row);
         float *d = kd_row(a->d_logits, row); /* by probabilities first, then by logits */
-        memcpy(d, a->balance_slope, (size_t)a->n_experts * sizeof *d);
+        memset(d, 0, (size_t)a->n_experts * sizeof *d);
         add_weight_gradient(d, a, row);
         float dot = 0.0f;
         for (int64_t e = 0; e < a->n_experts; e++) {
             dot += d[e] * probs[e];
         }
-        const float z_slope =
-            a->z_weight == 0.0f
-                ? 0.0f
-                : 2.0f * a->z_weight * log_sum_exp(kd_row(a->logits, row), a->n_experts);
         for (int64_t e = 0; e < a->n_experts; e++) {
-            d[e] = probs[e] * (d[e] - dot + z_slope);
+            d[e] = probs[e] * (d[e] - dot);
         }
     }
-}
-
-/* The two sums over rows, in order of rows: small next to everything else. */
-static void add_router_sums(double *sums, const route_args *a, const int32_t *count, int64_t n)
-{
-    double balance = 0.0, z = 0.0;
-    for (int64_t row = 0; row < n; row++) {
-        const float *probs = kd_row(a->route->probs, row);
-        const double lse = (double)log_sum_exp(kd_row(a->logits, row), a->n_experts);
-        for (int64_t e = 0; e < a->n_experts; e++) {
-            balance += (double)count[e] * (double)probs[e];
-        }
-        z += lse * lse;
-    }
-    sums[0] += balance * (double)a->n_experts / (double)(n * a->k);
-    sums[1] += z;
 }
 
 void KD_KERNEL(route_backward)(kd_backend *be,
                                kd_tensor d_logits,
                                kd_tensor d_weights,
                                kd_tensor logits,
-                               const kd_route *route,
-                               float balance_weight,
-                               float z_weight,
-                               kd_tensor sums)
+                               const kd_route *route)
 {
     const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
     const int64_t k = kd_tensor_columns(route->experts);
-    int32_t count[KD_EXPERTS_MAX];
-    float slope[KD_EXPERTS_MAX];
     check_route(route, logits);
     KD_CHECK(kd_tensor_rows(d_logits) == n && kd_tensor_columns(d_logits) == n_experts);
-    KD_CHECK(kd_tensor_elements(d_weights) == n * k && sums.dtype == KD_F64);
-    if (be->fault || n == 0) {
-        return;
+    KD_CHECK(kd_tensor_elements(d_weights) == n * k);
+    if (!be->fault) {
+        const route_args a = {.route = route,
+                              .d_logits = d_logits,
+                              .d_weights = d_weights.data,
+                              .n_experts = n_experts,
+                              .k = k};
+        (void)kd_parallel_rows(be, n, kd_grain(8 * n_experts), route_backward_rows, &a);
     }
-    count_experts(count, route->experts.data, n * k, n_experts);
-    for (int64_t e = 0; e < n_experts; e++) { /* E f_e, the factor N cancels the mean's */
-        slope[e] = balance_weight * (float)n_experts * (float)count[e] / (float)(n * k);
-    }
-    const route_args a = {.route = route,
-                          .logits = logits,
-                          .d_logits = d_logits,
-                          .d_weights = d_weights.data,
-                          .balance_slope = slope,
-                          .n_experts = n_experts,
-                          .k = k,
-                          .z_weight = z_weight};
-    add_router_sums(sums.data, &a, count, n);
-    (void)kd_parallel_rows(be, n, kd_grain(8 * n_experts), route_backward_rows, &a);
 }
