@@ -227,6 +227,26 @@ Test(taps, keys_are_not_yet_turned)
     }
 }
 
+Test(taps, keys_of_a_smaller_batch_are_kept_too)
+{
+    tap_run run = tap_run_start(KD_MODEL_OLMOE, KD_F32, KD_PARAMS_TRAIN, true);
+    copies whole, part;
+
+    keep_all(&whole, &run, 1);
+    tap_run_forward_backward(&run);
+    keep_all(&part, &run, 1);
+    tiny_forward(run.decoder, run.tokens, 1, TAP_TOKENS);
+    kd_decoder_backward(run.decoder, kd_tensor_slice_rows(run.d_hidden, 0, TAP_TOKENS));
+    cr_expect_eq(part.rows[KD_TAP_KEY], TAP_TOKENS);
+    cr_expect_arr_eq(part.values[1][KD_TAP_KEY], part.values[0][KD_TAP_KEY],
+                     bytes_of(&part, KD_TAP_KEY));
+    cr_expect_arr_eq(part.values[1][KD_TAP_KEY], whole.values[1][KD_TAP_KEY],
+                     bytes_of(&part, KD_TAP_KEY));
+    release(&part);
+    release(&whole);
+    tap_run_finish(&run);
+}
+
 /* ---- gradients ---- */
 
 /* loss = <direction, tensor at the point> over all layers; a listener that adds its gradient. */
