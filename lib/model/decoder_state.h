@@ -16,6 +16,10 @@ struct kd_decoder {
     kd_weight final_norm; /* (C)    */
     kd_layer *layers;     /* (L)    */
 
+    size_t keys_bytes;
+    void *keys;       /* kept for listeners, of all layers where they listen; or NULL */
+    kd_probe *probes; /* whose gradient waits for that of their layer; or NULL        */
+
     void *slab; /* all that follows is carved from it */
     size_t slab_bytes;
     kd_pass pass;
@@ -25,9 +29,6 @@ struct kd_decoder {
     kd_tensor hidden;    /* (N, C) compute                        */
     kd_layer_acts *acts; /* (L) in training, else (1)             */
     kd_layer_grads grads;
-    size_t keys_bytes;
-    void *keys;       /* kept for listeners, for all layers where they listen; or NULL */
-    kd_probe *probes; /* whose gradient waits for that of their layer; or NULL */
 };
 
 /* The activations that a layer writes: its own in training, else those of all. */
