@@ -26,7 +26,7 @@ static kd_status take_lock(const char *path, int *lock_out)
 {
     char *file = kd_path_join(path, "lock");
     if (file == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "state folder %s: no memory", path);
+        return KD_ERR_NOMEM;
     }
     kd_status st = KD_ERR_IO;
     const int fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);

@@ -185,8 +185,7 @@ kd_status database_open(const char *folder, database **db_out)
         return kd_fail(KD_ERR_NOMEM, "store in %s: no memory", folder);
     }
     db->path = kd_path_join(folder, "jobs.db");
-    kd_status st =
-        db->path == NULL ? kd_fail(KD_ERR_NOMEM, "store in %s: no memory", folder) : KD_OK;
+    kd_status st = db->path == NULL ? KD_ERR_NOMEM : KD_OK;
     if (st == KD_OK) {
         st = set_up(db);
     }

@@ -28,7 +28,7 @@ static kd_status make_paths(const Kd__Job *job, shard_paths *paths_out)
     }
     if (paths.train == NULL || paths.test == NULL) {
         release_paths(&paths);
-        return kd_fail(KD_ERR_NOMEM, "no memory for paths in %s", job->output);
+        return KD_ERR_NOMEM;
     }
     *paths_out = paths;
     return KD_OK;

@@ -20,15 +20,6 @@
 
 #define LOG_EVERY_S 10.0
 
-static char *join(const char *folder, const char *name)
-{
-    char *path = kd_path_join(folder, name);
-    if (path == NULL) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
-    }
-    return path;
-}
-
 /* The descriptor stays open as long as the process: that is what holds the lock. */
 static kd_status lock_file(const char *path)
 {
@@ -59,7 +50,7 @@ kd_status output_lock(const Kd__Job *job)
     if (st) {
         return st;
     }
-    char *path = join(job->output, ".lock");
+    char *path = kd_path_join(job->output, ".lock");
     st = path == NULL ? KD_ERR_NOMEM : lock_file(path);
     free(path);
     return st;
@@ -69,7 +60,7 @@ kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out)
 {
     kd_checkpoint_state state = {0};
     char *path = NULL;
-    char *folder = join(job->output, "checkpoints");
+    char *folder = kd_path_join(job->output, "checkpoints");
     if (folder == NULL) {
         return KD_ERR_NOMEM;
     }
@@ -90,7 +81,7 @@ kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out)
 static kd_status write_job(const Kd__Job *job)
 {
     kd_text yaml = {0};
-    char *path = join(job->output, "job.yaml");
+    char *path = kd_path_join(job->output, "job.yaml");
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }
@@ -108,7 +99,7 @@ kd_status output_open(const worker *w, output *out)
     if (st) {
         return st;
     }
-    char *checkpoints = join(w->job->output, "checkpoints");
+    char *checkpoints = kd_path_join(w->job->output, "checkpoints");
     if (checkpoints == NULL) {
         return KD_ERR_NOMEM;
     }
@@ -143,7 +134,7 @@ static kd_status add_row(const output *out,
     if (header == NULL || row->failed) {
         st = kd_fail(KD_ERR_NOMEM, "no memory for a row of %s", name);
     } else if (table->path == NULL) {
-        char *path = join(out->w->job->output, name);
+        char *path = kd_path_join(out->w->job->output, name);
         st = path == NULL ? KD_ERR_NOMEM : csv_open(table, path, header, step);
         free(path);
     }
@@ -309,7 +300,7 @@ static kd_status save_tokenizer(const char *folder)
 
 kd_status output_save_final(output *out, kd_trainer *trainer)
 {
-    char *path = join(out->w->job->output, "final");
+    char *path = kd_path_join(out->w->job->output, "final");
     const kd_status st =
         path == NULL ? KD_ERR_NOMEM
                      : kd_model_export(path, kd_trainer_parameters(trainer), save_tokenizer);

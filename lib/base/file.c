@@ -280,6 +280,7 @@ char *kd_path_join(const char *folder, const char *name)
     kd_text_add(&joined, name);
     if (joined.failed) {
         kd_text_release(&joined);
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
         return NULL;
     }
     return joined.data;

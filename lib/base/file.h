@@ -49,7 +49,7 @@ KD_MUST_USE kd_status kd_folder_remove(const char *path);
 
 bool kd_file_exists(const char *path);
 
-/* Joins with one slash into a malloc'ed string; NULL without memory. */
+/* Joins with one slash into a malloc'ed string. NULL without memory: KD_ERR_NOMEM, and it is told. */
 char *kd_path_join(const char *folder, const char *name);
 
 #endif

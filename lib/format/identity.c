@@ -93,7 +93,7 @@ static kd_status add_config(XXH3_state_t *state, const char *folder)
     size_t size = 0;
     char *path = kd_path_join(folder, "config.json");
     if (path == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
+        return KD_ERR_NOMEM;
     }
     const kd_status st = kd_file_read(path, CONFIG_BYTES_MAX, &text, &size);
     free(path);

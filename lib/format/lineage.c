@@ -15,15 +15,6 @@
 
 enum { VERSION = 1, FILE_BYTES_MAX = 1 << 16 };
 
-static char *path_of(const char *folder)
-{
-    char *path = kd_path_join(folder, KD_LINEAGE_NAME);
-    if (path == NULL) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
-    }
-    return path;
-}
-
 /* JSON numbers hold 53 bits for most readers: hashes go as text. */
 static json_t *hash_text(uint64_t hash)
 {
@@ -54,7 +45,7 @@ kd_status kd_lineage_write(const char *folder, const kd_lineage *lineage)
 {
     json_t *root = describe(lineage);
     char *text = root != NULL ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
-    char *path = path_of(folder);
+    char *path = kd_path_join(folder, KD_LINEAGE_NAME);
     kd_status st = KD_ERR_NOMEM;
     if (text == NULL) {
         st = kd_fail(KD_ERR_NOMEM, "no memory to write %s", KD_LINEAGE_NAME);
@@ -134,7 +125,7 @@ static kd_status read_fields(const char *path, const json_t *root, kd_lineage *l
 kd_status kd_lineage_read(const char *folder, kd_lineage *lineage_out, bool *found_out)
 {
     json_t *root;
-    char *path = path_of(folder);
+    char *path = kd_path_join(folder, KD_LINEAGE_NAME);
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }

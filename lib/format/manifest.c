@@ -107,7 +107,7 @@ static kd_status list_file(const char *folder, const char *name, json_t *files)
 
     char *path = kd_path_join(folder, name);
     if (path == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory to list %s", folder);
+        return KD_ERR_NOMEM;
     }
     if (!belongs(name, path)) {
         goto out;
@@ -257,7 +257,7 @@ static kd_status check_files(const char *folder, const char *path, json_t *files
         }
         char *file = kd_path_join(folder, name);
         if (file == NULL) {
-            return kd_fail(KD_ERR_NOMEM, "no memory to verify %s", folder);
+            return KD_ERR_NOMEM;
         }
         st = check_digest(file, expected);
         free(file);
@@ -296,7 +296,7 @@ with_files(const char *folder,
 
     char *path = kd_path_join(folder, KD_MANIFEST_NAME);
     if (path == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
+        return KD_ERR_NOMEM;
     }
     kd_status st = load(path, &root);
     if (!st) {

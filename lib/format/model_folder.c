@@ -15,19 +15,9 @@
 
 enum { CHUNK = 1 << 18 }; /* values that are on the host at a time: 1 MiB of f32 */
 
-/* The path of a file in the folder; NULL with a fault reported. */
-static char *path_in(const char *folder, const char *name)
-{
-    char *path = kd_path_join(folder, name);
-    if (path == NULL) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
-    }
-    return path;
-}
-
 kd_status kd_model_folder_config(const char *folder, kd_model_config *config_out)
 {
-    char *path = path_in(folder, "config.json");
+    char *path = kd_path_join(folder, "config.json");
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }
@@ -346,7 +336,7 @@ static kd_status save_weights(const char *folder, const kd_parameters *params, k
     if (st) {
         return st;
     }
-    char *path = path_in(folder, "model.safetensors");
+    char *path = kd_path_join(folder, "model.safetensors");
     st = path != NULL ? create_file(path, tensors, n_tensors, dtype, &writer) : KD_ERR_NOMEM;
     if (st) {
         goto out_free;
@@ -377,7 +367,7 @@ kd_status kd_model_folder_save(const char *folder, const kd_parameters *params, 
     if (st) {
         return st;
     }
-    char *path = path_in(folder, "config.json");
+    char *path = kd_path_join(folder, "config.json");
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }

@@ -40,7 +40,7 @@ static kd_status check_readable(const char *field, char *path)
 {
     kd_status st = KD_OK;
     if (path == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "%s: no memory", field);
+        return KD_ERR_NOMEM;
     }
     if (access(path, R_OK) != 0) {
         st = fault(field, path, errno, "a file that can be read");

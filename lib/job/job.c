@@ -42,7 +42,7 @@ static kd_status resolve(char **path, const char *base_folder)
     }
     char *absolute = kd_path_join(base_folder, *path);
     if (absolute == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "%s: no memory for its path", *path);
+        return KD_ERR_NOMEM;
     }
     free(*path);
     *path = absolute;

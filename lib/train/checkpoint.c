@@ -41,19 +41,10 @@ static bool parse_name(const char *name, bool temporary, uint64_t *step_out)
     return true;
 }
 
-static char *join(const char *folder, const char *name)
-{
-    char *path = kd_path_join(folder, name);
-    if (path == NULL) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", folder);
-    }
-    return path;
-}
-
 /* Joins, calls and frees: for the files of a checkpoint. */
 static kd_status write_state(const char *folder, const kd_checkpoint_state *state)
 {
-    char *path = join(folder, KD_CHECKPOINT_STATE_NAME);
+    char *path = kd_path_join(folder, KD_CHECKPOINT_STATE_NAME);
     const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_state_write(path, state);
     free(path);
     return st;
@@ -61,7 +52,7 @@ static kd_status write_state(const char *folder, const kd_checkpoint_state *stat
 
 static kd_status read_state(const char *folder, kd_checkpoint_state *state_out)
 {
-    char *path = join(folder, KD_CHECKPOINT_STATE_NAME);
+    char *path = kd_path_join(folder, KD_CHECKPOINT_STATE_NAME);
     const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_state_read(path, state_out);
     free(path);
     return st;
@@ -69,7 +60,7 @@ static kd_status read_state(const char *folder, kd_checkpoint_state *state_out)
 
 static kd_status write_tensors(const char *folder, const kd_optimizer *optimizer)
 {
-    char *path = join(folder, KD_CHECKPOINT_TENSORS_NAME);
+    char *path = kd_path_join(folder, KD_CHECKPOINT_TENSORS_NAME);
     const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_tensors_write(path, optimizer);
     free(path);
     return st;
@@ -77,7 +68,7 @@ static kd_status write_tensors(const char *folder, const kd_optimizer *optimizer
 
 static kd_status read_tensors(const char *folder, kd_optimizer *optimizer)
 {
-    char *path = join(folder, KD_CHECKPOINT_TENSORS_NAME);
+    char *path = kd_path_join(folder, KD_CHECKPOINT_TENSORS_NAME);
     const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_tensors_read(path, optimizer);
     free(path);
     return st;
@@ -148,8 +139,8 @@ kd_status kd_checkpoint_save(const char *folder,
     if (st) {
         return st;
     }
-    char *path = join(folder, name_of(state->step, false).text);
-    char *temporary = join(folder, name_of(state->step, true).text);
+    char *path = kd_path_join(folder, name_of(state->step, false).text);
+    char *temporary = kd_path_join(folder, name_of(state->step, true).text);
     if (path == NULL || temporary == NULL) {
         st = KD_ERR_NOMEM;
     } else {
@@ -229,7 +220,7 @@ kd_checkpoint_find_latest(const char *folder, char **path_out, kd_checkpoint_sta
         return st;
     }
     for (size_t i = 0; i < list.n; i++) {
-        path = join(folder, name_of(list.steps[i], false).text);
+        path = kd_path_join(folder, name_of(list.steps[i], false).text);
         if (path == NULL) {
             st = KD_ERR_NOMEM;
             break;
@@ -275,8 +266,8 @@ kd_status kd_checkpoint_load(const char *path,
 /* Renamed first, so that a name step-<n> stands for a whole checkpoint or for none. */
 static kd_status remove_step(const char *folder, uint64_t step, bool temporary)
 {
-    char *path = join(folder, name_of(step, false).text);
-    char *hidden = join(folder, name_of(step, true).text);
+    char *path = kd_path_join(folder, name_of(step, false).text);
+    char *hidden = kd_path_join(folder, name_of(step, true).text);
     kd_status st = path == NULL || hidden == NULL ? KD_ERR_NOMEM : KD_OK;
 
     if (!st && !temporary) {
