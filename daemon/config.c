@@ -1,7 +1,5 @@
 #include "daemon/config.h"
 
-#include <errno.h>
-#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/option.h"
 #include "message/check.h"
 #include "message/fields.h"
 #include "message/reflect.h"
@@ -26,6 +25,7 @@ const char options_help[] =
     "  --slots N         ranks times threads that run at once [cores that are online]\n"
     "  --worker PATH     the program each rank runs [$DISTILLD_WORKER, or distill-worker next to\n"
     "                    distilld]\n"
+    "  --log-level LEVEL debug, info, warn or error: the least that is told, by ranks too [info]\n"
     "  --version         print the version\n"
     "  --help            print this\n"
     "\n"
@@ -39,78 +39,75 @@ const char options_help[] =
     "example:    distilld --state ~/distilld &\n"
     "            distillctl --server unix:$HOME/distilld/distilld.sock list\n";
 
-static kd_status parse_slots(const char *text, uint32_t *slots_out)
+static kd_status take_slots(const char *text, uint32_t *slots_out)
 {
     const kd_range *range = &kd_field_facts_named("kd.DaemonConfig", "slots")->range;
-    char *end;
-    errno = 0;
-    const unsigned long n = strtoul(text, &end, 10);
-    if (errno != 0 || end == text || *end != '\0' || text[0] == '-' ||
-        !kd_range_holds(range, (double)n)) {
-        return kd_fail(KD_ERR_INVALID, "--slots: found \"%s\", expected a number from %.0f to %.0f",
-                       text, range->least, range->most);
-    }
-    *slots_out = (uint32_t)n;
-    return KD_OK;
+    return kd_option_number("--slots", text, (uint32_t)range->least, (uint32_t)range->most,
+                            slots_out);
 }
 
-static kd_status take_option(options *o, int option, const char *value, const char *word)
+static kd_status take_option(options *o, int letter)
 {
-    switch (option) {
+    switch (letter) {
     case 's':
-        o->state = value;
+        o->state = optarg;
         return KD_OK;
     case 'c':
-        o->config_file = value;
+        o->config_file = optarg;
         return KD_OK;
     case 'w':
-        o->worker = value;
+        o->worker = optarg;
         return KD_OK;
     case 'n':
-        return parse_slots(value, &o->slots);
+        return take_slots(optarg, &o->slots);
     case 'l':
         if (o->n_listen == CONFIG_LISTEN_MAX) {
-            return kd_fail(KD_ERR_INVALID, "--listen: expected at most %d", CONFIG_LISTEN_MAX);
+            return kd_fail(KD_ERR_ARG, "--listen: expected at most %d", CONFIG_LISTEN_MAX);
         }
-        o->listen[o->n_listen++] = value;
+        o->listen[o->n_listen++] = optarg;
         return KD_OK;
-    case 'h':
-        o->help = true;
-        return KD_OK;
+    case 'd':
+        return kd_option_log_level(optarg);
     case 'v':
         o->version = true;
         return KD_OK;
-    case ':':
-        return kd_fail(KD_ERR_INVALID, "%s: expected a value", word);
-    default: /* '?', or a letter that getopt_long() cannot return */
-        return kd_fail(KD_ERR_INVALID, "%s: no such option; see --help", word);
+    default: /* 'h' */
+        o->help = true;
+        return KD_OK;
     }
 }
 
 kd_status options_parse(int argc, char *const *argv, options *options_out)
 {
     static const struct option known[] = {
-        {"state", required_argument, NULL, 's'},  {"config", required_argument, NULL, 'c'},
-        {"listen", required_argument, NULL, 'l'}, {"slots", required_argument, NULL, 'n'},
-        {"worker", required_argument, NULL, 'w'}, {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'v'},      {0},
+        {"state", required_argument, NULL, 's'},
+        {"config", required_argument, NULL, 'c'},
+        {"listen", required_argument, NULL, 'l'},
+        {"slots", required_argument, NULL, 'n'},
+        {"worker", required_argument, NULL, 'w'},
+        {"log-level", required_argument, NULL, 'd'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'v'},
+        {0},
     };
     options o = {0};
-    optind = 1;
-    int option;
-    while ((option = getopt_long(argc, argv, ":", known, NULL)) != -1) {
-        const kd_status st = take_option(&o, option, optarg, argv[optind - 1]);
+    int letter;
+    kd_status st;
+    kd_option_begin();
+    while (!(st = kd_option_next(argc, argv, ":h", known, &letter)) && letter != KD_OPTION_END) {
+        st = take_option(&o, letter);
         if (st) {
             return st;
         }
     }
+    if (st) {
+        return st;
+    }
     if (optind < argc) {
-        return kd_fail(KD_ERR_INVALID, "found \"%s\", expected only options; see --help",
-                       argv[optind]);
+        return kd_fail(KD_ERR_ARG, "found \"%s\", expected only options; see --help", argv[optind]);
     }
     if (o.state == NULL && !o.help && !o.version) {
-        return kd_fail(KD_ERR_INVALID,
-                       "--state: missing; it names the folder for the daemon's state");
+        return kd_fail(KD_ERR_ARG, "--state: missing; it names the folder for the daemon's state");
     }
     *options_out = o;
     return KD_OK;

@@ -19,7 +19,10 @@ typedef struct options {
     bool help, version;
 } options;
 
-/* KD_ERR_INVALID: the fault text says what is wrong. Strings stay those of argv. */
+/*
+ * KD_ERR_ARG: the fault text says what is wrong. Strings stay those of argv, which is put into order.
+ * Sets the level of the log.
+ */
 KD_MUST_USE kd_status options_parse(int argc, char *const *argv, options *options_out);
 
 extern const char options_help[];

@@ -132,9 +132,11 @@ static int spawn(uv_loop_t *loop, const launch *l, int log_fd, char **environmen
 {
     char ranks[16];
     (void)snprintf(ranks, sizeof ranks, "%u", l->n_ranks);
-    const char *args[] = {"mpirun",        "-n",      ranks,   "--oversubscribe", "--bind-to",
-                          "none",          l->worker, "--job", l->job_file,       "--attempt-file",
-                          l->attempt_file, NULL};
+    const char *level = kd_log_level_name(kd_log_get_level());
+    const char *args[] = {
+        "mpirun",  "-n",    ranks,       "--oversubscribe", "--bind-to",     "none",
+        l->worker, "--job", l->job_file, "--attempt-file",  l->attempt_file, "--log-level",
+        level,     NULL};
     uv_stdio_container_t stdio[3] = {
         {.flags = UV_IGNORE},
         {.flags = UV_INHERIT_FD, .data.fd = log_fd},

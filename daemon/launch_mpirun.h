@@ -4,7 +4,7 @@
  * mpirun gets a session of its own, so that it and its ranks outlive the daemon, /dev/null as input
  * and the attempt's log file as output. All of them carry a mark in their environment by which they
  * are found again (process.h). The environment of the daemon is passed on; what Open MPI needs on a
- * single machine is set where the user has not set it.
+ * single machine is set where the user has not set it. Ranks log as much as the daemon does.
  */
 #ifndef KD_DAEMON_LAUNCH_MPIRUN_H
 #define KD_DAEMON_LAUNCH_MPIRUN_H

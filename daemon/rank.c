@@ -189,6 +189,8 @@ static void on_report(rank_link *link, Kd__RankMessage *message)
         return;
     }
     attempt_heartbeat(a, link->rank, step, work, now_ms);
+    kd_log(KD_LOG_DEBUG, "job %" PRIu64 ": rank %u: message %d at step %" PRIu64, a->job_id,
+           link->rank, (int)message->body_case, step);
     switch (message->body_case) {
     case KD__RANK_MESSAGE__BODY_STEP:
         on_step(link, message);

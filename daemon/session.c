@@ -220,6 +220,8 @@ static void on_request(session *s, Kd__Request *request)
 {
     const uint64_t id = request->id;
     const char *refusal = find_refusal(s, request);
+    kd_log(KD_LOG_DEBUG, "request %" PRIu64 ": kind %d%s%s", id, (int)request->body_case,
+           refusal ? ", refused: " : "", refusal ? refusal : "");
     if (refusal != NULL) {
         session_refuse(s, id, KD__ERROR__CODE__REFUSED, refusal, NULL);
         return;

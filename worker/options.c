@@ -1,62 +1,53 @@
 #include "worker/options.h"
 
-#include <string.h>
-
 #include "base/log.h"
+#include "base/option.h"
 
-/* An option is `--name VALUE` or `--name=VALUE`. Returns false if argv[*at] is another one. */
-static bool
-take_value(int argc, char **argv, int *at, const char *name, const char **value_out, kd_status *st)
+static kd_status take(int letter, options *o)
 {
-    const char *word = argv[*at];
-    const size_t n = strlen(name);
-    if (strncmp(word, name, n) != 0 || (word[n] != '\0' && word[n] != '=')) {
-        return false;
-    }
-    if (word[n] == '=') {
-        *value_out = word + n + 1;
-    } else if (*at + 1 < argc) {
-        *value_out = argv[++*at];
-    } else {
-        *st = kd_fail(KD_ERR_ARG, "%s: expected a value behind it; see --help", name);
-    }
-    return true;
-}
-
-static kd_status take(int argc, char **argv, int *at, options *o)
-{
-    const char *word = argv[*at];
-    const char *set = NULL;
-    kd_status st = KD_OK;
-    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+    switch (letter) {
+    case 'j':
+        o->job_path = optarg;
+        return KD_OK;
+    case 'a':
+        o->attempt_path = optarg;
+        return KD_OK;
+    case 's':
+        if (o->n_sets == OPTIONS_SETS_MAX) {
+            return kd_fail(KD_ERR_ARG, "--set: expected at most %d of them", OPTIONS_SETS_MAX);
+        }
+        o->sets[o->n_sets++] = optarg;
+        return KD_OK;
+    case 'l':
+        return kd_option_log_level(optarg);
+    default: /* 'h' */
         o->help = true;
         return KD_OK;
     }
-    if (take_value(argc, argv, at, "--job", &o->job_path, &st) ||
-        take_value(argc, argv, at, "--attempt-file", &o->attempt_path, &st)) {
-        return st;
-    }
-    if (!take_value(argc, argv, at, "--set", &set, &st)) {
-        return kd_fail(KD_ERR_ARG, "found %s, expected --job, --attempt-file or --set; see --help",
-                       word);
-    }
-    if (!st && o->n_sets == OPTIONS_SETS_MAX) {
-        st = kd_fail(KD_ERR_ARG, "--set: expected at most %d of them", OPTIONS_SETS_MAX);
-    }
-    if (!st) {
-        o->sets[o->n_sets++] = set;
-    }
-    return st;
 }
 
 kd_status options_parse(int argc, char **argv, options *options_out)
 {
+    static const struct option known[] = {
+        {"job", required_argument, NULL, 'j'}, {"attempt-file", required_argument, NULL, 'a'},
+        {"set", required_argument, NULL, 's'}, {"log-level", required_argument, NULL, 'l'},
+        {"help", no_argument, NULL, 'h'},      {0},
+    };
     options o = {0};
-    for (int i = 1; i < argc; i++) {
-        const kd_status st = take(argc, argv, &i, &o);
+    int letter;
+    kd_status st;
+    kd_option_begin();
+    while (!(st = kd_option_next(argc, argv, ":h", known, &letter)) && letter != KD_OPTION_END) {
+        st = take(letter, &o);
         if (st) {
             return st;
         }
+    }
+    if (st) {
+        return st;
+    }
+    if (optind < argc) {
+        return kd_fail(KD_ERR_ARG, "found \"%s\", expected only options; see --help", argv[optind]);
     }
     if (o.job_path == NULL && !o.help) {
         return kd_fail(KD_ERR_ARG, "--job: expected a job file; see --help");
@@ -67,8 +58,8 @@ kd_status options_parse(int argc, char **argv, options *options_out)
 
 const char *options_help(void)
 {
-    return "usage: mpirun -n RANKS distill-worker --job FILE [--set PATH=VALUE]... [--attempt-file "
-           "FILE]\n"
+    return "usage: mpirun -n RANKS distill-worker --job FILE [--set PATH=VALUE]...\n"
+           "                                      [--attempt-file FILE] [--log-level LEVEL]\n"
            "\n"
            "One rank of a distillation job. RANKS is the job's student_ranks + teacher_ranks; "
            "ranks\n"
@@ -78,6 +69,7 @@ const char *options_help(void)
            "  --job FILE           the job, in YAML; relative paths are below FILE's folder\n"
            "  --set PATH=VALUE     changes a field of it, e.g. training.steps=100\n"
            "  --attempt-file FILE  where the daemon listens, and the secret (written by distilld)\n"
+           "  --log-level LEVEL    debug, info, warn or error: the least that is told [info]\n"
            "\n"
            "SIGTERM: writes a checkpoint and ends. The same command goes on from the newest\n"
            "checkpoint in the job's output folder.\n"

@@ -28,7 +28,7 @@ typedef struct options {
     size_t n_sets;
 } options;
 
-/* Views into argv. KD_ERR_ARG says what is wrong. */
+/* Views into argv, which is put into order; sets the log's level. KD_ERR_ARG says what is wrong. */
 KD_MUST_USE kd_status options_parse(int argc, char **argv, options *options_out);
 
 /* The text of --help. */

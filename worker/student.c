@@ -200,6 +200,8 @@ static kd_status train_step(student_rank *rank, uint64_t step, double *started_s
     }
     const double now_s = kd_clock_monotonic_s();
     const double step_s = now_s - *started_s;
+    kd_log(KD_LOG_DEBUG, "step %llu: %.6f s, of them %.6f s waiting for signals",
+           (unsigned long long)step + 1, step_s, result.stall_s);
     *started_s = now_s;
     rank->w->done = step + 1;
     rank_link_set_step(rank->w->link, step + 1);

@@ -140,6 +140,7 @@ static kd_status teach_step(teacher_rank *rank, uint64_t step)
         if (st) {
             return st;
         }
+        kd_log(KD_LOG_DEBUG, "micro-batch %llu is on its way", (unsigned long long)m);
     }
     return KD_OK;
 }

@@ -1,11 +1,11 @@
 #include "daemon/ctl/options.h"
 
-#include <getopt.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/option.h"
 #include "base/text.h"
 
 #define DEFAULT_SERVER "unix:/run/distilld/distilld.sock"
@@ -101,8 +101,7 @@ find_command(const char *name, const ctl_command *commands, size_t n_commands)
     return NULL;
 }
 
-/* False: the option is not one, or lacks its value; getopt has said so. */
-static bool take_option(int letter, ctl_options *o, bool *help, bool *version)
+static void take_option(int letter, ctl_options *o, bool *help, bool *version)
 {
     switch (letter) {
     case 'S':
@@ -132,13 +131,10 @@ static bool take_option(int letter, ctl_options *o, bool *help, bool *version)
     case 'c':
         o->csv = true;
         break;
-    case 'f':
+    default: /* 'f' */
         o->follow = true;
         break;
-    default:
-        return false;
     }
-    return true;
 }
 
 /* Splits what is left after the options into command and argument. */
@@ -207,11 +203,17 @@ bool ctl_options_parse(int argc,
         return false;
     }
     *exit_out = CTL_USAGE;
-    for (int letter; (letter = getopt_long(argc, argv, "hf", long_options, NULL)) != -1;) {
-        if (!take_option(letter, options, &help, &version)) {
-            return false;
-        }
+    int letter;
+    kd_status st;
+    kd_option_begin();
+    while (!(st = kd_option_next(argc, argv, ":hf", long_options, &letter)) &&
+           letter != KD_OPTION_END) {
+        take_option(letter, options, &help, &version);
         seen |= option_bit(letter);
+    }
+    if (st) {
+        (void)fprintf(stderr, "distillctl: %s\n", kd_fault_text());
+        return false;
     }
     if (version || (help && optind >= argc)) {
         *exit_out = CTL_OK;

@@ -30,7 +30,12 @@ void kd_log_set_level(kd_log_level level)
     atomic_store(&lowest_level, (int)level);
 }
 
-static const char *level_name(kd_log_level level)
+kd_log_level kd_log_get_level(void)
+{
+    return (kd_log_level)atomic_load(&lowest_level);
+}
+
+const char *kd_log_level_name(kd_log_level level)
 {
     static const char *const names[] = {
         [KD_LOG_DEBUG] = "debug",
@@ -57,7 +62,7 @@ static size_t print_head(char *line, size_t size, kd_log_level level)
     pthread_mutex_unlock(&who_lock);
 
     const int n = snprintf(line, size, "%s.%03ldZ %s %s: ", day, now.tv_nsec / 1000000,
-                           level_name(level), who);
+                           kd_log_level_name(level), who);
     KD_CHECK(n > 0 && (size_t)n < size);
     return (size_t)n;
 }

@@ -23,6 +23,10 @@ void kd_log_set_who(const char *who);
 
 /* Lines below `level` are dropped. KD_LOG_INFO at start. */
 void kd_log_set_level(kd_log_level level);
+kd_log_level kd_log_get_level(void);
+
+/* "debug", "info", "warn" or "error", as the lines have it. */
+const char *kd_log_level_name(kd_log_level level);
 
 void kd_log(kd_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -227,6 +227,17 @@ case_bad_input() {
     expect_exit 74 "cannot make folder" 2 student.yaml output=file/student
 }
 
+# A level of the log is that of all its lines.
+case_log_level() {
+    make_teacher
+    local level
+    for level in debug error; do
+        "$mpirun" -n 1 "$worker" --job teacher.yaml --set "output=$level" --log-level "$level" >"log.$level" 2>&1
+    done
+    grep -q ' debug rank 0: step 1: ' log.debug || fail "no line of level debug"
+    ! grep -E ' (debug|info|warn) rank' log.error || fail "lines below the level asked for"
+}
+
 # Two runs of one output folder: the second waits for the first one's end, then goes on from there.
 case_lock() {
     make_teacher
@@ -252,7 +263,9 @@ case_model() {
     awk -v a="$loss" -v b="$found" 'BEGIN { exit !(a > 0 && (a - b) ^ 2 < 1e-10 * a * a) }' ||
         fail "evaluate found loss $found, the run $loss"
     "$tool" evaluate teacher/final --data text.txt | grep -q '^loss [0-9.]* nats a token' || fail "evaluate on text"
+    : >log
     expect_code 64 "$tool" inspect teacher/final --jsno
+    grep -q -- '--jsno: no such option; did you mean "--json"?' log || fail "a misspelt option is not named"
     expect_code 65 "$tool" inspect nowhere
     expect_code 65 "$tool" evaluate teacher/final --data nowhere.txt
     expect_code 74 "$tool" inspect teacher/final >/dev/full

@@ -70,7 +70,8 @@ static void run_daemon(const support_daemon *d, const char *worker, int ready_fd
     if (worker != NULL) {
         (void)setenv("DISTILLD_WORKER", worker, 1);
     }
-    (void)execl(KD_TEST_DISTILLD, "distilld", "--state", state, "--config", config, (char *)NULL);
+    (void)execl(KD_TEST_DISTILLD, "distilld", "--state", state, "--config", config, "--log-level",
+                "warn", (char *)NULL);
     _exit(127);
 }
 

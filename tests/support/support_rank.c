@@ -161,9 +161,10 @@ int main(int argc, char **argv)
 {
     rank r = {0};
     size_t n_bytes;
-    SUPPORT_REQUIRE(argc == 5 && strcmp(argv[1], "--job") == 0 &&
-                        strcmp(argv[3], "--attempt-file") == 0,
-                    "--job FILE --attempt-file FILE");
+    SUPPORT_REQUIRE(argc == 7 && strcmp(argv[1], "--job") == 0 &&
+                        strcmp(argv[3], "--attempt-file") == 0 &&
+                        strcmp(argv[5], "--log-level") == 0 && strcmp(argv[6], "warn") == 0,
+                    "--job FILE --attempt-file FILE --log-level warn");
     (void)signal(SIGPIPE, SIG_IGN);
     char *text = read_whole(argv[2], &n_bytes);
     SUPPORT_REQUIRE(kd_job_parse(text, n_bytes, argv[2], NULL, 0, &r.job) == KD_OK, "%s", argv[2]);

@@ -79,7 +79,10 @@ Test(daemon_config, wrong_options_are_named)
     } wrong[] = {
         {{NULL}, "--state: missing"},
         {{"--state", NULL}, "--state: expected a value"},
-        {{"--state", "/s", "--slotz", "1", NULL}, "--slotz: no such option"},
+        {{"--state", "/s", "--slotz", "1", NULL},
+         "--slotz: no such option; did you mean \"--slots\"?"},
+        {{"--state", "/s", "--help=now", NULL}, "--help=now: expected no value"},
+        {{"--state", "/s", "--log-level", "loud", NULL}, "--log-level: found \"loud\", expected"},
         {{"--state", "/s", "--slots", "0", NULL}, "--slots: found \"0\""},
         {{"--state", "/s", "--slots", "-1", NULL}, "--slots: found \"-1\""},
         {{"--state", "/s", "--slots", "2x", NULL}, "--slots: found \"2x\""},
@@ -87,7 +90,7 @@ Test(daemon_config, wrong_options_are_named)
     };
 
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        cr_expect(eq(int, parse(wrong[i].words, &o), KD_ERR_INVALID));
+        cr_expect(eq(int, parse(wrong[i].words, &o), KD_ERR_ARG));
         expect_fault(wrong[i].fault);
         cr_expect(eq(u32, o.slots, 99));
     }

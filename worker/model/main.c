@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/option.h"
 #include "data/pack.h"
 #include "format/model_folder.h"
 #include "shape/count.h"
@@ -19,6 +20,7 @@ static const char help[] =
     "usage: distill-model inspect FOLDER [--json]\n"
     "       distill-model evaluate FOLDER --data FILE... [--sequence-length N] [--batch N]\n"
     "                              [--threads N] [--max-sequences N] [--f32] [--json]\n"
+    "       either: [--log-level debug|info|warn|error]\n"
     "\n"
     "inspect   prints the shape and size of a model folder (config.json, model.safetensors)\n"
     "evaluate  prints loss (nats a token), perplexity and next-token accuracy on text files, or "
@@ -34,62 +36,106 @@ typedef struct arguments {
     const char **files;
     size_t n_files;
     uint32_t n_tokens, n_batch, n_threads, n_sequences; /* n_sequences 0: all */
-    bool f32, json;
+    bool f32, json, help;
 } arguments;
 
-static bool take_number(const char *text, uint32_t *number_out)
+/* Command and folder come first; behind --data FILE further files may follow without it. */
+static kd_status take_word(const char *word, arguments *a)
 {
-    char *end = NULL;
-    const unsigned long value = text != NULL ? strtoul(text, &end, 10) : 0;
-    if (text == NULL || *end != '\0' || value == 0 || value > 1u << 24) {
-        return false;
+    if (a->command == NULL) {
+        a->command = word;
+    } else if (a->folder == NULL) {
+        a->folder = word;
+    } else if (a->n_files > 0) {
+        a->files[a->n_files++] = word;
+    } else {
+        return kd_fail(KD_ERR_ARG, "found \"%s\", expected an option; see --help", word);
     }
-    *number_out = (uint32_t)value;
-    return true;
+    return KD_OK;
+}
+
+static kd_status take(int letter, arguments *a)
+{
+    enum { MOST = 1 << 24 };
+
+    switch (letter) {
+    case KD_OPTION_WORD:
+        return take_word(optarg, a);
+    case 'd':
+        a->files[a->n_files++] = optarg;
+        return KD_OK;
+    case 's':
+        return kd_option_number("--sequence-length", optarg, 1, MOST, &a->n_tokens);
+    case 'b':
+        return kd_option_number("--batch", optarg, 1, MOST, &a->n_batch);
+    case 't':
+        return kd_option_number("--threads", optarg, 1, MOST, &a->n_threads);
+    case 'm':
+        return kd_option_number("--max-sequences", optarg, 1, MOST, &a->n_sequences);
+    case 'l':
+        return kd_option_log_level(optarg);
+    case 'f':
+        a->f32 = true;
+        return KD_OK;
+    case 'j':
+        a->json = true;
+        return KD_OK;
+    default: /* 'h' */
+        a->help = true;
+        return KD_OK;
+    }
+}
+
+static kd_status check(const arguments *a)
+{
+    const bool evaluates = a->command != NULL && strcmp(a->command, "evaluate") == 0;
+    if (a->command == NULL) {
+        return kd_fail(KD_ERR_ARG, "no command: expected inspect or evaluate; see --help");
+    }
+    if (!evaluates && strcmp(a->command, "inspect") != 0) {
+        return kd_fail(KD_ERR_ARG, "found \"%s\", expected inspect or evaluate; see --help",
+                       a->command);
+    }
+    if (a->folder == NULL) {
+        return kd_fail(KD_ERR_ARG, "%s: expected a model folder; see --help", a->command);
+    }
+    if (evaluates && a->n_files == 0) {
+        return kd_fail(KD_ERR_ARG, "--data: missing; it names the text to evaluate on");
+    }
+    if (!evaluates && a->n_files > 0) {
+        return kd_fail(KD_ERR_ARG, "--data: is not an option of inspect");
+    }
+    return KD_OK;
 }
 
 /* `a->files` has room for argc names. */
-static bool parse(int argc, char **argv, arguments *a)
+static kd_status parse(int argc, char **argv, arguments *a)
 {
-    struct {
-        const char *name;
-        uint32_t *value;
-    } numbers[] = {{"--sequence-length", &a->n_tokens},
-                   {"--batch", &a->n_batch},
-                   {"--threads", &a->n_threads},
-                   {"--max-sequences", &a->n_sequences}};
-
-    bool in_files = false;
-    if (argc < 3) {
-        return false;
-    }
-    a->command = argv[1];
-    a->folder = argv[2];
-    for (int i = 3; i < argc; i++) {
-        bool known = false;
-        for (size_t k = 0; k < sizeof numbers / sizeof *numbers && !known; k++) {
-            if (strcmp(argv[i], numbers[k].name) == 0) {
-                known = true;
-                if (!take_number(i + 1 < argc ? argv[++i] : NULL, numbers[k].value)) {
-                    return false;
-                }
-            }
-        }
-        if (strcmp(argv[i], "--data") == 0) {
-            known = in_files = true;
-        } else if (strcmp(argv[i], "--json") == 0) {
-            known = a->json = true;
-        } else if (strcmp(argv[i], "--f32") == 0) {
-            known = a->f32 = true;
-        } else if (!known && in_files && argv[i][0] != '-') {
-            known = true;
-            a->files[a->n_files++] = argv[i];
-        }
-        if (!known) {
-            return false;
+    static const struct option known[] = {
+        {"data", required_argument, NULL, 'd'},
+        {"sequence-length", required_argument, NULL, 's'},
+        {"batch", required_argument, NULL, 'b'},
+        {"threads", required_argument, NULL, 't'},
+        {"max-sequences", required_argument, NULL, 'm'},
+        {"log-level", required_argument, NULL, 'l'},
+        {"f32", no_argument, NULL, 'f'},
+        {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
+    };
+    int letter;
+    kd_status st;
+    kd_option_begin();
+    while (!(st = kd_option_next(argc, argv, "-:h", known, &letter)) && letter != KD_OPTION_END) {
+        st = take(letter, a);
+        if (st) {
+            return st;
         }
     }
-    return true;
+    for (int i = optind; !st && i < argc; i++) { /* behind "--" */
+        st = take_word(argv[i], a);
+    }
+    return st || a->help ? st : check(a);
 }
 
 static kd_status inspect(const arguments *a)
@@ -152,8 +198,7 @@ static kd_status open_text(const arguments *a, kd_shard *shard_out)
         .sequence_length = a->n_tokens,
         .out_train_path = path,
     };
-    kd_status st =
-        path == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a path") : kd_pack(&settings, NULL);
+    kd_status st = path == NULL ? KD_ERR_NOMEM : kd_pack(&settings, NULL);
     if (!st) {
         st = kd_shard_open(shard_out, path);
     }
@@ -255,23 +300,22 @@ static int exit_code(kd_status st)
     return st == KD_ERR_NOMEM || st == KD_ERR_STATE ? EXIT_INTERNAL : EXIT_INPUT;
 }
 
+static int run(const arguments *a)
+{
+    return exit_code(strcmp(a->command, "inspect") == 0 ? inspect(a) : evaluate(a));
+}
+
 int main(int argc, char **argv)
 {
     arguments a = {.n_tokens = 256, .n_batch = 8, .n_threads = 1};
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
-        return fputs(help, stdout) < 0 ? EXIT_IO : EXIT_DONE;
-    }
+    int code = EXIT_USAGE;
     kd_log_set_who("distill-model");
     a.files = calloc((size_t)argc, sizeof *a.files);
-    int code = EXIT_USAGE;
-    if (a.files == NULL || !parse(argc, argv, &a)) {
-        (void)fputs(help, stderr);
-    } else if (strcmp(a.command, "inspect") == 0 && a.n_files == 0) {
-        code = exit_code(inspect(&a));
-    } else if (strcmp(a.command, "evaluate") == 0 && a.n_files > 0) {
-        code = exit_code(evaluate(&a));
-    } else {
-        (void)fputs(help, stderr);
+    if (a.files == NULL) {
+        return EXIT_INTERNAL;
+    }
+    if (parse(argc, argv, &a) == KD_OK) {
+        code = !a.help ? run(&a) : fputs(help, stdout) < 0 ? EXIT_IO : EXIT_DONE;
     }
     free(a.files);
     return code == EXIT_DONE && fflush(stdout) != 0 ? EXIT_IO : code;
