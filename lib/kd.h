@@ -136,7 +136,7 @@ KD_MUST_USE kd_status kd_student_get_weight(const kd_student *student,
  * -100 counts nowhere. labels NULL: there are none; "hard" is then not computed, and "kd" runs over
  * all rows. With a teacher attached and distillation on, "kd" is computed against it. Where no loss
  * has both a weight and rows to learn from the weights stay as they are, and a line says so.
- * KD_ERR_STATE: a loss was not finite; the weights are those before the step.
+ * KD_ERR_INVALID: a loss was not finite; the weights are those before the step.
  */
 KD_MUST_USE kd_status kd_student_step(kd_student *student,
                                       const int32_t *tokens,

@@ -62,8 +62,9 @@ kd_status csv_open(csv *table, const char *path, const char *header, uint64_t fi
     }
     const int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
     if (fd < 0) {
+        const int error = errno;
         free(copy);
-        return kd_fail(KD_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+        return kd_fail(kd_status_of_errno(error), "cannot open %s: %s", path, strerror(error));
     }
     *table = (csv){fd, copy};
     return KD_OK;

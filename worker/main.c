@@ -6,6 +6,7 @@
  * Up to `run` the ranks agree after each phase, so that all end with the true reason. In `run` they
  * wait for each other in many places: whoever fails reports its fault and ends them all.
  */
+#include <errno.h>
 #include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
@@ -76,7 +77,9 @@ static kd_status resolve_paths(Kd__Job *job, const char *job_path)
 {
     char *absolute = realpath(job_path, NULL);
     if (absolute == NULL) {
-        return kd_fail(KD_ERR_IO, "cannot resolve %s", job_path);
+        const int error = errno;
+        return kd_fail(error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error),
+                       "cannot resolve %s: %s", job_path, strerror(error));
     }
     *strrchr(absolute, '/') = '\0';
     const kd_status st = kd_job_resolve_paths(job, absolute);

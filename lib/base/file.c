@@ -13,9 +13,25 @@
 #include "base/text.h"
 #include "base/writer.h"
 
+kd_status kd_status_of_errno(int error)
+{
+    switch (error) {
+    case ENOTDIR:
+    case EISDIR:
+    case EEXIST:
+    case ELOOP:
+    case ENAMETOOLONG:
+    case EACCES:
+        return KD_ERR_INVALID;
+    default:
+        return KD_ERR_IO;
+    }
+}
+
 static kd_status fail(const char *operation, const char *path)
 {
-    return kd_fail(KD_ERR_IO, "cannot %s %s: %s", operation, path, strerror(errno));
+    const int error = errno;
+    return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
 }
 
 static kd_status open_to_read(const char *path, int *fd_out)
@@ -41,7 +57,7 @@ static kd_status map_fd(int fd, const char *path, kd_mapping *mapping_out)
         return fail("stat", path);
     }
     if (!S_ISREG(info.st_mode)) {
-        return kd_fail(KD_ERR_IO, "cannot map %s: it is not a regular file", path);
+        return kd_fail(KD_ERR_INVALID, "cannot map %s: it is not a regular file", path);
     }
     if (info.st_size == 0) {
         *mapping_out = (kd_mapping){0};

@@ -49,6 +49,13 @@ KD_MUST_USE kd_status kd_folder_remove(const char *path);
 
 bool kd_file_exists(const char *path);
 
+/*
+ * What an errno of a path means to whoever would try again: KD_ERR_INVALID where the path itself
+ * is wrong and stays so (a file where a folder must be, no permission, too long); else KD_ERR_IO, also
+ * for ENOENT, which only those call KD_ERR_NOT_FOUND who open to read. The functions of this file and of writer.h answer by it.
+ */
+kd_status kd_status_of_errno(int error);
+
 /* Joins with one slash into a malloc'ed string. NULL without memory: KD_ERR_NOMEM, and it is told. */
 char *kd_path_join(const char *folder, const char *name);
 

@@ -1,5 +1,6 @@
 #include "base/text.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -134,4 +135,9 @@ const char *kd_text_nearest(const char *word, const char *const *candidates, siz
         }
     }
     return nearest;
+}
+
+const char *kd_text_not_finite(double number)
+{
+    return isnan(number) ? "not a number" : "infinite";
 }

@@ -24,6 +24,9 @@ void kd_text_printf(kd_text *text, const char *format, ...) __attribute__((forma
 void kd_text_clear(kd_text *text); /* keeps the memory */
 void kd_text_release(kd_text *text);
 
+/* What to call a number that is not finite: "not a number" or "infinite". */
+const char *kd_text_not_finite(double number);
+
 /*
  * The candidate with the smallest edit distance (insert, delete, replace, swap of neighbours) to
  * `word`, or NULL if none is within a third of the word's length, rounded up.

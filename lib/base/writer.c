@@ -15,7 +15,8 @@ enum { BUFFER_BYTES = 1 << 18 };
 
 static kd_status fail(const char *operation, const char *path)
 {
-    return kd_fail(KD_ERR_IO, "cannot %s %s: %s", operation, path, strerror(errno));
+    const int error = errno;
+    return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
 }
 
 static void release(kd_writer *writer)

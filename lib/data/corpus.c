@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
 
 enum { CHUNK_BYTES = 1 << 18, MAX_LINE_BYTES = 1 << 28 };
@@ -36,7 +37,9 @@ static kd_status next_chunk(reader *r, size_t *size_out)
             return KD_OK;
         }
         if (errno != EINTR) {
-            return kd_fail(KD_ERR_IO, "cannot read %s: %s", r->path, strerror(errno));
+            const int error = errno;
+            return kd_fail(kd_status_of_errno(error), "cannot read %s: %s", r->path,
+                           strerror(error));
         }
     }
 }
@@ -273,8 +276,9 @@ static kd_status read_file(reader *r)
     r->has_text = false;
     r->fd = open(r->path, O_RDONLY | O_CLOEXEC);
     if (r->fd < 0) {
-        const kd_status st = errno == ENOENT ? KD_ERR_NOT_FOUND : KD_ERR_IO;
-        return kd_fail(st, "cannot open %s: %s", r->path, strerror(errno));
+        const int error = errno;
+        return kd_fail(error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error),
+                       "cannot open %s: %s", r->path, strerror(error));
     }
     const kd_status st = read_open_file(r);
     (void)close(r->fd);

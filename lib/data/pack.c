@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include "base/text.h"
@@ -273,8 +274,9 @@ make_info(const kd_pack_settings *settings, const kd_tokenizer *tokenizer, kd_sh
     if (bad_file == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory to pack %zu files", settings->n_files);
     }
-    const kd_status st = errno == ENOENT ? KD_ERR_NOT_FOUND : KD_ERR_IO;
-    return kd_fail(st, "cannot open %s: %s", bad_file, strerror(errno));
+    const int error = errno;
+    return kd_fail(error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error),
+                   "cannot open %s: %s", bad_file, strerror(error));
 }
 
 static kd_status pack_with(const kd_pack_settings *settings,

@@ -28,7 +28,8 @@ typedef struct digest {
 
 static kd_status fail(const char *operation, const char *path)
 {
-    return kd_fail(KD_ERR_IO, "cannot %s %s: %s", operation, path, strerror(errno));
+    const int error = errno;
+    return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
 }
 
 static kd_status hash_fd(int fd, const char *path, XXH3_state_t *state, digest *digest_out)

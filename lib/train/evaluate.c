@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "train/tokens.h"
 
 /* What one call holds. */
@@ -141,6 +142,10 @@ kd_status kd_evaluate(kd_parameters *params,
         return kd_fail(KD_ERR_INVALID, "found no label to evaluate, expected at least one");
     }
     const double loss = sums[KD_VOCAB_SUM_HARD] / n_tokens;
+    if (!isfinite(loss)) {
+        return kd_fail(KD_ERR_INVALID, "the loss on held-out text is %s, expected a number",
+                       kd_text_not_finite(loss));
+    }
     *evaluation_out = (kd_evaluation){.loss = loss,
                                       .perplexity = exp(loss),
                                       .accuracy = sums[KD_VOCAB_SUM_CORRECT] / n_tokens,

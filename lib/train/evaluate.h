@@ -44,8 +44,8 @@ typedef struct kd_evaluate_settings {
 
 /*
  * Every student rank makes the same call: rank r takes batches r, r + n_ranks, ... Blocks;
- * allocates its buffers for the call. KD_ERR_INVALID: no sequences, no valid token, or a token or
- * label out of range.
+ * allocates its buffers for the call. KD_ERR_INVALID: no sequences, no valid token, a token or
+ * label out of range, or a loss that is not finite.
  */
 KD_MUST_USE kd_status kd_evaluate(kd_parameters *params,
                                   kd_decoder *decoder,

@@ -72,28 +72,29 @@ void kd_folder_discard(const char *folder)
 }
 
 /* PARENT/.NAME.tmp, beside `path`, whose parent is made. NULL with a fault reported. */
-static char *temporary_beside(const char *path)
+static kd_status temporary_beside(const char *path, char **temporary_out)
 {
     const char *name;
     kd_text text = {0};
     char *parent = parent_of(path, &name);
 
     if (parent == NULL) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
-        return NULL;
+        return kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
     }
-    if (kd_folder_make(parent)) {
-        free(parent);
-        return NULL;
+    const kd_status st = kd_folder_make(parent);
+    if (!st) {
+        kd_text_printf(&text, "%s/.%s.tmp", parent, name);
     }
-    kd_text_printf(&text, "%s/.%s.tmp", parent, name);
     free(parent);
+    if (st) {
+        return st;
+    }
     if (text.failed) {
         kd_text_release(&text);
-        (void)kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
-        return NULL;
+        return kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
     }
-    return text.data;
+    *temporary_out = text.data;
+    return KD_OK;
 }
 
 static kd_status write_model(const char *folder,
@@ -135,9 +136,9 @@ kd_status kd_model_export(const char *folder,
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }
-    kd_status st = KD_ERR_IO;
-    char *temporary = temporary_beside(path);
-    if (temporary != NULL) {
+    char *temporary = NULL;
+    kd_status st = temporary_beside(path, &temporary);
+    if (!st) {
         st = write_model(temporary, params, add_files);
         if (!st) {
             st = kd_folder_publish(temporary, path);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "train/tokens.h"
 
 struct kd_trainer {
@@ -312,17 +313,16 @@ static kd_status check_finite(const kd_trainer *trainer,
 
     for (int i = 0; i < result->n_losses; i++) {
         if (!isfinite(result->losses[i].raw)) {
-            return kd_fail(KD_ERR_STATE,
-                           "step %" PRIu64 ": loss %s is %g, expected a finite number", step,
-                           result->losses[i].name, result->losses[i].raw);
+            return kd_fail(KD_ERR_INVALID, "step %" PRIu64 ": loss %s is %s, expected a number",
+                           step, result->losses[i].name, kd_text_not_finite(result->losses[i].raw));
         }
     }
     for (int g = 0; g < o->n_groups; g++) {
         if (!isfinite(norm_sq[g])) {
-            return kd_fail(KD_ERR_STATE,
-                           "step %" PRIu64 ": the gradient's norm is %g in group %s, expected a "
-                           "finite number",
-                           step, sqrt(norm_sq[g]), o->groups[g].name);
+            return kd_fail(KD_ERR_INVALID,
+                           "step %" PRIu64 ": the gradient's norm is %s in group %s, expected a "
+                           "number",
+                           step, kd_text_not_finite(norm_sq[g]), o->groups[g].name);
         }
     }
     return KD_OK;

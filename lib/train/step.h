@@ -81,8 +81,8 @@ kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer);
  * One update. channel NULL: losses that need signals are not computed. Every student rank makes the
  * same call; blocks on the channel and on `reduce`.
  *
- * KD_ERR_INVALID names a token or label out of range; KD_ERR_STATE a loss or gradient norm that is
- * not finite, with the step (all ranks see the same); other errors are the channel's, the
+ * KD_ERR_INVALID names a token or label out of range, or a loss or gradient norm that is not finite,
+ * with the step: all ranks see the same, and the same step again would end the same way; other errors are the channel's, the
  * reduction's or the back end's. After an error the weights are those before the step. An error
  * that only this rank sees leaves the others blocked in `reduce`: the caller ends the whole job
  * then.

@@ -72,6 +72,10 @@ sed -i 's/"hidden_size": *32/"hidden_size": 64/' "$dir/other/config.json"
 fails 'has shape .*, expected .*another architecture' from "$dir/other"
 expect 0 '' good --set output="$dir/wide" --set student.model.vocab_size=1024 --set training.steps=2 --watch
 fails '1024.*256|256.*1024' good --set "teachers.0.checkpoint=$dir/wide/final"
+fails 'step [0-9]+: .* is (not a number|infinite), expected a number' \
+    good --set output="$dir/diverged" --set training.learning_rate=1e30
+mkdir -p "$dir/jammed/metrics.csv"
+fails 'jammed/metrics.csv' good --set output="$dir/jammed"
 
 # --- an output folder that fills up
 if mkdir "$dir/small" && mount -t tmpfs -o size=300k tmpfs "$dir/small" 2>/dev/null; then

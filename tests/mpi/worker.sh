@@ -221,10 +221,13 @@ case_bad_input() {
     [ "$code" = 65 ] && grep -q "all hosts share" log || { cat log >&2 && fail "exit code $code, expected 65"; }
     # A fault of one rank in the middle of the work ends all of them with its reason.
     mkdir -p jammed/metrics.csv
-    expect_exit 74 "jammed/metrics.csv" 2 student.yaml output=jammed
-    expect_exit 74 "jammed/metrics.csv" 3 student.yaml output=jammed student.resources.ranks=2
+    expect_exit 65 "jammed/metrics.csv" 2 student.yaml output=jammed
+    expect_exit 65 "jammed/metrics.csv" 3 student.yaml output=jammed student.resources.ranks=2
+    # Numbers that leave all bounds would do so again.
+    expect_exit 65 "expected a number" 2 student.yaml output=diverged training.learning_rate=1e30
+    ! grep -i '[^a-z]nan' log || fail "the log says nan"
     : >file
-    expect_exit 74 "cannot make folder" 2 student.yaml output=file/student
+    expect_exit 65 "cannot make folder" 2 student.yaml output=file/student
 }
 
 # A level of the log is that of all its lines.

@@ -331,11 +331,11 @@ Test(checkpoint, a_folder_that_cannot_be_made_is_named)
     kd_fault_quiet(1);
     cr_expect_eq(kd_checkpoint_save(temporary_path("file/below"), kd_trainer_optimizer(t->trainer),
                                     &state, NULL),
-                 KD_ERR_IO);
+                 KD_ERR_INVALID);
     EXPECT_FAULT("file");
     cr_expect_eq(
         kd_model_export(temporary_path("file/final"), kd_trainer_parameters(t->trainer), NULL),
-        KD_ERR_IO);
+        KD_ERR_INVALID);
     tiny_train_destroy(t);
 }
 

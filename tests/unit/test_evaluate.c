@@ -192,3 +192,22 @@ Test(evaluate, what_cannot_be_evaluated_is_refused)
     cr_expect_eq(e.loss, -7.0);
     tiny_train_destroy(t);
 }
+
+Test(evaluate, a_loss_that_is_not_finite_is_refused)
+{
+    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    kd_parameters *params = kd_trainer_parameters(t->trainer);
+    const kd_parameter *norm = kd_parameters_find(params, KD_PARAM_FINAL_NORM, 0);
+    held_out text = make_text();
+    const kd_sequences sequences = sequences_of(&text);
+    const kd_reduce alone = kd_reduce_single();
+    const float bad = INFINITY;
+    kd_evaluation e = {.loss = -7.0};
+    kd_fault_quiet(1);
+    kd_parameters_write(params, norm->offset, &bad, 1);
+    cr_expect_eq(kd_trainer_evaluate(t->trainer, &sequences, &alone, &e), KD_ERR_INVALID);
+    cr_expect(strstr(kd_fault_text(), "is not a number, expected") != NULL, "%s", kd_fault_text());
+    cr_expect_eq(e.loss, -7.0);
+    tiny_train_destroy(t);
+}

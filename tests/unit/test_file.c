@@ -89,9 +89,9 @@ Test(file, a_folder_is_no_file)
     kd_mapping mapping;
     char *data;
     size_t size;
-    cr_expect(eq(int, kd_file_map(temporary_folder(), &mapping), KD_ERR_IO));
+    cr_expect(eq(int, kd_file_map(temporary_folder(), &mapping), KD_ERR_INVALID));
     EXPECT_FAULT("not a regular file");
-    cr_expect(eq(int, kd_file_read(temporary_folder(), 10, &data, &size), KD_ERR_IO));
+    cr_expect(eq(int, kd_file_read(temporary_folder(), 10, &data, &size), KD_ERR_INVALID));
     EXPECT_FAULT(temporary_folder());
 }
 
@@ -213,9 +213,9 @@ Test(file, folders_are_made_with_their_parents_and_twice)
 Test(file, a_folder_cannot_be_made_where_a_file_is)
 {
     cr_assert(eq(int, kd_file_replace("f", "", 0), KD_OK));
-    cr_expect(eq(int, kd_folder_make("f"), KD_ERR_IO));
+    cr_expect(eq(int, kd_folder_make("f"), KD_ERR_INVALID));
     EXPECT_FAULT("f");
-    cr_expect(eq(int, kd_folder_make("f/below"), KD_ERR_IO));
+    cr_expect(eq(int, kd_folder_make("f/below"), KD_ERR_INVALID));
     cr_expect(eq(int, kd_folder_make(""), KD_ERR_IO));
 }
 

@@ -260,12 +260,12 @@ Test(pack, a_file_that_cannot_be_read_is_named)
     const char *const files[] = {"folder", "a.txt"};
     const kd_pack_settings folder_settings = settings_of(files, 1);
     cr_assert(eq(int, kd_folder_make("folder"), KD_OK));
-    expect_refused(&folder_settings, KD_ERR_IO, "cannot read folder: Is a directory");
+    expect_refused(&folder_settings, KD_ERR_INVALID, "cannot read folder: Is a directory");
 
     const char *const below_file[] = {"a.txt/b"};
     const kd_pack_settings settings = settings_of(below_file, 1);
     write_random("a.txt", 10 * BLOCK);
-    expect_refused(&settings, KD_ERR_IO, "cannot open a.txt/b: Not a directory");
+    expect_refused(&settings, KD_ERR_INVALID, "cannot open a.txt/b: Not a directory");
 }
 
 Test(pack, a_file_without_text_is_refused)

@@ -482,7 +482,7 @@ Test(step, a_loss_that_is_not_finite_changes_nothing)
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     const float bad = INFINITY;
     kd_parameters_write(params, norm->offset, &bad, 1);
-    expect_refused(t, &whole, KD_ERR_STATE, "step 41: loss kd is");
+    expect_refused(t, &whole, KD_ERR_INVALID, "step 41: loss kd is not a number, expected");
     tiny_train_destroy(t);
 }
 
