@@ -74,7 +74,7 @@ static kd_status open_test(const char *path, batches *b)
 {
     kd_status st = kd_shard_open(&b->test, path);
     if (!st) {
-        st = kd_order_sequential(&b->test_order, &b->test, b->n_tokens);
+        st = kd_order_held_out(&b->test_order, &b->test, b->n_tokens);
     }
     return st;
 }

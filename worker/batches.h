@@ -10,8 +10,8 @@
 #include <stdbool.h>
 
 #include "data/order.h"
-#include "shape/config.h"
 #include "proto/job.pb-c.h"
+#include "shape/config.h"
 #include "train/evaluate.h"
 
 typedef struct batches {
@@ -43,7 +43,7 @@ void batches_read(const batches *b,
                   int32_t *tokens,  /* (n_batch, n_tokens) */
                   int32_t *labels); /* (n_batch, n_tokens) */
 
-/* The held-out split, as much of it as is wanted. Only if has_test; `b` must outlive it. */
+/* The held-out split, or as large a sample of it as is wanted, the same for every model. Only if has_test; `b` must outlive it. */
 kd_sequences batches_held_out(batches *b);
 
 #endif

@@ -7,8 +7,8 @@
 #define KD_WORKER_SETTINGS_H
 
 #include "data/pack.h"
-#include "shape/config.h"
 #include "proto/job.pb-c.h"
+#include "shape/config.h"
 #include "train/step.h"
 
 /* The student's shape: of job.student.model, or of its checkpoint. */

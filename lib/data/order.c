@@ -3,11 +3,8 @@
 #include "base/log.h"
 #include "base/rng.h"
 
-static kd_status order_init(kd_order *order,
-                            const kd_shard *shard,
-                            uint32_t sequence_length,
-                            uint64_t key,
-                            bool is_sequential)
+static kd_status
+order_init(kd_order *order, const kd_shard *shard, uint32_t sequence_length, uint64_t key)
 {
     KD_CHECK(sequence_length > 0);
     if (shard->n_tokens <= sequence_length) {
@@ -20,7 +17,6 @@ static kd_status order_init(kd_order *order,
         .n_windows = (shard->n_tokens - 1) / sequence_length,
         .key = key,
         .sequence_length = sequence_length,
-        .is_sequential = is_sequential,
     };
     return KD_OK;
 }
@@ -28,30 +24,18 @@ static kd_status order_init(kd_order *order,
 kd_status
 kd_order_shuffled(kd_order *order, const kd_shard *shard, uint32_t sequence_length, uint64_t seed)
 {
-    return order_init(order, shard, sequence_length, kd_rng_key(seed, "order"), false);
+    return order_init(order, shard, sequence_length, kd_rng_key(seed, "order"));
 }
 
-kd_status kd_order_sequential(kd_order *order, const kd_shard *shard, uint32_t sequence_length)
+kd_status kd_order_held_out(kd_order *order, const kd_shard *shard, uint32_t sequence_length)
 {
-    return order_init(order, shard, sequence_length, 0, true);
+    return order_init(order, shard, sequence_length, kd_rng_key(0, "held out"));
 }
 
 uint64_t kd_order_index(const kd_order *order, uint64_t g)
 {
-    if (order->is_sequential) {
-        KD_CHECK(g < order->n_windows);
-        return g;
-    }
     const uint64_t epoch = g / order->n_windows;
     return kd_rng_permute(kd_rng_u64(order->key, epoch), g % order->n_windows, order->n_windows);
-}
-
-static void fill_ignored(uint32_t sequence_length, int32_t *tokens, int32_t *labels)
-{
-    for (uint32_t i = 0; i < sequence_length; i++) {
-        tokens[i] = 0;
-        labels[i] = KD_LABEL_IGNORED;
-    }
 }
 
 void kd_batch_read(const kd_shard *shard,
@@ -64,12 +48,7 @@ void kd_batch_read(const kd_shard *shard,
     const uint32_t length = order->sequence_length;
 
     for (uint32_t b = 0; b < n_sequences; b++) {
-        const uint64_t g = first + b;
-        if (order->is_sequential && g >= order->n_windows) {
-            fill_ignored(length, tokens, labels);
-        } else {
-            kd_shard_read(shard, kd_order_index(order, g) * length, length, tokens, labels);
-        }
+        kd_shard_read(shard, kd_order_index(order, first + b) * length, length, tokens, labels);
         tokens += length;
         labels += length;
     }

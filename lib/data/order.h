@@ -8,27 +8,23 @@
  *     kd_rng_permute(key(seed, e), g mod n_windows, n_windows)
  *
  * so each epoch shows each window once, in an order of its own, and any rank knows any sequence
- * without having been told. A sequential order is the windows as they stand, once.
+ * without having been told. The order of held-out text is one such with a key that never changes:
+ * its first n sequences are a sample spread over the whole text, and the same one for every model.
  *
  * B sequences of a batch, T tokens of a sequence. Threads: an order is never changed by its use.
  */
 #ifndef KD_DATA_ORDER_H
 #define KD_DATA_ORDER_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
 #include "data/shard.h"
 
-/* A label that no loss counts. As in tensor/ops.h, which data code may not see. */
-#define KD_LABEL_IGNORED (-100)
-
 typedef struct kd_order {
     uint64_t n_windows; /* > 0 */
-    uint64_t key;       /* of the seed; unused if sequential */
+    uint64_t key;       /* of the seed */
     uint32_t sequence_length;
-    bool is_sequential;
 } kd_order;
 
 /* KD_ERR_INVALID if the shard has no window of this length. sequence_length > 0. */
@@ -36,18 +32,14 @@ KD_MUST_USE kd_status kd_order_shuffled(kd_order *order,
                                         const kd_shard *shard,
                                         uint32_t sequence_length,
                                         uint64_t seed);
-KD_MUST_USE kd_status kd_order_sequential(kd_order *order,
-                                          const kd_shard *shard,
-                                          uint32_t sequence_length);
+KD_MUST_USE kd_status kd_order_held_out(kd_order *order,
+                                        const kd_shard *shard,
+                                        uint32_t sequence_length);
 
-/* The window of sequence g; in a sequential order g < n_windows. */
+/* The window of sequence g. */
 uint64_t kd_order_index(const kd_order *order, uint64_t g);
 
-/*
- * The sequences [first, first + B). `shard` is the one the order was made for. Behind the end of
- * a sequential order stand rows of token 0 whose labels are all KD_LABEL_IGNORED, so that the
- * last batch of an evaluation may be as large as the others.
- */
+/* The sequences [first, first + B). `shard` is the one the order was made for. */
 void kd_batch_read(const kd_shard *shard,
                    const kd_order *order,
                    uint64_t first,

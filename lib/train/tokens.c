@@ -1,7 +1,7 @@
 #include "train/tokens.h"
 
 #include "base/log.h"
-#include "data/order.h"
+#include "tensor/ops.h"
 
 kd_status kd_tokens_check(const int32_t *tokens,
                           const int32_t *labels,

@@ -58,7 +58,7 @@ Test(order, a_shard_of_n_tokens_has_n_minus_1_over_t_windows)
     make_shard(2 * T); /* the last window lacks its last label */
     cr_expect(eq(u64, shuffled(1).n_windows, 1));
     make_shard(2 * T + 1);
-    cr_assert(eq(int, kd_order_sequential(&order, &shard, T), KD_OK));
+    cr_assert(eq(int, kd_order_held_out(&order, &shard, T), KD_OK));
     cr_expect(eq(u64, order.n_windows, 2));
 }
 
@@ -120,19 +120,27 @@ Test(order, a_batch_is_the_same_however_it_is_cut)
     cr_expect(memcmp(whole_labels, cut_labels, sizeof whole) == 0);
 }
 
-Test(order, a_sequential_order_shows_all_once_and_pads_the_last_batch)
+/* Of any text the same windows, each once; the first of them from all of its parts. */
+Test(order, a_sample_of_held_out_text_is_spread_over_the_whole)
 {
-    kd_order order;
-    int32_t tokens[10 * T], labels[10 * T], next = 0;
-    cr_assert(eq(int, kd_order_sequential(&order, &shard, T), KD_OK));
-    for (uint64_t first = 0; first < N_WINDOWS; first += 10) {
-        kd_batch_read(&shard, &order, first, 10, tokens, labels);
-        for (uint64_t row = 0; row < 10 * T; row++) {
-            const bool is_real = first + row / T < N_WINDOWS;
-            cr_assert(eq(i32, tokens[row], is_real ? next : 0));
-            cr_assert(eq(i32, labels[row], is_real ? next + 1 : KD_LABEL_IGNORED));
-            next++;
-        }
+    enum { N_ALL = 1000, N_PARTS = 10 };
+
+    const kd_shard large = {.n_tokens = N_ALL * T + 1}; /* only counted */
+    kd_order order, again;
+    int n_of_part[N_PARTS] = {0};
+    bool seen[N_ALL] = {false};
+    cr_assert(eq(int, kd_order_held_out(&order, &large, T), KD_OK));
+    cr_assert(eq(int, kd_order_held_out(&again, &large, T), KD_OK));
+    for (uint64_t i = 0; i < N_ALL; i++) {
+        const uint64_t window = kd_order_index(&order, i);
+        cr_assert(eq(u64, kd_order_index(&again, i), window));
+        cr_assert(not(seen[window]));
+        seen[window] = true;
+        n_of_part[window * N_PARTS / N_ALL] += i < 100;
+    }
+    for (int part = 0; part < N_PARTS; part++) { /* 10 expected; chance alone leaves 2 to 22 */
+        cr_expect(n_of_part[part] >= 2 && n_of_part[part] <= 22, "%d of part %d", n_of_part[part],
+                  part);
     }
 }
 
@@ -142,16 +150,8 @@ Test(order, a_shard_without_a_window_is_refused_with_both_sizes)
     make_shard(T);
     cr_expect(eq(int, kd_order_shuffled(&order, &shard, T, 0), KD_ERR_INVALID));
     EXPECT_FAULT("no sequence of 8 tokens: found 8 tokens");
-    cr_expect(eq(int, kd_order_sequential(&order, &shard, T), KD_ERR_INVALID));
+    cr_expect(eq(int, kd_order_held_out(&order, &shard, T), KD_ERR_INVALID));
     make_shard(0);
-    cr_expect(eq(int, kd_order_sequential(&order, &shard, T), KD_ERR_INVALID));
+    cr_expect(eq(int, kd_order_held_out(&order, &shard, T), KD_ERR_INVALID));
     cr_expect(eq(u64, order.n_windows, 42));
-}
-
-Test(order, an_index_past_a_sequential_order_is_a_check, .signal = SIGABRT)
-{
-    kd_order order;
-    cr_assert(eq(int, kd_order_sequential(&order, &shard, T), KD_OK));
-    temporary_leave(); /* a crash skips it */
-    (void)kd_order_index(&order, N_WINDOWS);
 }

@@ -253,7 +253,7 @@ static kd_status evaluate_shard(const arguments *a, const kd_shard *shard)
     const kd_reduce reduce = kd_reduce_single();
     const kd_evaluate_settings settings = {.max_batch = a->n_batch, .n_tokens = a->n_tokens};
 
-    kd_status st = kd_order_sequential(&order, shard, a->n_tokens);
+    kd_status st = kd_order_held_out(&order, shard, a->n_tokens);
     if (!st) {
         st = kd_backend_create_cpu(a->f32 ? KD_F32 : KD_BF16, (int)a->n_threads, &be);
     }
