@@ -24,11 +24,9 @@ struct kd_student {
     kd_channel *channel;          /* of the objective at hand; NULL: without signals */
     kd_trainer_settings settings; /* as wished; the trainer's objective may lag behind */
     bool distils;
-    source built; /* what the trainer's objective was made for, */
-    bool changed; /* and whether a setting changed since        */
-    uint64_t seed;
-    uint64_t n_steps;     /* updates made       */
-    uint64_t n_sequences; /* consumed so far    */
+    source built;     /* what the trainer's objective was made for, */
+    bool changed;     /* and whether a setting changed since        */
+    uint64_t n_steps; /* updates made */
 
     /* The step under way, for produce(). */
     const int32_t *tokens;
@@ -164,7 +162,7 @@ kd_status kd_student_create(const kd_student_options *options, kd_student **stud
     if (s == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a student");
     }
-    *s = (kd_student){.settings = settings_of(options), .distils = true, .seed = options->seed};
+    *s = (kd_student){.settings = settings_of(options), .distils = true};
     st = kd_backend_create_cpu(options->bf16 ? KD_BF16 : KD_F32, options->n_threads, &s->be);
     if (st) {
         goto err_student;
@@ -370,7 +368,6 @@ static kd_status step(kd_student *s,
         return st;
     }
     s->n_steps++;
-    s->n_sequences += (uint64_t)n_sequences;
     report(&result, losses_out);
     return KD_OK;
 }
@@ -447,8 +444,7 @@ kd_status kd_student_save(kd_student *s, const char *folder)
 
 kd_status kd_student_checkpoint(kd_student *s, const char *folder)
 {
-    const kd_checkpoint_state state = {
-        .step = s->n_steps, .data_position = s->n_sequences, .seed = s->seed};
+    const kd_checkpoint_state state = {.step = s->n_steps};
     return kd_checkpoint_save(folder, kd_trainer_optimizer(s->trainer), &state, NULL);
 }
 
@@ -467,7 +463,6 @@ kd_status kd_student_resume(kd_student *s, const char *folder)
     free(path);
     if (!st) {
         s->n_steps = state.step;
-        s->n_sequences = state.data_position;
     }
     return st;
 }

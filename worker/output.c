@@ -260,12 +260,7 @@ static void report_checkpoint(const output *out, uint64_t step, char *path)
 kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step)
 {
     const Kd__Job *job = out->w->job;
-    const kd_checkpoint_state state = {
-        .step = step,
-        .data_position = step * job->training->batch_size,
-        .seed = job->seed,
-        .job_hash = out->w->hash,
-    };
+    const kd_checkpoint_state state = {.step = step, .job_hash = out->w->hash};
     char *path = NULL;
     if (out->is_saved && out->saved_step == step) {
         return KD_OK;

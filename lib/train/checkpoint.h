@@ -19,9 +19,7 @@
 #include "train/optimizer.h"
 
 typedef struct kd_checkpoint_state {
-    uint64_t step;          /* updates made; the next step's number, counted from 0 */
-    uint64_t data_position; /* sequences consumed since the job began */
-    uint64_t seed;
+    uint64_t step;     /* updates made; the next step's number, counted from 0 */
     uint64_t job_hash; /* of all that must be the same to resume */
 } kd_checkpoint_state;
 

@@ -2,8 +2,7 @@
  * checkpoint_file.h - the two files of a checkpoint that only training reads; private to
  * checkpoint.c.
  *
- *   state.json         {"version": 1, "step": n, "data_position": n, "seed": "<hex>",
- *                      "job_hash": "<hex>"}
+ *   state.json         {"version": 1, "step": n, "job_hash": "<hex>"}
  *   train.safetensors  for each parameter of a trained group "master.<name>", "m.<name>" and
  *                      "v.<name>", f32; frozen groups are as the job started from
  *

@@ -17,9 +17,8 @@ kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state 
     /* JSON numbers hold 53 bits for most readers: whole 64-bit words go as text. */
     const int n =
         snprintf(text, sizeof text,
-                 "{\"version\": %d, \"step\": %" PRIu64 ", \"data_position\": %" PRIu64
-                 ", \"seed\": \"%016" PRIx64 "\", \"job_hash\": \"%016" PRIx64 "\"}\n",
-                 VERSION, state->step, state->data_position, state->seed, state->job_hash);
+                 "{\"version\": %d, \"step\": %" PRIu64 ", \"job_hash\": \"%016" PRIx64 "\"}\n",
+                 VERSION, state->step, state->job_hash);
     KD_CHECK(n > 0 && (size_t)n < sizeof text);
     return kd_file_replace(path, text, (size_t)n);
 }
@@ -63,12 +62,6 @@ static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint
     }
     if (!st) {
         st = read_count(path, root, "step", &state.step);
-    }
-    if (!st) {
-        st = read_count(path, root, "data_position", &state.data_position);
-    }
-    if (!st) {
-        st = read_word(path, root, "seed", &state.seed);
     }
     if (!st) {
         st = read_word(path, root, "job_hash", &state.job_hash);
