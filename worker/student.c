@@ -187,9 +187,11 @@ static bool is_due(uint64_t step, uint64_t every_steps)
     return every_steps > 0 && step % every_steps == 0;
 }
 
-/* One update, from reading to reporting; started_s is moved to its end. */
-static kd_status train_step(student_rank *rank, uint64_t step, double *started_s)
+/* One update, from reading to reporting. Its rates are of its own time: what stands between two steps,
+ * an evaluation or a save, is neither's. */
+static kd_status train_step(student_rank *rank, uint64_t step)
 {
+    const double started_s = kd_clock_monotonic_s();
     const kd_step_work work = {.step = step, .batches = rank->micro, .n_batches = rank->n_micro};
     kd_step_result result;
     read_step(rank, step);
@@ -198,11 +200,9 @@ static kd_status train_step(student_rank *rank, uint64_t step, double *started_s
     if (st) {
         return st;
     }
-    const double now_s = kd_clock_monotonic_s();
-    const double step_s = now_s - *started_s;
+    const double step_s = kd_clock_monotonic_s() - started_s;
     kd_log(KD_LOG_DEBUG, "step %llu: %.6f s, of them %.6f s waiting for signals",
            (unsigned long long)step + 1, step_s, result.stall_s);
-    *started_s = now_s;
     rank->w->done = step + 1;
     rank_link_set_step(rank->w->link, step + 1);
     return is_leader(rank) ? output_add_step(&rank->output, step + 1, &result, step_s) : KD_OK;
@@ -250,7 +250,7 @@ static kd_order_kind wish(const worker *w)
 kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
 {
     worker *w = rank->w;
-    double started_s = kd_clock_monotonic_s();
+    const double started_s = kd_clock_monotonic_s();
     w->done = w->resume.step;
     rank_link_set_step(w->link, w->resume.step);
 
@@ -265,7 +265,7 @@ kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
             return KD_OK;
         }
         if (!st) {
-            st = train_step(rank, step, &started_s);
+            st = train_step(rank, step);
         }
         if (!st) {
             st = after_step(rank, step + 1);
@@ -273,6 +273,9 @@ kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
         if (st) {
             return st;
         }
+    }
+    if (is_leader(rank) && rank->channel != NULL) {
+        teaching_log_channel(rank->channel, kd_clock_monotonic_s() - started_s);
     }
     const kd_status st = finish(rank);
     if (!st) {

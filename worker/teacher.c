@@ -1,7 +1,9 @@
 #include "worker/teacher.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "comm/stream.h"
 #include "format/model_folder.h"
@@ -89,6 +91,13 @@ static void on_block(void *user)
     }
 }
 
+void teaching_log_channel(const kd_channel *channel, double elapsed_s)
+{
+    const double stall_s = (double)channel->stall_ns * 1e-9;
+    kd_log(KD_LOG_INFO, "signals: %" PRIu64 " messages, %.1f MiB, waited for %.3f s of %.3f s",
+           channel->messages_moved, (double)channel->bytes_moved / 1048576.0, stall_s, elapsed_s);
+}
+
 kd_status teacher_rank_prepare(worker *w, teacher_rank *rank)
 {
     *rank = (teacher_rank){.w = w};
@@ -148,6 +157,7 @@ static kd_status teach_step(teacher_rank *rank, uint64_t step)
 kd_status teacher_rank_run(teacher_rank *rank, worker_outcome *outcome_out)
 {
     const worker *w = rank->w;
+    const double started_s = kd_clock_monotonic_s();
     worker_outcome outcome = WORKER_COMPLETED;
     kd_status st = KD_OK;
 
@@ -165,6 +175,7 @@ kd_status teacher_rank_run(teacher_rank *rank, worker_outcome *outcome_out)
     }
     if (!st && rank->channel != NULL) {
         st = rank->channel->ops->flush(rank->channel);
+        teaching_log_channel(rank->channel, kd_clock_monotonic_s() - started_s);
     }
     if (!st) {
         *outcome_out = outcome;

@@ -39,6 +39,9 @@ void teacher_source_close(teacher_source *source); /* fine on {0} */
 /* Runs the teacher over micro-batch m into `message`; a kd_channel_produce with the source as user. */
 KD_MUST_USE kd_status teacher_source_fill(void *source, uint64_t m, void *message);
 
+/* The counters of a channel at the end of a run, as one line of the log. */
+void teaching_log_channel(const kd_channel *channel, double elapsed_s);
+
 typedef struct teacher_rank {
     worker *w;
     teaching teaching;

@@ -95,7 +95,9 @@ case_roles() {
             run $((students + teachers)) student.yaml output=run "teachers.0.transport=$transport" \
                 "student.resources.ranks=$students" "teachers.0.resources.ranks=$teachers"
             expect_same_losses both/metrics.csv run/metrics.csv
-            rm -r run
+            # 12 steps of 4 micro-batches, of which the leader takes its share.
+            grep -q "rank 0: signals: $((48 / students)) messages" log || fail "signals are not counted: $roles"
+            rm -r run && : >log
         done
     done
     run 2 student.yaml output=run student.resources.ranks=2 teachers.0.resources.ranks=0
@@ -228,6 +230,26 @@ case_bad_input() {
     ! grep -i '[^a-z]nan' log || fail "the log says nan"
     : >file
     expect_exit 65 "cannot make folder" 2 student.yaml output=file/student
+}
+
+# The step behind an evaluation is not told to have lasted as long as both.
+case_rates() {
+    make_teacher
+    run 1 teacher.yaml output=timed training.steps=30 training.batch_size=4 data.held_out=0.5 \
+        evaluation.every_steps=2 evaluation.max_sequences=0
+    awk -F, '
+        function median(v, n,   i, j, t) {
+            for (i = 2; i <= n; i++) for (j = i; j > 1 && v[j] < v[j - 1]; j--) { t = v[j]; v[j] = v[j - 1]; v[j - 1] = t }
+            return v[int((n + 1) / 2)]
+        }
+        NR == 1 { for (i = 1; i <= NF; i++) if ($i == "tokens_per_second") at = i; next }
+        $1 > 2 && $1 % 2 == 1 { behind[++n] = $at }
+        $1 > 2 && $1 % 2 == 0 { other[++k] = $at }
+        END {
+            a = median(behind, n); b = median(other, k)
+            print "behind an evaluation " a " tokens/s, otherwise " b
+            exit !(n == 14 && a > 0.5 * b)
+        }' timed/metrics.csv >>log || { tail -n 1 log >&2 && fail "rates behind an evaluation"; }
 }
 
 # A level of the log is that of all its lines.
