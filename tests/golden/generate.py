@@ -7,10 +7,8 @@ The reference is written out below and does not share code with the C library. B
 written, the reference is compared with the class of the same name in transformers: logits, and
 gradients of a random functional of them. transformers computes norms, softmaxes and rotary angles
 in f32 whatever the model's dtype, hence HF_TOLERANCE.
-
-File: "kdgold1\\n", then until the end: u8 length of name, name, u8 dtype ('f' f32, 'd' f64,
-'i' i32, 'q' i64), u8 number of dims, u32 dims, values. Little endian.
 """
+import json
 import math
 import os
 import struct
@@ -245,15 +243,18 @@ def compare_with_transformers(c, w, tokens, random):
 # ---- the file ----
 
 def write(path, records):
-    kinds = {torch.float32: "f", torch.float64: "d", torch.int32: "i", torch.int64: "q"}
+    """As safetensors: u64 size of the header, the header as JSON padded to 8 bytes, the values. Little endian."""
+    dtypes = {torch.float32: "F32", torch.float64: "F64", torch.int32: "I32", torch.int64: "I64"}
+    header, values = {}, b""
+    for name, value in records.items():
+        data = value.detach().contiguous().numpy().tobytes()
+        header[name] = {"dtype": dtypes[value.dtype], "shape": list(value.shape),
+                        "data_offsets": [len(values), len(values) + len(data)]}
+        values += data
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
     with open(path, "wb") as f:
-        f.write(b"kdgold1\n")
-        for name, value in records.items():
-            value = value.detach().contiguous()
-            f.write(struct.pack("B", len(name)) + name.encode())
-            f.write(struct.pack("BB", ord(kinds[value.dtype]), value.dim()))
-            f.write(struct.pack(f"<{value.dim()}I", *value.shape))
-            f.write(value.numpy().tobytes())
+        f.write(struct.pack("<Q", len(text)) + text + values)
 
 
 def config_records(c):
@@ -293,7 +294,7 @@ def make_case(c, folder):
     }
     records |= {f"weight.{k}": v.float() for k, v in w.items()}
     records |= {f"grad.{k}": g.float() for k, g in zip(w, grads)}
-    path = os.path.join(folder, c["type"] + ".kdgold")
+    path = os.path.join(folder, c["type"] + ".safetensors")
     write(path, records)
     print(f"{path}: {os.path.getsize(path)} bytes, {distance:.1e} from transformers")
 

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char magic[8] = "kdgold1\n";
+#include "base/log.h"
+#include "format/safetensors.h"
 
 static void give_up(const char *what, const char *where)
 {
@@ -12,74 +13,55 @@ static void give_up(const char *what, const char *where)
     abort();
 }
 
-static size_t kind_bytes(char kind)
+static char kind_of(const kd_safetensors_entry *entry)
 {
-    return kind == 'f' || kind == 'i' ? 4 : 8;
+    static const char kinds[KD_SAFETENSORS_DTYPE_COUNT] = {
+        [KD_SAFETENSORS_F32] = 'f',
+        [KD_SAFETENSORS_F64] = 'd',
+        [KD_SAFETENSORS_I32] = 'i',
+        [KD_SAFETENSORS_I64] = 'q',
+    };
+    return kinds[entry->dtype];
 }
 
-static void take(FILE *file, void *out, size_t size, const char *path)
+/* A copy: what lies in the file may be of any alignment. */
+static golden_record copy(const kd_safetensors_entry *entry)
 {
-    if (size > 0 && fread(out, size, 1, file) != 1) {
-        give_up("ends too early", path);
+    golden_record r = {
+        .kind = kind_of(entry),
+        .n_dims = entry->n_dims,
+        .dims = {1, 1, 1},
+        .n_elements = entry->n_elements,
+    };
+    if (strlen(entry->name) >= sizeof r.name || entry->n_dims > GOLDEN_DIMS_MAX || r.kind == '\0' ||
+        entry->n_elements == 0) {
+        give_up("a name, shape or dtype beyond what is expected", entry->name);
     }
-}
-
-/* One record, its name's length being read already. */
-static golden_record read_record(FILE *file, int name_length, const char *path)
-{
-    golden_record r = {.dims = {1, 1, 1}, .n_elements = 1};
-    uint8_t kind_and_dims[2];
-    uint32_t dims[GOLDEN_DIMS_MAX] = {0};
-
-    if (name_length >= (int)sizeof r.name) {
-        give_up("a name is too long", path);
-    }
-    take(file, r.name, (size_t)name_length, path);
-    take(file, kind_and_dims, sizeof kind_and_dims, path);
-    r.kind = (char)kind_and_dims[0];
-    r.n_dims = kind_and_dims[1];
-    if (r.n_dims > GOLDEN_DIMS_MAX) {
-        give_up("too many dims", path);
-    }
-    take(file, dims, (size_t)r.n_dims * sizeof *dims, path);
-    for (int i = 0; i < r.n_dims; i++) {
-        r.dims[i] = dims[i];
-        r.n_elements *= r.dims[i];
-    }
-    if (r.n_elements == 0) {
-        give_up("an empty record", path);
-    }
-    const size_t size = (size_t)r.n_elements * kind_bytes(r.kind);
-    r.data = malloc(size);
+    r.data = malloc(entry->size_bytes);
     if (r.data == NULL) {
-        give_up("no memory", path);
+        give_up("no memory", entry->name);
     }
-    take(file, r.data, size, path);
+    (void)strcpy(r.name, entry->name);
+    memcpy(r.dims, entry->dims, (size_t)entry->n_dims * sizeof *r.dims);
+    memcpy(r.data, entry->data, entry->size_bytes);
     return r;
 }
 
 golden golden_read(const char *path)
 {
-    golden g = {0};
-    char start[sizeof magic];
-    FILE *file = fopen(path, "rb");
-
-    if (file == NULL) {
-        give_up("cannot be opened", path);
+    kd_safetensors *file = NULL;
+    if (kd_safetensors_open(path, &file)) {
+        give_up(kd_fault_text(), path);
     }
-    take(file, start, sizeof start, path);
-    if (memcmp(start, magic, sizeof magic) != 0) {
-        give_up("is none", path);
+    const size_t n = kd_safetensors_count(file);
+    golden g = {.records = calloc(n, sizeof *g.records), .n_records = (int)n};
+    if (g.records == NULL) {
+        give_up("no memory", path);
     }
-    for (int length = fgetc(file); length != EOF; length = fgetc(file)) {
-        golden_record *more = realloc(g.records, (size_t)(g.n_records + 1) * sizeof *more);
-        if (more == NULL) {
-            give_up("no memory", path);
-        }
-        g.records = more;
-        g.records[g.n_records++] = read_record(file, length, path);
+    for (size_t i = 0; i < n; i++) {
+        g.records[i] = copy(kd_safetensors_at(file, i));
     }
-    (void)fclose(file);
+    kd_safetensors_close(file);
     return g;
 }
 

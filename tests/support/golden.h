@@ -1,5 +1,5 @@
 /*
- * golden.h - reads the files of tests/golden (their format is stated in generate.py).
+ * golden.h - reads the files of tests/golden: safetensors, written by generate.py.
  *
  * For tests: a file that cannot be read, and a name that is not in it, end the program with a message.
  */

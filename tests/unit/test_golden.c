@@ -71,7 +71,7 @@ static void start(golden_run *run, const char *type)
     char path[512];
     kd_arena arena = {0};
 
-    (void)snprintf(path, sizeof path, "%s/%s.kdgold", KD_TEST_GOLDEN, type);
+    (void)snprintf(path, sizeof path, "%s/%s.safetensors", KD_TEST_GOLDEN, type);
     run->file = golden_read(path);
     const double *objective = golden_find(&run->file, "objective", 'd')->data;
     run->model = tiny_model_create(golden_config(&run->file), KD_F32, KD_PARAMS_TRAIN);
