@@ -6,10 +6,12 @@
 #include "daemon/ctl/client.h"
 #include "daemon/ctl/commands.h"
 #include "daemon/ctl/print.h"
+#include "message/json.h"
 
 /* What is printed of an answer that comes in several replies. */
 typedef struct pages {
     const ctl_options *options;
+    kd_json_printer json; /* goes on from page to page */
     bool begun;
 } pages;
 
@@ -19,18 +21,25 @@ static void print_json_pages(pages *p,
                              size_t n_items,
                              bool more)
 {
-    if (!p->begun) {
-        printf("{\"%s\":[", key);
+    kd_text text = {0};
+    p->json.text = &text;
+    if (p->json.depth == 0) {
+        kd_json_begin(&p->json, '{');
+        kd_json_key(&p->json, key);
+        kd_json_begin(&p->json, '[');
     }
     for (size_t i = 0; i < n_items; i++) {
-        (void)fputs(p->begun ? "," : "", stdout);
-        ctl_print_json(items[i]);
-        p->begun = true;
+        kd_json_message(&p->json, items[i], KD_JSON_DEFAULTS);
     }
-    p->begun = true;
     if (!more) {
-        puts("]}");
+        kd_json_end(&p->json, ']');
+        kd_json_end(&p->json, '}');
+        kd_text_add(&text, "\n");
     }
+    if (text.size > 0) {
+        (void)fputs(text.failed ? "null\n" : text.data, stdout);
+    }
+    kd_text_release(&text);
 }
 
 static void print_job(const Kd__JobStatus *s)

@@ -8,12 +8,12 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json_print.h"
 #include "base/log.h"
 #include "daemon/ctl/client.h"
 #include "daemon/ctl/commands.h"
 #include "daemon/ctl/print.h"
 #include "job/job.h"
-#include "message/json.h"
 #include "message/reflect.h"
 #include "message/yaml.h"
 
@@ -79,14 +79,19 @@ static kd_status find_mistakes(Kd__Job *job, kd_text *mistakes)
 static void print_validation_json(const char *mistakes)
 {
     kd_text out = {0};
-    kd_text_printf(&out, "{\"valid\":%s,\"mistakes\":[", *mistakes ? "false" : "true");
+    kd_json_printer p = {.text = &out};
+    kd_json_begin(&p, '{');
+    kd_json_key(&p, "valid");
+    kd_json_bool(&p, *mistakes == '\0');
+    kd_json_key(&p, "mistakes");
+    kd_json_begin(&p, '[');
     for (const char *line = mistakes; *line;) {
         const size_t length = strcspn(line, "\n");
-        kd_text_add(&out, line == mistakes ? "" : ",");
-        kd_json_print_string(&out, line, length);
+        kd_json_bytes(&p, line, length);
         line += length + (line[length] == '\n');
     }
-    kd_text_add(&out, "]}");
+    kd_json_end(&p, ']');
+    kd_json_end(&p, '}');
     puts(out.failed ? "null" : out.data);
     kd_text_release(&out);
 }
@@ -171,8 +176,16 @@ static ctl_exit send_job(const ctl_options *options, Kd__Job *job, Kd__JobStatus
 static void print_submitted(const ctl_options *options, const Kd__JobStatus *status)
 {
     if (options->json) {
-        printf("{\"id\":%" PRIu64 ",\"state\":\"%s\"}\n", status->id,
-               ctl_state_word(status->state));
+        kd_text out = {0};
+        kd_json_printer p = {.text = &out};
+        kd_json_begin(&p, '{');
+        kd_json_key(&p, "id");
+        kd_json_uint(&p, status->id);
+        kd_json_key(&p, "state");
+        kd_json_string(&p, ctl_state_word(status->state));
+        kd_json_end(&p, '}');
+        puts(out.failed ? "null" : out.data);
+        kd_text_release(&out);
     } else {
         printf("%" PRIu64 "\n", status->id);
     }

@@ -141,3 +141,28 @@ const char *kd_text_not_finite(double number)
 {
     return isnan(number) ? "not a number" : "infinite";
 }
+
+/* 15 digits always survive text -> double -> text, 17 always double -> text -> double. */
+void kd_text_add_double(kd_text *text, double number)
+{
+    char digits[32];
+    for (int n = 15; n <= 17; n++) {
+        (void)snprintf(digits, sizeof digits, "%.*g", n, number);
+        if (strtod(digits, NULL) == number) {
+            break;
+        }
+    }
+    kd_text_add(text, digits);
+}
+
+void kd_text_add_float(kd_text *text, float number)
+{
+    char digits[32];
+    for (int n = 6; n <= 9; n++) {
+        (void)snprintf(digits, sizeof digits, "%.*g", n, (double)number);
+        if (strtof(digits, NULL) == number) {
+            break;
+        }
+    }
+    kd_text_add(text, digits);
+}

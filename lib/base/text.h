@@ -21,6 +21,9 @@ typedef struct kd_text {
 void kd_text_add(kd_text *text, const char *string);
 void kd_text_add_bytes(kd_text *text, const void *bytes, size_t size);
 void kd_text_printf(kd_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* As few significant digits as read back the same, at least 15 (6); the number must be finite. */
+void kd_text_add_double(kd_text *text, double number);
+void kd_text_add_float(kd_text *text, float number);
 void kd_text_clear(kd_text *text); /* keeps the memory */
 void kd_text_release(kd_text *text);
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/file.h"
+#include "base/json_print.h"
 #include "base/log.h"
 #include "data/tokenizer.h"
 
@@ -15,33 +16,76 @@ static bool stands_for_itself(unsigned byte)
 }
 
 /* Code points here are below U+0800: one or two bytes of UTF-8. */
-static void add_letter(kd_text *text, unsigned code)
+static void add_letter(kd_json_printer *p, unsigned code)
 {
-    if (code == '"' || code == '\\') {
-        kd_text_printf(text, "\\%c", (char)code);
-    } else if (code < 0x80) {
-        kd_text_printf(text, "%c", (char)code);
-    } else {
-        kd_text_printf(text, "%c%c", (char)(0xC0 | code >> 6), (char)(0x80 | (code & 0x3F)));
-    }
+    const char one[] = {(char)code, '\0'};
+    const char two[] = {(char)(0xC0 | code >> 6), (char)(0x80 | (code & 0x3F)), '\0'};
+    kd_json_key(p, code < 0x80 ? one : two);
 }
 
-static void add_vocabulary(kd_text *text)
+static void add_vocabulary(kd_json_printer *p)
 {
     unsigned next = 0x100;
+    kd_json_key(p, "vocab");
+    kd_json_begin(p, '{');
     for (unsigned byte = 0; byte < 256; byte++) {
-        kd_text_add(text, byte ? ",\"" : "\"");
-        add_letter(text, stands_for_itself(byte) ? byte : next++);
-        kd_text_printf(text, "\":%u", byte);
+        add_letter(p, stands_for_itself(byte) ? byte : next++);
+        kd_json_uint(p, byte);
     }
+    kd_json_end(p, '}');
 }
 
-static void add_byte_level(kd_text *text, const char *key)
+static void add_raw(kd_json_printer *p, const char *key, const char *json)
 {
-    kd_text_printf(text,
-                   "\"%s\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
-                   "\"trim_offsets\":false,\"use_regex\":false},",
-                   key);
+    kd_json_key(p, key);
+    kd_json_raw(p, json);
+}
+
+static void add_byte_level(kd_json_printer *p, const char *key)
+{
+    kd_json_key(p, key);
+    kd_json_begin(p, '{');
+    kd_json_key(p, "type");
+    kd_json_string(p, "ByteLevel");
+    add_raw(p, "add_prefix_space", "false");
+    add_raw(p, "trim_offsets", "false");
+    add_raw(p, "use_regex", "false");
+    kd_json_end(p, '}');
+}
+
+static void add_model(kd_json_printer *p)
+{
+    kd_json_key(p, "model");
+    kd_json_begin(p, '{');
+    kd_json_key(p, "type");
+    kd_json_string(p, "BPE");
+    add_raw(p, "dropout", "null");
+    add_raw(p, "unk_token", "null");
+    add_raw(p, "continuing_subword_prefix", "null");
+    add_raw(p, "end_of_word_suffix", "null");
+    add_raw(p, "fuse_unk", "false");
+    add_raw(p, "byte_fallback", "false");
+    add_vocabulary(p);
+    add_raw(p, "merges", "[]");
+    kd_json_end(p, '}');
+}
+
+static void describe(kd_text *text)
+{
+    kd_json_printer p = {.text = text};
+    kd_json_begin(&p, '{');
+    kd_json_key(&p, "version");
+    kd_json_string(&p, "1.0");
+    add_raw(&p, "truncation", "null");
+    add_raw(&p, "padding", "null");
+    add_raw(&p, "added_tokens", "[]");
+    add_raw(&p, "normalizer", "null");
+    add_byte_level(&p, "pre_tokenizer");
+    add_raw(&p, "post_processor", "null");
+    add_byte_level(&p, "decoder");
+    add_model(&p);
+    kd_json_end(&p, '}');
+    kd_text_add(text, "\n");
 }
 
 static kd_status write_file(const char *folder, const char *name, kd_text *text)
@@ -58,20 +102,16 @@ static kd_status write_file(const char *folder, const char *name, kd_text *text)
 kd_status kd_tokenizer_byte_export(const char *folder)
 {
     kd_text text = {0};
-    kd_text_add(&text, "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,"
-                       "\"added_tokens\":[],\"normalizer\":null,");
-    add_byte_level(&text, "pre_tokenizer");
-    kd_text_add(&text, "\"post_processor\":null,");
-    add_byte_level(&text, "decoder");
-    kd_text_add(&text, "\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,"
-                       "\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
-                       "\"fuse_unk\":false,\"byte_fallback\":false,\"vocab\":{");
-    add_vocabulary(&text);
-    kd_text_add(&text, "},\"merges\":[]}}\n");
+    describe(&text);
     kd_status st = write_file(folder, "tokenizer.json", &text);
     if (st == KD_OK) {
-        kd_text_add(&text, "{\"tokenizer_class\":\"PreTrainedTokenizerFast\","
-                           "\"clean_up_tokenization_spaces\":false}\n");
+        kd_json_printer p = {.text = &text};
+        kd_json_begin(&p, '{');
+        kd_json_key(&p, "tokenizer_class");
+        kd_json_string(&p, "PreTrainedTokenizerFast");
+        add_raw(&p, "clean_up_tokenization_spaces", "false");
+        kd_json_end(&p, '}');
+        kd_text_add(&text, "\n");
         st = write_file(folder, "tokenizer_config.json", &text);
     }
     return st;

@@ -28,12 +28,16 @@ static const json_t *lookup(const fields *f, const json_t *object, const char *n
 static void
 fail_field(fields *f, kd_status st, const char *name, const json_t *found, const char *expected)
 {
-    char *text = found != NULL ? json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+    kd_text text = {0};
+    kd_json_printer p = {.text = &text};
+    if (found != NULL) {
+        kd_json_tree(&p, found, true);
+    }
     f->st = found == NULL
                 ? kd_fail(st, "%s: there is no \"%s\", expected %s", f->path, name, expected)
                 : kd_fail(st, "%s: \"%s\" is %.100s, expected %s", f->path, name,
-                          text != NULL ? text : "unreadable", expected);
-    free(text);
+                          !text.failed ? text.data : "unreadable", expected);
+    kd_text_release(&text);
 }
 
 /* A size: 1 or more. */

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "format/hf_config.h"
+#include "format/json_file.h"
 
 static const char *const architectures[] = {
     [KD_MODEL_LLAMA] = "LlamaForCausalLM",        [KD_MODEL_MIXTRAL] = "MixtralForCausalLM",
@@ -126,14 +126,6 @@ static void describe(builder *b, const kd_model_config *c, kd_dtype dtype)
     describe_mlp(b, c);
 }
 
-/* 15 digits write 1e-06 as people do; a number that needs 17 to come back the same gets them. */
-static size_t real_digits(const kd_model_config *c)
-{
-    char text[32];
-    (void)snprintf(text, sizeof text, "%.15g", c->rope_theta);
-    return strtod(text, NULL) == c->rope_theta ? 15 : 17;
-}
-
 kd_status kd_hf_config_write(const char *path, const kd_model_config *config, kd_dtype dtype)
 {
     KD_CHECK(dtype == KD_F32 || dtype == KD_BF16);
@@ -143,14 +135,7 @@ kd_status kd_hf_config_write(const char *path, const kd_model_config *config, kd
     }
     builder b = {.root = json_object()};
     describe(&b, config, dtype);
-    char *text = b.failed ? NULL
-                          : json_dumps(b.root, JSON_INDENT(2) | JSON_SORT_KEYS |
-                                                   JSON_REAL_PRECISION(real_digits(config)));
+    st = kd_json_file_write(path, b.failed ? NULL : b.root);
     json_decref(b.root);
-    if (text == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
-    }
-    st = kd_file_replace(path, text, strlen(text));
-    free(text);
     return st;
 }

@@ -1,10 +1,14 @@
-/* json_file.h - a JSON file as a whole. Blocks on the disk. */
+/*
+ * json_file.h - a JSON file as a whole: jansson reads it, our own printer writes it. Blocks on the disk.
+ */
 #ifndef KD_FORMAT_JSON_FILE_H
 #define KD_FORMAT_JSON_FILE_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 
+#include "base/json_print.h"
 #include "base/status.h"
 
 /*
@@ -13,5 +17,11 @@
  * not JSON, a field that stands twice included.
  */
 KD_MUST_USE kd_status kd_json_file_read(const char *path, size_t max_bytes, json_t **root_out);
+
+/* Indented, with the keys of each object in the order of their bytes. NULL: KD_ERR_NOMEM. */
+KD_MUST_USE kd_status kd_json_file_write(const char *path, const json_t *root);
+
+/* A tree of jansson's as text, with sorted keys or as they were set. */
+void kd_json_tree(kd_json_printer *p, const json_t *value, bool is_sorted);
 
 #endif

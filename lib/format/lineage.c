@@ -43,18 +43,14 @@ static json_t *describe(const kd_lineage *l)
 
 kd_status kd_lineage_write(const char *folder, const kd_lineage *lineage)
 {
-    json_t *root = describe(lineage);
-    char *text = root != NULL ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
     char *path = kd_path_join(folder, KD_LINEAGE_NAME);
-    kd_status st = KD_ERR_NOMEM;
-    if (text == NULL) {
-        st = kd_fail(KD_ERR_NOMEM, "no memory to write %s", KD_LINEAGE_NAME);
-    } else if (path != NULL) {
-        st = kd_file_replace(path, text, strlen(text));
+    if (path == NULL) {
+        return KD_ERR_NOMEM;
     }
-    free(path);
-    free(text);
+    json_t *root = describe(lineage);
+    const kd_status st = kd_json_file_write(path, root);
     json_decref(root);
+    free(path);
     return st;
 }
 

@@ -153,13 +153,8 @@ static kd_status list_folder(const char *folder, json_t *files)
 static kd_status save(const char *path, json_t *files)
 {
     json_t *root = json_pack("{s:i, s:o}", "version", VERSION, "files", files);
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS);
+    const kd_status st = kd_json_file_write(path, root);
     json_decref(root);
-    if (text == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
-    }
-    const kd_status st = kd_file_replace(path, text, strlen(text));
-    free(text);
     return st;
 }
 

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/writer.h"
+#include "format/json_file.h"
 #include "format/safetensors.h"
 #include "tensor/half.h"
 
@@ -65,12 +66,6 @@ static json_t *describe(const kd_safetensors_spec *specs, size_t n_specs)
     return header;
 }
 
-static int add_to_text(const char *bytes, size_t size, void *text)
-{
-    kd_text_add_bytes(text, bytes, size);
-    return 0;
-}
-
 /* Length and header, padded with spaces so that the data is aligned. */
 static kd_status make_header(const kd_safetensors_spec *specs, size_t n_specs, kd_text *text)
 {
@@ -82,12 +77,13 @@ static kd_status make_header(const kd_safetensors_spec *specs, size_t n_specs, k
                        n_specs);
     }
     kd_text_add_bytes(text, length, sizeof length);
-    const int failed = json_dump_callback(header, add_to_text, text, JSON_COMPACT);
+    kd_json_printer p = {.text = text};
+    kd_json_tree(&p, header, false);
     json_decref(header);
     while (!text->failed && text->size % ALIGNMENT != 0) {
         kd_text_add(text, " ");
     }
-    if (failed || text->failed) {
+    if (text->failed) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a header of %zu tensors", n_specs);
     }
     const uint64_t size = text->size - sizeof length;

@@ -11,7 +11,7 @@
 #include <protobuf-c/protobuf-c.h>
 #include <stddef.h>
 
-#include "base/text.h"
+#include "base/json_print.h"
 
 typedef enum kd_json_flags {
     KD_JSON_SET_ONLY = 0,
@@ -22,8 +22,7 @@ typedef enum kd_json_flags {
 /* text->failed tells of lacking memory. `flags` is a sum of kd_json_flags. */
 void kd_json_print(kd_text *text, const ProtobufCMessage *message, unsigned flags);
 
-/* The parts, for output that is no message: a quoted and escaped string, and a number. */
-void kd_json_print_string(kd_text *text, const char *string, size_t size_bytes);
-void kd_json_print_double(kd_text *text, double number);
+/* The same as a value within other output; KD_JSON_INDENT is the printer's. */
+void kd_json_message(kd_json_printer *p, const ProtobufCMessage *message, unsigned flags);
 
 #endif

@@ -231,28 +231,3 @@ kd_status kd_scalar_read(const ProtobufCFieldDescriptor *field,
     KD_CHECK(!"a scalar field");
     return KD_ERR_ARG;
 }
-
-/* 15 digits always survive text -> double -> text, 17 always double -> text -> double. */
-void kd_scalar_add_double(kd_text *text, double number)
-{
-    char digits[32];
-    for (int n = 15; n <= 17; n++) {
-        (void)snprintf(digits, sizeof digits, "%.*g", n, number);
-        if (strtod(digits, NULL) == number) {
-            break;
-        }
-    }
-    kd_text_add(text, digits);
-}
-
-void kd_scalar_add_float(kd_text *text, float number)
-{
-    char digits[32];
-    for (int n = 6; n <= 9; n++) {
-        (void)snprintf(digits, sizeof digits, "%.*g", n, (double)number);
-        if (strtof(digits, NULL) == number) {
-            break;
-        }
-    }
-    kd_text_add(text, digits);
-}

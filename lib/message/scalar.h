@@ -46,8 +46,4 @@ KD_MUST_USE kd_status kd_scalar_read(const ProtobufCFieldDescriptor *field,
 /* Adds "text" in quotes for a person: cut when long, bytes that do not print as \xNN. */
 void kd_scalar_quote(kd_text *text, const char *bytes, size_t length);
 
-/* Adds as few significant digits as read back the same, at least 15 (6); it must be finite. */
-void kd_scalar_add_double(kd_text *text, double number);
-void kd_scalar_add_float(kd_text *text, float number);
-
 #endif

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "message/json.h"
+#include "base/json_print.h"
 #include "message/reflect.h"
 #include "message/scalar.h"
 
@@ -44,14 +44,14 @@ static void print_string(kd_text *text, const char *string)
     if (is_plain(string)) {
         kd_text_add(text, string);
     } else {
-        kd_json_print_string(text, string, strlen(string)); /* a JSON string is one of YAML */
+        kd_json_add_string(text, string, strlen(string)); /* a JSON string is one of YAML */
     }
 }
 
 static void print_double(kd_text *text, double number)
 {
     if (isfinite(number)) {
-        kd_scalar_add_double(text, number);
+        kd_text_add_double(text, number);
     } else {
         kd_text_add(text, isnan(number) ? ".nan" : number > 0 ? ".inf" : "-.inf");
     }

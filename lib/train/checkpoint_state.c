@@ -1,10 +1,10 @@
 #include <inttypes.h>
 #include <jansson.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "base/json_print.h"
 #include "base/log.h"
 #include "format/json_file.h"
 #include "train/checkpoint_file.h"
@@ -13,14 +13,20 @@ enum { VERSION = 1, STATE_BYTES_MAX = 1 << 16 };
 
 kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state *state)
 {
-    char text[256];
-    /* JSON numbers hold 53 bits for most readers: whole 64-bit words go as text. */
-    const int n =
-        snprintf(text, sizeof text,
-                 "{\"version\": %d, \"step\": %" PRIu64 ", \"job_hash\": \"%016" PRIx64 "\"}\n",
-                 VERSION, state->step, state->job_hash);
-    KD_CHECK(n > 0 && (size_t)n < sizeof text);
-    return kd_file_replace(path, text, (size_t)n);
+    kd_text text = {0};
+    kd_json_printer p = {.text = &text, .is_indented = true};
+    kd_json_begin(&p, '{');
+    kd_json_key(&p, "version");
+    kd_json_int(&p, VERSION);
+    kd_json_key(&p, "step");
+    kd_json_uint(&p, state->step);
+    kd_json_key(&p, "job_hash");
+    kd_json_hex(&p, state->job_hash);
+    kd_json_end(&p, '}');
+    const kd_status st = text.failed ? kd_fail(KD_ERR_NOMEM, "no memory to write %s", path)
+                                     : kd_file_replace(path, text.data, text.size);
+    kd_text_release(&text);
+    return st;
 }
 
 static kd_status fail_field(const char *path, const char *field, const char *expected)

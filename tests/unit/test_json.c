@@ -19,7 +19,7 @@ static void expect_json(const ProtobufCMessage *message, unsigned flags, const c
 static void expect_string(const char *string, size_t size, const char *expected)
 {
     kd_text text = {0};
-    kd_json_print_string(&text, string, size);
+    kd_json_add_string(&text, string, size);
     cr_expect(eq(str, text.data, (char *)expected));
     kd_text_release(&text);
 }
@@ -27,7 +27,7 @@ static void expect_string(const char *string, size_t size, const char *expected)
 static void expect_double(double number, const char *expected)
 {
     kd_text text = {0};
-    kd_json_print_double(&text, number);
+    kd_json_double(&(kd_json_printer){.text = &text}, number);
     cr_expect(eq(str, text.data, (char *)expected));
     kd_text_release(&text);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/json_print.h"
 #include "base/log.h"
 #include "base/option.h"
 #include "data/pack.h"
@@ -138,6 +139,47 @@ static kd_status parse(int argc, char **argv, arguments *a)
     return st || a->help ? st : check(a);
 }
 
+/* Prints what was built as one line. */
+static void put_json(kd_text *text)
+{
+    (void)puts(text->failed ? "null" : text->data);
+    kd_text_release(text);
+}
+
+static void print_shape_json(const kd_model_config *c)
+{
+    const struct {
+        const char *name;
+        int64_t value;
+    } numbers[] = {
+        {"vocab_size", c->vocab_size},
+        {"hidden_size", c->hidden_size},
+        {"layers", c->n_layers},
+        {"heads", c->n_heads},
+        {"kv_heads", c->n_kv_heads},
+        {"head_dim", c->head_dim},
+        {"intermediate_size", c->intermediate_size},
+        {"experts", c->n_experts},
+        {"experts_per_token", c->experts_per_token},
+        {"parameters", kd_model_config_parameters(c)},
+        {"active_parameters", kd_model_config_active_parameters(c)},
+    };
+
+    kd_text text = {0};
+    kd_json_printer p = {.text = &text};
+    kd_json_begin(&p, '{');
+    kd_json_key(&p, "type");
+    kd_json_string(&p, kd_model_type_name(c->type));
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        kd_json_key(&p, numbers[i].name);
+        kd_json_int(&p, numbers[i].value);
+    }
+    kd_json_key(&p, "forward_mflop_per_token");
+    kd_json_double(&p, kd_model_config_forward_flops(c) / 1e6);
+    kd_json_end(&p, '}');
+    put_json(&text);
+}
+
 static kd_status inspect(const arguments *a)
 {
     kd_model_config c;
@@ -145,29 +187,25 @@ static kd_status inspect(const arguments *a)
     if (st) {
         return st;
     }
-    const char *format =
-        a->json ? "{\"type\":\"%s\",\"vocab_size\":%lld,\"hidden_size\":%lld,\"layers\":%lld,"
-                  "\"heads\":%lld,\"kv_heads\":%lld,\"head_dim\":%lld,\"intermediate_size\":%lld,"
-                  "\"experts\":%lld,\"experts_per_token\":%lld,\"parameters\":%lld,"
-                  "\"active_parameters\":%lld,\"forward_mflop_per_token\":%.3f}\n"
-                : "type               %s\n"
-                  "vocabulary         %lld\n"
-                  "width              %lld\n"
-                  "layers             %lld\n"
-                  "heads              %lld (%lld of keys and values, %lld wide)\n"
-                  "expert width       %lld\n"
-                  "experts            %lld (%lld per token)\n"
-                  "parameters         %lld (%lld active)\n"
-                  "forward            %.3f MFLOP per token\n";
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral" /* both are above, with the same places */
-    (void)printf(
-        format, kd_model_type_name(c.type), (long long)c.vocab_size, (long long)c.hidden_size,
-        (long long)c.n_layers, (long long)c.n_heads, (long long)c.n_kv_heads, (long long)c.head_dim,
-        (long long)c.intermediate_size, (long long)c.n_experts, (long long)c.experts_per_token,
-        (long long)kd_model_config_parameters(&c), (long long)kd_model_config_active_parameters(&c),
-        kd_model_config_forward_flops(&c) / 1e6);
-#pragma GCC diagnostic pop
+    if (a->json) {
+        print_shape_json(&c);
+        return KD_OK;
+    }
+    (void)printf("type               %s\n"
+                 "vocabulary         %lld\n"
+                 "width              %lld\n"
+                 "layers             %lld\n"
+                 "heads              %lld (%lld of keys and values, %lld wide)\n"
+                 "expert width       %lld\n"
+                 "experts            %lld (%lld per token)\n"
+                 "parameters         %lld (%lld active)\n"
+                 "forward            %.3f MFLOP per token\n",
+                 kd_model_type_name(c.type), (long long)c.vocab_size, (long long)c.hidden_size,
+                 (long long)c.n_layers, (long long)c.n_heads, (long long)c.n_kv_heads,
+                 (long long)c.head_dim, (long long)c.intermediate_size, (long long)c.n_experts,
+                 (long long)c.experts_per_token, (long long)kd_model_config_parameters(&c),
+                 (long long)kd_model_config_active_parameters(&c),
+                 kd_model_config_forward_flops(&c) / 1e6);
     return KD_OK;
 }
 
@@ -233,14 +271,24 @@ open_model(const arguments *a, kd_backend *be, kd_parameters **params_out, kd_de
 
 static void print_evaluation(const arguments *a, const kd_evaluation *e)
 {
-    const char *format = a->json ? "{\"loss\":%.9g,\"perplexity\":%.9g,\"accuracy\":%.9g,"
-                                   "\"tokens\":%llu}\n"
-                                 : "loss %.6f nats a token, perplexity %.4f, accuracy %.4f, over "
-                                   "%llu tokens\n";
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral" /* both are above, with the same places */
-    (void)printf(format, e->loss, e->perplexity, e->accuracy, (unsigned long long)e->n_tokens);
-#pragma GCC diagnostic pop
+    if (!a->json) {
+        (void)printf("loss %.6f nats a token, perplexity %.4f, accuracy %.4f, over %llu tokens\n",
+                     e->loss, e->perplexity, e->accuracy, (unsigned long long)e->n_tokens);
+        return;
+    }
+    kd_text text = {0};
+    kd_json_printer p = {.text = &text};
+    kd_json_begin(&p, '{');
+    kd_json_key(&p, "loss");
+    kd_json_double(&p, e->loss);
+    kd_json_key(&p, "perplexity");
+    kd_json_double(&p, e->perplexity);
+    kd_json_key(&p, "accuracy");
+    kd_json_double(&p, e->accuracy);
+    kd_json_key(&p, "tokens");
+    kd_json_uint(&p, e->n_tokens);
+    kd_json_end(&p, '}');
+    put_json(&text);
 }
 
 static kd_status evaluate_shard(const arguments *a, const kd_shard *shard)
