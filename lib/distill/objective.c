@@ -282,6 +282,7 @@ kd_objective_run(kd_objective *o, const kd_decoder *decoder, kd_tensor labels, v
     KD_CHECK(n_rows > 0 && n_rows <= o->max_rows);
     KD_CHECK((labels.data != NULL) == o->counts.labelled);
 
+    const kd_weight lm_head = kd_decoder_lm_head_weight(decoder);
     kd_vocab_teacher teacher;
     const kd_loss_input input = {
         .plan = &o->plan,
@@ -294,12 +295,12 @@ kd_objective_run(kd_objective *o, const kd_decoder *decoder, kd_tensor labels, v
     };
     kd_vocab_loss loss = {
         .hidden = kd_decoder_hidden(decoder),
-        .lm_head = kd_decoder_lm_head(decoder),
+        .lm_head = lm_head.value,
         .labels = labels,
         .sums = kd_tensor_1d(o->sums.data, KD_F64, KD_VOCAB_SUMS),
         .d_hidden = kd_tensor_slice_rows(o->d_hidden, 0, n_rows),
-        .d_lm_head = kd_decoder_lm_head_grad(decoder),
-        .accumulate = true,
+        .d_lm_head = lm_head.grad,
+        .accumulate = kd_weight_adds(lm_head),
         .n_vocab = o->n_vocab,
         .temperature = 1.0f,
         .chunk_rows = o->settings.chunk_rows,

@@ -126,23 +126,25 @@ void kd_attention_backward(const kd_pass *pass,
 
     ops->copy(be, grads->d_out, pass->dx);
     kd_weight_linear_grad(be, weights->out, grads->d_out, acts->mixed);
-    ops->linear_dx(be, grads->d_mixed, grads->d_out, weights->out.value);
+    ops->linear_backward_x(be, grads->d_mixed, grads->d_out, weights->out.value);
     ops->attention_backward(be, &attention, d.q, d.k, d.v, grads->d_mixed);
     kd_tap_backward(pass, KD_TAP_VALUE, layer, s.v, d.v, NULL);
     ops->rotate(be, d.q, n_q, pass->rope, true);
     ops->rotate(be, d.k, n_k, pass->rope, true);
     kd_tap_backward(pass, KD_TAP_KEY, layer, acts->key, d.k, NULL);
     if (s.normalised) {
-        ops->head_norm_dx(be, d.q_linear, weights->q_norm.grad, d.q, s.q_linear,
-                          weights->q_norm.value, acts->q_rstd, s.q_parts);
-        ops->head_norm_dx(be, d.k_linear, weights->k_norm.grad, d.k, s.k_linear,
-                          weights->k_norm.value, acts->k_rstd, s.k_parts);
+        ops->head_norm_backward(be, d.q_linear, weights->q_norm.grad, d.q, s.q_linear,
+                                weights->q_norm.value, acts->q_rstd, s.q_parts,
+                                kd_weight_adds(weights->q_norm));
+        ops->head_norm_backward(be, d.k_linear, weights->k_norm.grad, d.k, s.k_linear,
+                                weights->k_norm.value, acts->k_rstd, s.k_parts,
+                                kd_weight_adds(weights->k_norm));
     }
     if (c->qkv_bias) {
         kd_weight_bias_grad(be, weights->qkv_bias, grads->d_qkv);
     }
     kd_weight_linear_grad(be, weights->qkv, grads->d_qkv, acts->normed);
-    ops->linear_dx(be, grads->d_normed, grads->d_qkv, weights->qkv.value);
-    ops->norm_dx(be, pass->dx, weights->norm.grad, grads->d_normed, acts->x, weights->norm.value,
-                 acts->rstd);
+    ops->linear_backward_x(be, grads->d_normed, grads->d_qkv, weights->qkv.value);
+    ops->norm_backward(be, pass->dx, weights->norm.grad, grads->d_normed, acts->x,
+                       weights->norm.value, acts->rstd, kd_weight_adds(weights->norm));
 }

@@ -309,7 +309,8 @@ void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden)
 
     KD_CHECK(d->settings.train);
     ops->zero(be, dx);
-    ops->norm_dx(be, dx, d->final_norm.grad, d_hidden, d->x, d->final_norm.value, d->rstd);
+    ops->norm_backward(be, dx, d->final_norm.grad, d_hidden, d->x, d->final_norm.value, d->rstd,
+                       kd_weight_adds(d->final_norm));
     for (int64_t l = d->params->config.n_layers - 1; l >= 0; l--) {
         kd_tap_backward(&d->pass, KD_TAP_HIDDEN, l, hidden_of(d, l), dx, NULL);
         kd_layer_backward(&d->pass, &d->layers[l], kd_decoder_acts(d, l), &d->grads);
@@ -329,7 +330,7 @@ kd_tensor kd_decoder_lm_head(const kd_decoder *decoder)
     return decoder->lm_head.value;
 }
 
-kd_tensor kd_decoder_lm_head_grad(const kd_decoder *decoder)
+kd_weight kd_decoder_lm_head_weight(const kd_decoder *decoder)
 {
-    return decoder->lm_head.grad;
+    return decoder->lm_head;
 }

@@ -52,10 +52,10 @@ KD_MUST_USE kd_status kd_decoder_listen(kd_decoder *decoder, const kd_listener *
 /* (B * T, C) compute, after the final norm; valid until the next forward. */
 kd_tensor kd_decoder_hidden(const kd_decoder *decoder);
 
-/* (V, C) compute, and its gradient (V, C) f32, none where it is frozen: the lm_head, or the embedding
- * where tied. */
+/* (V, C) compute: the lm_head, or the embedding where tied. As a weight with its gradient (V, C) f32,
+ * none where it is frozen. */
 kd_tensor kd_decoder_lm_head(const kd_decoder *decoder);
-kd_tensor kd_decoder_lm_head_grad(const kd_decoder *decoder);
+kd_weight kd_decoder_lm_head_weight(const kd_decoder *decoder);
 
 /*
  * Adds the gradient of all parameters for d_hidden (B * T, C) f32, and for what listeners add, to

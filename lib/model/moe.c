@@ -21,7 +21,8 @@ static kd_tensor only_matrix(kd_tensor t)
 
 static kd_weight only_weight(kd_weight w)
 {
-    return (kd_weight){.value = only_matrix(w.value), .grad = only_matrix(w.grad)};
+    return (kd_weight){
+        .value = only_matrix(w.value), .grad = only_matrix(w.grad), .written = w.written};
 }
 
 void kd_moe_weights_find(kd_moe_weights *weights, const kd_parameters *params, int64_t layer)
@@ -150,10 +151,10 @@ static void mlp_backward(kd_backend *be,
     const kd_ops *ops = be->ops;
 
     kd_weight_linear_grad(be, weights->down, grads->d_out, acts->hidden);
-    ops->linear_dx(be, grads->d_hidden, grads->d_out, weights->down.value);
+    ops->linear_backward_x(be, grads->d_hidden, grads->d_out, weights->down.value);
     ops->swiglu_backward(be, grads->d_gate_up, grads->d_hidden, acts->gate_up);
     kd_weight_linear_grad(be, weights->gate_up, grads->d_gate_up, x);
-    ops->linear_dx(be, dx, grads->d_gate_up, weights->gate_up.value);
+    ops->linear_backward_x(be, dx, grads->d_gate_up, weights->gate_up.value);
 }
 
 /* Writes d_normed, what the router's logits owe to acts->normed. */
@@ -170,7 +171,7 @@ static void router_backward(const kd_pass *pass,
     kd_tap_backward(pass, KD_TAP_ROUTER, layer, acts->logits, grads->d_logits, &acts->route);
     ops->copy(be, grads->d_router, grads->d_logits);
     kd_weight_linear_grad(be, weights->router, grads->d_router, acts->normed);
-    ops->linear_dx(be, grads->d_normed, grads->d_router, weights->router.value);
+    ops->linear_backward_x(be, grads->d_normed, grads->d_router, weights->router.value);
 }
 
 /* Writes d_weights for the router, and d_part, what the experts owe to acts->normed. */
@@ -187,13 +188,13 @@ static void experts_backward(const kd_pass *pass,
     ops->combine_backward(be, grads->d_rows, grads->d_weights, pass->dx, acts->out, route);
     kd_tap_backward(pass, KD_TAP_EXPERT_OUT, layer, acts->out, grads->d_rows, route);
     kd_weight_experts_grad(be, weights->down, grads->d_rows, acts->hidden, route);
-    ops->experts_dx(be, grads->d_hidden, grads->d_rows, weights->down.value, route);
+    ops->experts_backward_x(be, grads->d_hidden, grads->d_rows, weights->down.value, route);
     ops->swiglu_backward(be, grads->d_gate_up, grads->d_hidden, acts->gate_up);
     if (kd_weight_trained(weights->gate_up) || kd_tap_is_wanted(pass, KD_TAP_EXPERT_IN, layer)) {
         ops->dispatch(be, grads->rows, acts->normed, route);
     }
     kd_weight_experts_grad(be, weights->gate_up, grads->d_gate_up, grads->rows, route);
-    ops->experts_dx(be, grads->d_rows, grads->d_gate_up, weights->gate_up.value, route);
+    ops->experts_backward_x(be, grads->d_rows, grads->d_gate_up, weights->gate_up.value, route);
     kd_tap_backward(pass, KD_TAP_EXPERT_IN, layer, grads->rows, grads->d_rows, route);
     ops->dispatch_backward(be, grads->d_part, grads->d_rows, route);
 }
@@ -213,7 +214,7 @@ static void shared_backward(const kd_pass *pass,
     ops->add(be, grads->d_normed, grads->d_part);
     ops->copy(be, grads->d_gate_row, grads->d_gate);
     kd_weight_linear_grad(be, weights->shared_gate, grads->d_gate_row, acts->normed);
-    ops->linear_dx(be, grads->d_part, grads->d_gate_row, weights->shared_gate.value);
+    ops->linear_backward_x(be, grads->d_part, grads->d_gate_row, weights->shared_gate.value);
     ops->add(be, grads->d_normed, grads->d_part);
 }
 
@@ -239,6 +240,6 @@ void kd_moe_backward(const kd_pass *pass,
         }
     }
     kd_probes_join(pass->probes, layer, grads->d_normed);
-    ops->norm_dx(be, pass->dx, weights->norm.grad, grads->d_normed, acts->x, weights->norm.value,
-                 acts->rstd);
+    ops->norm_backward(be, pass->dx, weights->norm.grad, grads->d_normed, acts->x,
+                       weights->norm.value, acts->rstd, kd_weight_adds(weights->norm));
 }

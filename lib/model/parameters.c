@@ -192,12 +192,31 @@ kd_weight kd_parameters_weight(const kd_parameters *params, kd_parameter_role ro
     const kd_parameter *entry = kd_parameters_find(params, role, layer);
 
     if (entry != NULL) {
+        weight.written = &params->table[entry - params->table].written;
         weight.value = kd_parameters_value(params, entry);
         if (params->use == KD_PARAMS_TRAIN) {
             weight.grad = kd_parameters_grad(params, entry);
         }
     }
     return weight;
+}
+
+void kd_parameters_clear_grad(kd_parameters *params)
+{
+    for (int i = 0; i < params->n_table; i++) {
+        params->table[i].written = false;
+    }
+}
+
+void kd_parameters_settle_grad(kd_parameters *params)
+{
+    for (int i = 0; i < params->n_table && params->use == KD_PARAMS_TRAIN; i++) {
+        kd_parameter *entry = &params->table[i];
+        if (!entry->written) {
+            params->be->ops->zero(params->be, kd_parameters_grad(params, entry));
+            entry->written = true;
+        }
+    }
 }
 
 /* ---- values ---- */

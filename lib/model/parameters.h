@@ -54,6 +54,7 @@ typedef struct kd_parameter {
     int64_t dims[KD_TENSOR_DIMS_MAX]; /* as in kd_tensor                */
     int64_t offset;                   /* first element in the flat numbering */
     int64_t n_elements;
+    bool written; /* its gradient holds something of this step; see kd_weight_adds() */
 } kd_parameter;
 
 typedef enum kd_parameter_use { KD_PARAMS_INFER, KD_PARAMS_TRAIN } kd_parameter_use;
@@ -111,7 +112,25 @@ kd_tensor kd_parameters_grad(const kd_parameters *params, const kd_parameter *en
 typedef struct kd_weight {
     kd_tensor value;
     kd_tensor grad;
+    bool *written; /* of its entry */
 } kd_weight;
+
+/*
+ * For whoever is about to give a gradient: whether it is added to what others gave in this step. The
+ * first writes, so that nothing clears the slab beforehand.
+ */
+static inline bool kd_weight_adds(kd_weight weight)
+{
+    const bool adds = *weight.written;
+    *weight.written = true;
+    return adds;
+}
+
+/* Begins a step: the first gradient that anyone gives is written. */
+void kd_parameters_clear_grad(kd_parameters *params);
+
+/* Ends it: the gradient of whatever nobody gave one becomes 0, if training. */
+void kd_parameters_settle_grad(kd_parameters *params);
 
 /* Both of a role and layer; both none if this shape has no such entry. */
 kd_weight kd_parameters_weight(const kd_parameters *params, kd_parameter_role role, int64_t layer);

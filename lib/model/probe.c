@@ -210,10 +210,10 @@ void kd_experts_probe_backward(kd_probe *p)
 
     KD_CHECK(p->decoder->settings.train);
     kd_weight_experts_grad(be, weights->down, p->gradient, p->hidden, &p->route);
-    ops->experts_dx(be, p->d_hidden, p->gradient, weights->down.value, &p->route);
+    ops->experts_backward_x(be, p->d_hidden, p->gradient, weights->down.value, &p->route);
     ops->swiglu_backward(be, p->d_gate_up, p->d_hidden, p->gate_up);
     kd_weight_experts_grad(be, weights->gate_up, p->d_gate_up, p->in, &p->route);
-    ops->experts_dx(be, p->gradient, p->d_gate_up, weights->gate_up.value, &p->route);
+    ops->experts_backward_x(be, p->gradient, p->d_gate_up, weights->gate_up.value, &p->route);
     ops->dispatch_backward(be, p->x, p->gradient, &p->route); /* x was read for the last time */
     ops->copy(be, p->x32, p->x);
     p->next = p->decoder->probes;
@@ -225,7 +225,7 @@ void kd_probes_join(kd_probe **probes, int64_t layer, kd_tensor d_normed)
     for (kd_probe *p = *probes; p != NULL; p = p->next) {
         kd_backend *be = p->decoder->pass.be;
         KD_CHECK(p->layer == layer);
-        be->ops->embed_dw(be, d_normed, p->x32, p->rows);
+        be->ops->embed_backward(be, d_normed, p->x32, p->rows, true);
     }
     *probes = NULL;
 }

@@ -1,5 +1,5 @@
 /*
- * weight.h - gradients of weights, added to unless the weight is frozen and so has none.
+ * weight.h - gradients of weights: the first of a step is written, others are added; none if frozen.
  *
  * Internal to lib/model. Shapes are those of the operations in ops.h.
  */
@@ -17,14 +17,14 @@ static inline void
 kd_weight_linear_grad(kd_backend *be, kd_weight weight, kd_tensor dy, kd_tensor x)
 {
     if (kd_weight_trained(weight)) {
-        be->ops->linear_dw(be, weight.grad, dy, x);
+        be->ops->linear_backward_w(be, weight.grad, dy, x, kd_weight_adds(weight));
     }
 }
 
 static inline void kd_weight_bias_grad(kd_backend *be, kd_weight weight, kd_tensor dy)
 {
     if (kd_weight_trained(weight)) {
-        be->ops->bias_db(be, weight.grad, dy);
+        be->ops->bias_backward(be, weight.grad, dy, kd_weight_adds(weight));
     }
 }
 
@@ -35,7 +35,7 @@ static inline void kd_weight_experts_grad(kd_backend *be,
                                           const kd_route *route)
 {
     if (kd_weight_trained(weight)) {
-        be->ops->experts_dw(be, weight.grad, dy, x, route);
+        be->ops->experts_backward_w(be, weight.grad, dy, x, route, kd_weight_adds(weight));
     }
 }
 
@@ -43,7 +43,7 @@ static inline void
 kd_weight_embed_grad(kd_backend *be, kd_weight weight, kd_tensor dy, kd_tensor ids)
 {
     if (kd_weight_trained(weight)) {
-        be->ops->embed_dw(be, weight.grad, dy, ids);
+        be->ops->embed_backward(be, weight.grad, dy, ids, kd_weight_adds(weight));
     }
 }
 

@@ -168,43 +168,47 @@ typedef struct kd_ops {
                  kd_tensor src); /* casts f32 <-> bf16 where dtypes differ */
     void (*add)(kd_backend *be, kd_tensor dst, kd_tensor src); /* dst (f32) += src (f32 or bf16) */
 
-    /* Products. x (N, K) compute; w (O, K) compute; y (N, O) f32 or compute. */
-    void (*linear)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w); /* y = x w^T          */
-    void (*linear_dx)(kd_backend *be,
-                      kd_tensor dx,
-                      kd_tensor dy,
-                      kd_tensor w); /* dx = dy w          */
-    void (*linear_dw)(kd_backend *be,
-                      kd_tensor dw,
-                      kd_tensor dy,
-                      kd_tensor x); /* dw (f32) += dy^T x */
-    void (*bias)(kd_backend *be,
-                 kd_tensor y,
-                 kd_tensor b); /* y (N, O) compute += b (O) f32, in place */
-    void (*bias_db)(kd_backend *be,
-                    kd_tensor db,
-                    kd_tensor dy); /* db (O) f32 += column sums of dy (N, O)  */
+    /*
+     * Gradients of parameters are f32 and take `accumulate`: added to what is there, or written. So the
+     * first micro-batch of a step clears nothing beforehand.
+     */
+
+    /* Products. x (N, K) compute; w (O, K) compute; y (N, O) f32 or compute.
+     *   y = x w^T,  dx = dy w,  dw = dy^T x */
+    void (*linear)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w);
+    void (*linear_backward_x)(kd_backend *be, kd_tensor dx, kd_tensor dy, kd_tensor w);
+    void (*linear_backward_w)(kd_backend *be,
+                              kd_tensor dw,
+                              kd_tensor dy,
+                              kd_tensor x,
+                              bool accumulate);
+    /* y (N, O) compute += b (O) f32, in place; db (O) = column sums of dy (N, O). */
+    void (*bias)(kd_backend *be, kd_tensor y, kd_tensor b);
+    void (*bias_backward)(kd_backend *be, kd_tensor db, kd_tensor dy, bool accumulate);
 
     /* The same per expert: rows of segment e with w[e]. x (R, K), w (E, O, K), y (R, O); rows past
-     * offset[E] are neither read nor written. */
+     * offset[E] are neither read nor written. The gradient of an expert without rows is 0. */
     void (*experts)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w, const kd_route *route);
-    void (*experts_dx)(kd_backend *be,
-                       kd_tensor dx,
-                       kd_tensor dy,
-                       kd_tensor w,
-                       const kd_route *route);
-    void (*experts_dw)(kd_backend *be,
-                       kd_tensor dw,
-                       kd_tensor dy,
-                       kd_tensor x,
-                       const kd_route *route);
+    void (*experts_backward_x)(kd_backend *be,
+                               kd_tensor dx,
+                               kd_tensor dy,
+                               kd_tensor w,
+                               const kd_route *route);
+    void (*experts_backward_w)(kd_backend *be,
+                               kd_tensor dw,
+                               kd_tensor dy,
+                               kd_tensor x,
+                               const kd_route *route,
+                               bool accumulate);
 
-    /* y (N, C) f32 = table[ids]; table (V, C) compute or f32; ids (N) i32 below V. */
+    /* y (N, C) f32 = table[ids]; table (V, C) compute or f32; ids (N) i32 below V. Also how
+     * rows of any matrix are gathered, and added to. */
     void (*embed)(kd_backend *be, kd_tensor y, kd_tensor table, kd_tensor ids);
-    void (*embed_dw)(kd_backend *be,
-                     kd_tensor dtable,
-                     kd_tensor dy,
-                     kd_tensor ids); /* dtable f32 += */
+    void (*embed_backward)(kd_backend *be,
+                           kd_tensor dtable,
+                           kd_tensor dy,
+                           kd_tensor ids,
+                           bool accumulate);
 
     /* RMSNorm (Zhang and Sennrich 2019): y = w * x / sqrt(mean(x^2) + eps), over the last dimension.
      * sum = x + delta is formed first if delta is given, and normalised in its place.
@@ -218,16 +222,18 @@ typedef struct kd_ops {
                  kd_tensor w,
                  kd_tensor rstd,
                  float eps);
-    /* dx (N, C) f32 +=, dw (C) f32 += or none; x is what was normalised; dy compute or f32. */
-    void (*norm_dx)(kd_backend *be,
-                    kd_tensor dx,
-                    kd_tensor dw,
-                    kd_tensor dy,
-                    kd_tensor x,
-                    kd_tensor w,
-                    kd_tensor rstd);
+    /* dx (N, C) f32 +=, as what joins the residual stream; dw (C) or none; x is what was normalised; dy
+     * compute or f32. */
+    void (*norm_backward)(kd_backend *be,
+                          kd_tensor dx,
+                          kd_tensor dw,
+                          kd_tensor dy,
+                          kd_tensor x,
+                          kd_tensor w,
+                          kd_tensor rstd,
+                          bool accumulate);
     /* RMSNorm of each head's part of a row: y, x (N, heads * D) compute, w (D) f32 for every head, or
-     * (heads * D) f32 over the whole row with heads = 1; rstd (N, heads) f32. dx is written, dw += or none. */
+     * (heads * D) f32 over the whole row with heads = 1; rstd (N, heads) f32. dx is written; dw or none. */
     void (*head_norm)(kd_backend *be,
                       kd_tensor y,
                       kd_tensor x,
@@ -235,14 +241,15 @@ typedef struct kd_ops {
                       kd_tensor rstd,
                       int64_t n_heads,
                       float eps);
-    void (*head_norm_dx)(kd_backend *be,
-                         kd_tensor dx,
-                         kd_tensor dw,
-                         kd_tensor dy,
-                         kd_tensor x,
-                         kd_tensor w,
-                         kd_tensor rstd,
-                         int64_t n_heads);
+    void (*head_norm_backward)(kd_backend *be,
+                               kd_tensor dx,
+                               kd_tensor dw,
+                               kd_tensor dy,
+                               kd_tensor x,
+                               kd_tensor w,
+                               kd_tensor rstd,
+                               int64_t n_heads,
+                               bool accumulate);
 
     /* Rotary embedding (Su et al. 2021), halves paired as in Hugging Face: in place on x (N, heads * D)
      * compute; row n has position n mod T. table (T, D) f32: cosines of D/2 angles, then sines.
@@ -325,12 +332,12 @@ typedef struct kd_ops {
 #define KD_OPS_EACH(X)                                                                             \
     X(alloc) X(free) X(wait) X(destroy) X(upload) X(download)                                      \
     X(zero) X(copy) X(add)                                                                         \
-    X(linear) X(linear_dx) X(linear_dw)                                                            \
-    X(bias) X(bias_db)                                                                             \
-    X(experts) X(experts_dx) X(experts_dw)                                                         \
-    X(embed) X(embed_dw)                                                                           \
-    X(norm) X(norm_dx)                                                                             \
-    X(head_norm) X(head_norm_dx)                                                                   \
+    X(linear) X(linear_backward_x) X(linear_backward_w)                                                            \
+    X(bias) X(bias_backward)                                                                             \
+    X(experts) X(experts_backward_x) X(experts_backward_w)                                                         \
+    X(embed) X(embed_backward)                                                                           \
+    X(norm) X(norm_backward)                                                                             \
+    X(head_norm) X(head_norm_backward)                                                                   \
     X(rotate)                                                                                      \
     X(attention) X(attention_backward)                                                             \
     X(swiglu) X(swiglu_backward)                                                                   \

@@ -65,9 +65,14 @@ void kd_optimizer_destroy(kd_optimizer *optimizer)
 void kd_optimizer_clear(kd_optimizer *o)
 {
     for (int g = 0; g < o->n_groups; g++) {
-        if (kd_group_trained(&o->groups[g])) {
-            o->be->ops->zero(o->be, o->groups[g].params->grad);
-        }
+        kd_parameters_clear_grad(o->groups[g].params);
+    }
+}
+
+void kd_optimizer_settle(kd_optimizer *o)
+{
+    for (int g = 0; g < o->n_groups; g++) {
+        kd_parameters_settle_grad(o->groups[g].params);
     }
 }
 

@@ -39,8 +39,11 @@ KD_MUST_USE kd_status kd_optimizer_create(const kd_group *groups,
                                           kd_optimizer **optimizer_out);
 void kd_optimizer_destroy(kd_optimizer *optimizer);
 
-/* Zeroes all gradients. */
+/* Begins a step: gradients of the one before are written over by the first that come. */
 void kd_optimizer_clear(kd_optimizer *optimizer);
+
+/* Once all have come: those that nobody gave are 0. */
+void kd_optimizer_settle(kd_optimizer *optimizer);
 
 /* Puts the sum of squares of each group's gradient into norm_sq. */
 void kd_optimizer_measure(kd_optimizer *optimizer);

@@ -279,6 +279,7 @@ static kd_status reduce_gradients(kd_trainer *trainer, const kd_reduce *reduce)
 static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *sums, double *norm_sq)
 {
     kd_backend *be = trainer->params->be;
+    kd_optimizer_settle(trainer->optimizer);
     kd_status st = reduce_gradients(trainer, reduce);
     if (st) {
         return st;

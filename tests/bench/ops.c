@@ -151,15 +151,15 @@ OP(linear)
     b->be->ops->linear(b->be, b->dqkv, b->hidden, b->w_qkv);
 }
 
-OP(linear_dx)
+OP(linear_backward_x)
 {
-    b->be->ops->linear_dx(b->be, b->d_hidden, b->qkv, b->w_qkv);
+    b->be->ops->linear_backward_x(b->be, b->d_hidden, b->qkv, b->w_qkv);
 }
 
-OP(linear_dw)
+OP(linear_backward_w)
 {
     kd_tensor dw = kd_tensor_2d(b->d_head.data, KD_F32, QKV, C);
-    b->be->ops->linear_dw(b->be, dw, b->qkv, b->hidden);
+    b->be->ops->linear_backward_w(b->be, dw, b->qkv, b->hidden, true);
 }
 
 OP(router_linear)
@@ -175,12 +175,14 @@ OP(lm_head)
 
 OP(lm_head_dx)
 {
-    b->be->ops->linear_dx(b->be, kd_tensor_slice_rows(b->y, 0, CHUNK), b->d_logits, b->head);
+    b->be->ops->linear_backward_x(b->be, kd_tensor_slice_rows(b->y, 0, CHUNK), b->d_logits,
+                                  b->head);
 }
 
 OP(lm_head_dw)
 {
-    b->be->ops->linear_dw(b->be, b->d_head, b->d_logits, kd_tensor_slice_rows(b->hidden, 0, CHUNK));
+    b->be->ops->linear_backward_w(b->be, b->d_head, b->d_logits,
+                                  kd_tensor_slice_rows(b->hidden, 0, CHUNK), true);
 }
 
 OP(experts)
@@ -193,14 +195,14 @@ OP(experts_down)
     b->be->ops->experts(b->be, b->d_rows, b->h, b->w_down, &b->route);
 }
 
-OP(experts_dx)
+OP(experts_backward_x)
 {
-    b->be->ops->experts_dx(b->be, b->d_rows, b->gate_up, b->w_gate_up, &b->route);
+    b->be->ops->experts_backward_x(b->be, b->d_rows, b->gate_up, b->w_gate_up, &b->route);
 }
 
-OP(experts_dw)
+OP(experts_backward_w)
 {
-    b->be->ops->experts_dw(b->be, b->dw_gate_up, b->gate_up, b->rows, &b->route);
+    b->be->ops->experts_backward_w(b->be, b->dw_gate_up, b->gate_up, b->rows, &b->route, true);
 }
 
 OP(attention)
@@ -221,9 +223,9 @@ OP(norm)
     b->be->ops->norm(b->be, b->hidden, b->y, b->x, b->delta, b->w, b->rstd, 1e-5f);
 }
 
-OP(norm_dx)
+OP(norm_backward)
 {
-    b->be->ops->norm_dx(b->be, b->y, b->w, b->d_hidden, b->x, b->w, b->rstd);
+    b->be->ops->norm_backward(b->be, b->y, b->w, b->d_hidden, b->x, b->w, b->rstd, true);
 }
 
 OP(rotate)
@@ -289,9 +291,9 @@ OP(embed)
     b->be->ops->embed(b->be, b->y, b->head, b->labels);
 }
 
-OP(embed_dw)
+OP(embed_backward)
 {
-    b->be->ops->embed_dw(b->be, b->d_head, b->delta, b->labels);
+    b->be->ops->embed_backward(b->be, b->d_head, b->delta, b->labels, true);
 }
 
 OP(copy_to_compute)
@@ -393,20 +395,20 @@ typedef struct case_of {
 
 static const case_of cases[] = {
     {"linear_qkv", run_linear, FLOPS(N, C, QKV), 0},
-    {"linear_dx_qkv", run_linear_dx, FLOPS(N, C, QKV), 0},
-    {"linear_dw_qkv", run_linear_dw, FLOPS(N, C, QKV), 0},
+    {"linear_backward_x_qkv", run_linear_backward_x, FLOPS(N, C, QKV), 0},
+    {"linear_backward_w_qkv", run_linear_backward_w, FLOPS(N, C, QKV), 0},
     {"linear_router", run_router_linear, FLOPS(N, C, E), 0},
     {"lm_head", run_lm_head, FLOPS(CHUNK, C, V), 0},
     {"lm_head_dx", run_lm_head_dx, FLOPS(CHUNK, C, V), 0},
     {"lm_head_dw", run_lm_head_dw, FLOPS(CHUNK, C, V), 0},
     {"experts_gate_up", run_experts, FLOPS(N *K, C, 2 * F), 0},
     {"experts_down", run_experts_down, FLOPS(N *K, C, F), 0},
-    {"experts_dx", run_experts_dx, FLOPS(N *K, C, 2 * F), 0},
-    {"experts_dw", run_experts_dw, FLOPS(N *K, C, 2 * F), 0},
+    {"experts_backward_x", run_experts_backward_x, FLOPS(N *K, C, 2 * F), 0},
+    {"experts_backward_w", run_experts_backward_w, FLOPS(N *K, C, 2 * F), 0},
     {"attention", run_attention, 2 * FLOPS(PAIRS, D, 1), 0},
     {"attention_backward", run_attention_backward, 5 * FLOPS(PAIRS, D, 1), 0},
     {"norm", run_norm, 0, 18 * ELEMENTS(N, C)},
-    {"norm_dx", run_norm_dx, 0, 14 * ELEMENTS(N, C)},
+    {"norm_backward", run_norm_backward, 0, 14 * ELEMENTS(N, C)},
     {"rotate", run_rotate, 0, 4 * ELEMENTS(N, H *D)},
     {"swiglu", run_swiglu, 0, 6 * ELEMENTS(R, F)},
     {"swiglu_backward", run_swiglu_backward, 0, 10 * ELEMENTS(R, F)},
@@ -418,7 +420,7 @@ static const case_of cases[] = {
     {"combine", run_combine, 0, (4 + 2 * K) * ELEMENTS(N, C)},
     {"combine_backward", run_combine_backward, 0, 8 * ELEMENTS(N *K, C)},
     {"embed", run_embed, 0, 6 * ELEMENTS(N, C)},
-    {"embed_dw", run_embed_dw, 0, 12 * ELEMENTS(N, C)},
+    {"embed_backward", run_embed_backward, 0, 12 * ELEMENTS(N, C)},
     {"copy_to_compute", run_copy_to_compute, 0, 6 * ELEMENTS(N, C)},
     {"add", run_add, 0, 10 * ELEMENTS(N, C)},
     {"vocab_loss_t4", run_vocab_loss_t4, 3 * FLOPS(N, C, V), 0},

@@ -282,7 +282,7 @@ Test(decoder, lm_head_is_the_embedding_where_tied)
     kd_decoder *decoder = tiny_decoder(&tied, settings(true));
     const kd_weight embedding = kd_parameters_weight(tied.params, KD_PARAM_EMBEDDING, 0);
     cr_expect_eq(kd_decoder_lm_head(decoder).data, embedding.value.data);
-    cr_expect_eq(kd_decoder_lm_head_grad(decoder).data, embedding.grad.data);
+    cr_expect_eq(kd_decoder_lm_head_weight(decoder).grad.data, embedding.grad.data);
     destroy(&tied, decoder);
 
     config.tied_embeddings = false;
@@ -290,7 +290,7 @@ Test(decoder, lm_head_is_the_embedding_where_tied)
     decoder = tiny_decoder(&untied, settings(false));
     cr_expect_eq(kd_decoder_lm_head(decoder).data,
                  kd_parameters_weight(untied.params, KD_PARAM_LM_HEAD, 0).value.data);
-    cr_expect_null(kd_decoder_lm_head_grad(decoder).data);
+    cr_expect_null(kd_decoder_lm_head_weight(decoder).grad.data);
     destroy(&untied, decoder);
 }
 

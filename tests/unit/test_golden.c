@@ -112,17 +112,18 @@ static void run_step(golden_run *run)
     kd_backend *be = run->model.be;
     const kd_ops *ops = be->ops;
     const double *objective = golden_find(&run->file, "objective", 'd')->data;
+    const kd_weight lm_head = kd_decoder_lm_head_weight(run->decoder);
 
     tiny_forward(run->decoder, golden_find(&run->file, "tokens", 'i')->data, N_BATCH, N_TOKENS);
     ops->linear(be, run->logits, kd_decoder_hidden(run->decoder), kd_decoder_lm_head(run->decoder));
     const kd_vocab_teacher teacher = {.logits = run->teacher, .weight = 1.0};
     ops->vocab_loss(be, &(kd_vocab_loss){.hidden = kd_decoder_hidden(run->decoder),
-                                         .lm_head = kd_decoder_lm_head(run->decoder),
+                                         .lm_head = lm_head.value,
                                          .labels = run->labels,
                                          .sums = run->sums,
                                          .d_hidden = run->d_hidden,
-                                         .d_lm_head = kd_decoder_lm_head_grad(run->decoder),
-                                         .accumulate = true,
+                                         .d_lm_head = lm_head.grad,
+                                         .accumulate = kd_weight_adds(lm_head),
                                          .teachers = &teacher,
                                          .n_teachers = 1,
                                          .n_vocab = run->model.params->config.vocab_size,

@@ -89,11 +89,11 @@ static outcome run(scene *s, uint64_t step, void *message)
 {
     kd_backend *be = s->student.be;
     outcome o = {0};
-    be->ops->zero(be, kd_decoder_lm_head_grad(s->decoder));
+    be->ops->zero(be, kd_decoder_lm_head_weight(s->decoder).grad);
     kd_objective_begin(s->objective, step, &one_row);
     const kd_tensor d_hidden = kd_objective_run(s->objective, s->decoder, s->labels, message);
     o.d_hidden = tiny_values(be, d_hidden);
-    o.d_lm_head = tiny_values(be, kd_decoder_lm_head_grad(s->decoder));
+    o.d_lm_head = tiny_values(be, kd_decoder_lm_head_weight(s->decoder).grad);
     be->ops->download(be, o.sums, kd_objective_sums(s->objective));
     return o;
 }

@@ -119,7 +119,7 @@ static void expect_bias(kd_dtype compute, int n_threads, double limit)
     const double sum = kd_test_get(y, 169, 212) + kd_test_get(b, 0, 212);
     be->ops->bias(be, y, kd_tensor_1d(b.data, KD_F32, 213));
     cr_expect_float_eq(kd_test_get(y, 169, 212), sum, compute == KD_F32 ? 1e-6 : 2e-2);
-    be->ops->bias_db(be, kd_tensor_1d(db.data, KD_F32, 213), y);
+    be->ops->bias_backward(be, kd_tensor_1d(db.data, KD_F32, 213), y, true);
     for (int64_t i = 0; i < 170 * 213; i++) {
         kd_test_set(db_ref, 0, i % 213,
                     kd_test_get(db_ref, 0, i % 213) + kd_test_get(y, i / 213, i % 213));
@@ -151,7 +151,7 @@ Test(ops_elementwise, embedding_gathers_and_its_gradient_scatters)
             ids[i] = (i * 37) % 15 * 10;
         }
         be->ops->embed(be, y, table, kd_tensor_1d(ids, KD_I32, N));
-        be->ops->embed_dw(be, dtable, y, kd_tensor_1d(ids, KD_I32, N));
+        be->ops->embed_backward(be, dtable, y, kd_tensor_1d(ids, KD_I32, N), true);
         int seen[V] = {0};
         for (int i = 0; i < N; i++) {
             cr_expect_eq(kd_test_get(y, i, 4), kd_test_get(table, ids[i], 4));

@@ -32,10 +32,10 @@ static void expect_linear(kd_dtype compute, kd_dtype dtype_y, int64_t n, int64_t
     const kd_tensor dw_ref = kd_test_zeros(KD_F64, o, k);
     be->ops->linear(be, y, x, w);
     naive(y_ref, x, false, w, true);
-    be->ops->linear_dx(be, dx, y, w);
+    be->ops->linear_backward_x(be, dx, y, w);
     naive(dx_ref, y, false, w, false);
     for (int twice = 0; twice < 2; twice++) {
-        be->ops->linear_dw(be, dw, y, x);
+        be->ops->linear_backward_w(be, dw, y, x, true);
         naive(dw_ref, y, true, x, false);
     }
     cr_assert_eq(kd_backend_wait(be), KD_OK);
@@ -129,8 +129,8 @@ static void expect_experts(kd_dtype compute)
     const kd_route route = {.offset = kd_tensor_1d((void *)(uintptr_t)offsets, KD_I32, E + 1)};
     const kd_tensor w3 = kd_tensor_3d(w.data, compute, E, O, K);
     be->ops->experts(be, y, x, w3, &route);
-    be->ops->experts_dx(be, dx, y, w3, &route);
-    be->ops->experts_dw(be, kd_tensor_3d(dw.data, KD_F32, E, O, K), y, x, &route);
+    be->ops->experts_backward_x(be, dx, y, w3, &route);
+    be->ops->experts_backward_w(be, kd_tensor_3d(dw.data, KD_F32, E, O, K), y, x, &route, true);
     cr_assert_eq(kd_backend_wait(be), KD_OK);
     for (int64_t e = 0; e < E; e++) {
         const int64_t at = offsets[e], n = offsets[e + 1] - at;
@@ -169,7 +169,7 @@ Test(ops_matmul, a_gradient_in_f32_is_rounded_before_bf16_products)
     kd_backend *be = kd_test_backend(KD_BF16, 1);
     const kd_tensor dy = kd_test_padded(KD_F32, 17, 6, 3, 1), w = kd_test_random(KD_BF16, 6, 10, 2);
     const kd_tensor dx = kd_test_zeros(KD_F32, 17, 10), dx_ref = kd_test_zeros(KD_F64, 17, 10);
-    be->ops->linear_dx(be, dx, dy, w);
+    be->ops->linear_backward_x(be, dx, dy, w);
     naive(dx_ref, dy, false, w, false);
     cr_assert_eq(kd_backend_wait(be), KD_OK);
     cr_expect_lt(kd_test_nmse(dx, dx_ref), 2e-5);

@@ -102,7 +102,7 @@ Test(ops_memory, pages_that_are_refused_are_reported)
     cr_expect_null(be->ops->alloc(be, 100));
     cr_expect_eq(kd_backend_wait(be), KD_OK);
     n_left = 0;
-    be->ops->bias_db(be, kd_tensor_1d(y, KD_F32, 8), kd_tensor_2d(x, KD_F32, 8, 8));
+    be->ops->bias_backward(be, kd_tensor_1d(y, KD_F32, 8), kd_tensor_2d(x, KD_F32, 8, 8), true);
     n_left = -1;
     cr_expect_eq(kd_backend_wait(be), KD_ERR_NOMEM, "scratch memory is asked for on the queue");
     kd_backend_destroy(be);
@@ -111,8 +111,9 @@ Test(ops_memory, pages_that_are_refused_are_reported)
 static void count_chunk(void *user, const kd_vocab_chunk *chunk)
 {
     (*(int *)user)++;
-    chunk->be->ops->bias_db(chunk->be, kd_tensor_1d(y, KD_F32, 8),
-                            kd_tensor_2d(x, KD_F32, 8, 8)); /* takes scratch memory as well */
+    chunk->be->ops->bias_backward(chunk->be, kd_tensor_1d(y, KD_F32, 8),
+                                  kd_tensor_2d(x, KD_F32, 8, 8),
+                                  true); /* takes scratch memory as well */
 }
 
 Test(ops_memory, the_same_work_maps_nothing_the_second_time)

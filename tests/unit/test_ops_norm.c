@@ -125,7 +125,7 @@ static void expect_gradients(int64_t rows, int64_t columns)
 {
     fixture f = make(KD_F32, 1, rows, columns);
     (void)normed_plain(&f);
-    f.be->ops->norm_dx(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd);
+    f.be->ops->norm_backward(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd, true);
     cr_expect_lt(kd_test_slope_error(normed_plain, &f, f.x, f.dx, 1e-2), 2e-3);
     cr_expect_lt(kd_test_slope_error(normed_plain, &f, f.w, f.dw, 1e-2), 2e-3);
     release(&f);
@@ -142,9 +142,9 @@ Test(ops_norm, gradients_are_added_to_what_is_there)
 {
     fixture f = make(KD_F32, 1, 3, 5);
     (void)normed_plain(&f);
-    f.be->ops->norm_dx(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd);
+    f.be->ops->norm_backward(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd, true);
     const double dx = kd_test_get(f.dx, 2, 4), dw = kd_test_get(f.dw, 0, 4);
-    f.be->ops->norm_dx(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd);
+    f.be->ops->norm_backward(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd, true);
     cr_expect_float_eq(kd_test_get(f.dx, 2, 4), 2.0 * dx, 1e-6);
     cr_expect_float_eq(kd_test_get(f.dw, 0, 4), 2.0 * dw, 1e-6);
     release(&f);
@@ -155,8 +155,8 @@ Test(ops_norm, two_threads_agree_with_one)
     fixture one = make(KD_BF16, 1, 130, 600), two = make(KD_BF16, 2, 130, 600);
     (void)normed_plain(&one);
     (void)normed_plain(&two);
-    one.be->ops->norm_dx(one.be, one.dx, one.dw, one.dy, one.x, one.w, one.rstd);
-    two.be->ops->norm_dx(two.be, two.dx, two.dw, two.dy, two.x, two.w, two.rstd);
+    one.be->ops->norm_backward(one.be, one.dx, one.dw, one.dy, one.x, one.w, one.rstd, true);
+    two.be->ops->norm_backward(two.be, two.dx, two.dw, two.dy, two.x, two.w, two.rstd, true);
     cr_expect_eq(kd_test_nmse(two.y, one.y), 0.0);
     cr_expect_eq(kd_test_nmse(two.dx, one.dx), 0.0);
     cr_expect_lt(kd_test_nmse(two.dw, one.dw), 1e-11);
@@ -168,7 +168,7 @@ static void expect_head_gradients(int64_t rows, int64_t heads, int64_t dim)
 {
     fixture f = make_heads(KD_F32, 1, rows, heads, dim);
     (void)head_normed(&f);
-    f.be->ops->head_norm_dx(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd, heads);
+    f.be->ops->head_norm_backward(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd, heads, true);
     cr_expect_lt(kd_test_slope_error(head_normed, &f, f.x, f.dx, 1e-2), 3e-3);
     cr_expect_lt(kd_test_slope_error(head_normed, &f, f.w, f.dw, 1e-2), 3e-3);
     release(&f);
@@ -181,14 +181,15 @@ Test(ops_norm, a_weight_without_a_gradient_changes_no_gradient_of_x)
 
     (void)normed_plain(&f);
     (void)normed_plain(&g);
-    f.be->ops->norm_dx(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd);
-    g.be->ops->norm_dx(g.be, g.dx, kd_tensor_none(), g.dy, g.x, g.w, g.rstd);
+    f.be->ops->norm_backward(f.be, f.dx, f.dw, f.dy, f.x, f.w, f.rstd, true);
+    g.be->ops->norm_backward(g.be, g.dx, kd_tensor_none(), g.dy, g.x, g.w, g.rstd, true);
     cr_expect_eq(kd_test_nmse(g.dx, f.dx), 0.0);
     (void)head_normed(&heads);
     (void)head_normed(&frozen);
-    f.be->ops->head_norm_dx(f.be, heads.dx, heads.dw, heads.dy, heads.x, heads.w, heads.rstd, 4);
-    g.be->ops->head_norm_dx(g.be, frozen.dx, kd_tensor_none(), frozen.dy, frozen.x, frozen.w,
-                            frozen.rstd, 4);
+    f.be->ops->head_norm_backward(f.be, heads.dx, heads.dw, heads.dy, heads.x, heads.w, heads.rstd,
+                                  4, true);
+    g.be->ops->head_norm_backward(g.be, frozen.dx, kd_tensor_none(), frozen.dy, frozen.x, frozen.w,
+                                  frozen.rstd, 4, true);
     cr_expect_eq(kd_test_nmse(frozen.dx, heads.dx), 0.0);
     release(&frozen);
     release(&heads);
@@ -223,10 +224,10 @@ Test(ops_norm, bf16_head_gradients_are_near_f32)
     fixture exact = make_heads(KD_F32, 1, 130, 4, 64), rounded = make_heads(KD_BF16, 2, 130, 4, 64);
     (void)head_normed(&exact);
     (void)head_normed(&rounded);
-    exact.be->ops->head_norm_dx(exact.be, exact.dx, exact.dw, exact.dy, exact.x, exact.w,
-                                exact.rstd, 4);
-    rounded.be->ops->head_norm_dx(rounded.be, rounded.dx, rounded.dw, rounded.dy, rounded.x,
-                                  rounded.w, rounded.rstd, 4);
+    exact.be->ops->head_norm_backward(exact.be, exact.dx, exact.dw, exact.dy, exact.x, exact.w,
+                                      exact.rstd, 4, true);
+    rounded.be->ops->head_norm_backward(rounded.be, rounded.dx, rounded.dw, rounded.dy, rounded.x,
+                                        rounded.w, rounded.rstd, 4, true);
     cr_expect_lt(kd_test_nmse(rounded.y, exact.y), 1e-4);
     cr_expect_lt(kd_test_nmse(rounded.dx, exact.dx), 1e-4);
     cr_expect_lt(kd_test_nmse(rounded.dw, exact.dw), 1e-4);

@@ -89,6 +89,53 @@ Test(step, gradient_of_the_weighted_sum_agrees_with_central_differences)
     expect_true_gradient(KD_MODEL_LLAMA);
 }
 
+/* Every gradient that a step finds is spoilt before it. */
+static void spoil_gradients(const tiny_train *t)
+{
+    const kd_parameters *params = kd_trainer_parameters(t->trainer);
+    float *spoilt = malloc((size_t)params->n_elements * sizeof *spoilt);
+    for (int64_t i = 0; i < params->n_elements; i++) {
+        spoilt[i] = NAN;
+    }
+    for (int i = 0; i < params->n_table; i++) {
+        t->be->ops->upload(t->be, kd_parameters_grad(params, &params->table[i]), spoilt);
+    }
+    free(spoilt);
+}
+
+static void expect_nothing_left(kd_model_type type, double kd, double hard)
+{
+    kd_trainer_settings settings = tiny_train_settings();
+    settings.objective.weights[KD_LOSS_KD] = kd_schedule_constant(kd);
+    settings.objective.weights[KD_LOSS_HARD] = kd_schedule_constant(hard);
+    tiny_train *clean = tiny_train_create(type, KD_F32, &settings);
+    tiny_train *spoilt = tiny_train_create(type, KD_F32, &settings);
+    const tiny_batch batch = tiny_batch_create(3);
+    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    kd_step_result a, b;
+    for (uint64_t step = 0; step < 2; step++) {
+        cr_assert_eq(tiny_train_step(clean, step, &whole, 1, &a), KD_OK);
+        spoil_gradients(spoilt);
+        cr_assert_eq(tiny_train_step(spoilt, step, &whole, 1, &b), KD_OK);
+        cr_expect_eq(a.gradient_norm, b.gradient_norm);
+    }
+    const kd_parameters *p = kd_trainer_parameters(clean->trainer);
+    float *x = tiny_values(clean->be, p->master);
+    float *y = tiny_values(spoilt->be, kd_trainer_parameters(spoilt->trainer)->master);
+    cr_expect_arr_eq(x, y, (size_t)p->n_elements * sizeof *x);
+    free(x);
+    free(y);
+    tiny_train_destroy(clean);
+    tiny_train_destroy(spoilt);
+}
+
+Test(step, nothing_is_left_of_the_gradients_of_the_step_before)
+{
+    expect_nothing_left(KD_MODEL_MIXTRAL, 0.7, 0.3);
+    expect_nothing_left(KD_MODEL_QWEN2_MOE, 0.7, 0.3);
+    expect_nothing_left(KD_MODEL_LLAMA, 0.0, 0.3);
+}
+
 Test(step, losses_are_reported_raw_and_weighted)
 {
     kd_trainer_settings settings = tiny_train_settings();

@@ -1,6 +1,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "tensor/cpu/cpu.h"
@@ -63,8 +64,11 @@ int64_t kd_grain(int64_t columns)
     return columns >= n_elements_worth ? 1 : n_elements_worth / (columns < 1 ? 1 : columns);
 }
 
-void kd_add_partials(float *sum, const float *partial, int n_parts, int64_t n)
+void kd_sum_partials(float *sum, const float *partial, int n_parts, int64_t n, bool accumulate)
 {
+    if (!accumulate) {
+        memset(sum, 0, (size_t)n * sizeof *sum);
+    }
     for (int part = 0; part < n_parts; part++) {
         for (int64_t i = 0; i < n; i++) {
             sum[i] += partial[part * n + i];

@@ -46,8 +46,8 @@ int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, c
 /* Rows of that many columns that are worth a thread. */
 int64_t kd_grain(int64_t columns);
 
-/* sum[i] += the sum over parts of partial[part * n + i], in order. */
-void kd_add_partials(float *sum, const float *partial, int n_parts, int64_t n);
+/* sum[i] = the sum over parts of partial[part * n + i], in order; added to what is there if asked. */
+void kd_sum_partials(float *sum, const float *partial, int n_parts, int64_t n, bool accumulate);
 
 /* Frees what kd_backend_create_cpu() took; also where it stopped half way. */
 void kd_cpu_destroy(kd_backend *be);

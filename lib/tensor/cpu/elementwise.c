@@ -199,7 +199,7 @@ void KD_KERNEL(bias)(kd_backend *be, kd_tensor y, kd_tensor b)
     }
 }
 
-static void bias_db_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void bias_backward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
     const bias_args *a = args;
     float *sum = a->b + lane * a->columns;
@@ -209,7 +209,7 @@ static void bias_db_rows(const void *args, int lane, int64_t begin, int64_t end)
     }
 }
 
-void KD_KERNEL(bias_db)(kd_backend *be, kd_tensor db, kd_tensor dy)
+void KD_KERNEL(bias_backward)(kd_backend *be, kd_tensor db, kd_tensor dy, bool accumulate)
 {
     const int64_t columns = kd_tensor_columns(dy);
     KD_CHECK(db.dtype == KD_F32 && kd_tensor_elements(db) == columns);
@@ -221,8 +221,8 @@ void KD_KERNEL(bias_db)(kd_backend *be, kd_tensor db, kd_tensor dy)
     if (partial != NULL) {
         const bias_args a = {dy, partial, columns};
         const int n_parts =
-            kd_parallel_rows(be, kd_tensor_rows(dy), kd_grain(columns), bias_db_rows, &a);
-        kd_add_partials(db.data, partial, n_parts, columns);
+            kd_parallel_rows(be, kd_tensor_rows(dy), kd_grain(columns), bias_backward_rows, &a);
+        kd_sum_partials(db.data, partial, n_parts, columns, accumulate);
     }
     kd_cpu_scratch_rewind(be, mark);
 }

@@ -39,7 +39,7 @@ void KD_KERNEL(embed)(kd_backend *be, kd_tensor y, kd_tensor table, kd_tensor id
 }
 
 /* Takes the ids of its own part of the table, so no row has two writers and sums keep their order. */
-static void embed_dw_part(const void *args, int lane, int64_t begin, int64_t end)
+static void embed_backward_part(const void *args, int lane, int64_t begin, int64_t end)
 {
     const embed_args *a = args;
     (void)lane;
@@ -56,11 +56,15 @@ static void embed_dw_part(const void *args, int lane, int64_t begin, int64_t end
     }
 }
 
-void KD_KERNEL(embed_dw)(kd_backend *be, kd_tensor dtable, kd_tensor dy, kd_tensor ids)
+void KD_KERNEL(
+    embed_backward)(kd_backend *be, kd_tensor dtable, kd_tensor dy, kd_tensor ids, bool accumulate)
 {
     const embed_args a = embed_args_of(dy, dtable, ids);
     KD_CHECK(dtable.dtype == KD_F32 && dy.dtype == KD_F32);
+    if (!accumulate) {
+        KD_KERNEL(zero)(be, dtable);
+    }
     if (!be->fault) {
-        (void)kd_parallel_rows(be, a.n_vocab, 64, embed_dw_part, &a);
+        (void)kd_parallel_rows(be, a.n_vocab, 64, embed_backward_part, &a);
     }
 }

@@ -1,7 +1,12 @@
 #include "tensor/cpu/cpu.h"
 
-/* Which of the three products of an expert. */
-typedef enum expert_product { FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT } expert_product;
+/* Which of the three products of an expert; the last is written, or added to what is there. */
+typedef enum expert_product {
+    FORWARD,
+    INPUT_GRADIENT,
+    WEIGHT_GRADIENT,
+    WEIGHT_GRADIENT_ADDED,
+} expert_product;
 
 /* Rows of one product at most. */
 #define CHUNK_ROWS_MAX 1024
@@ -30,6 +35,24 @@ static kd_tensor expert_matrix(kd_tensor w, int64_t e)
 }
 
 /* x has the width of w's rows, y that of its columns; which of the three is written differs. */
+static void run_part(kd_backend *be, expert_product which, kd_tensor y, kd_tensor x, kd_tensor w)
+{
+    switch (which) {
+    case FORWARD:
+        KD_KERNEL(linear)(be, y, x, w);
+        return;
+    case INPUT_GRADIENT:
+        KD_KERNEL(linear_backward_x)(be, x, y, w);
+        return;
+    case WEIGHT_GRADIENT:
+        KD_KERNEL(linear_backward_w)(be, w, y, x, false);
+        return;
+    case WEIGHT_GRADIENT_ADDED:
+        KD_KERNEL(linear_backward_w)(be, w, y, x, true);
+        return;
+    }
+}
+
 static void run(kd_backend *be,
                 expert_product which,
                 kd_tensor y,
@@ -40,21 +63,14 @@ static void run(kd_backend *be,
     const int32_t *offset = route->offset.data;
     for (int64_t e = 0; e < w.dims[0] && !be->fault; e++) {
         const kd_tensor we = expert_matrix(w, e);
+        if (which == WEIGHT_GRADIENT && offset[e] == offset[e + 1]) {
+            KD_KERNEL(zero)(be, we);
+        }
         for (int64_t at = offset[e], n; at < offset[e + 1]; at += n) {
             n = chunk_rows(offset[e + 1] - at);
-            const kd_tensor ys = kd_tensor_slice_rows(y, at, n),
-                            xs = kd_tensor_slice_rows(x, at, n);
-            switch (which) {
-            case FORWARD:
-                KD_KERNEL(linear)(be, ys, xs, we);
-                break;
-            case INPUT_GRADIENT:
-                KD_KERNEL(linear_dx)(be, xs, ys, we);
-                break;
-            case WEIGHT_GRADIENT:
-                KD_KERNEL(linear_dw)(be, we, ys, xs);
-                break;
-            }
+            const bool again = which == WEIGHT_GRADIENT && at > offset[e];
+            run_part(be, again ? WEIGHT_GRADIENT_ADDED : which, kd_tensor_slice_rows(y, at, n),
+                     kd_tensor_slice_rows(x, at, n), we);
         }
     }
 }
@@ -65,14 +81,21 @@ void KD_KERNEL(
     run(be, FORWARD, y, x, w, route);
 }
 
-void KD_KERNEL(
-    experts_dx)(kd_backend *be, kd_tensor dx, kd_tensor dy, kd_tensor w, const kd_route *route)
+void KD_KERNEL(experts_backward_x)(kd_backend *be,
+                                   kd_tensor dx,
+                                   kd_tensor dy,
+                                   kd_tensor w,
+                                   const kd_route *route)
 {
     run(be, INPUT_GRADIENT, dy, dx, w, route);
 }
 
-void KD_KERNEL(
-    experts_dw)(kd_backend *be, kd_tensor dw, kd_tensor dy, kd_tensor x, const kd_route *route)
+void KD_KERNEL(experts_backward_w)(kd_backend *be,
+                                   kd_tensor dw,
+                                   kd_tensor dy,
+                                   kd_tensor x,
+                                   const kd_route *route,
+                                   bool accumulate)
 {
-    run(be, WEIGHT_GRADIENT, dy, x, dw, route);
+    run(be, accumulate ? WEIGHT_GRADIENT_ADDED : WEIGHT_GRADIENT, dy, x, dw, route);
 }

@@ -48,7 +48,7 @@ static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
     }
 }
 
-/* As norm_dx, for each head's part; dx is written, not added to. */
+/* As norm_backward, for each head's part; dx is written, not added to. */
 KD_INLINE void backward_row(const head_norm_args *a, int64_t row, float *dw, kd_dtype dtype)
 {
     const void *x = kd_row(a->x, row), *dy = kd_row(a->dy, row);
@@ -124,14 +124,15 @@ void KD_KERNEL(head_norm)(kd_backend *be,
     }
 }
 
-void KD_KERNEL(head_norm_dx)(kd_backend *be,
-                             kd_tensor dx,
-                             kd_tensor dw,
-                             kd_tensor dy,
-                             kd_tensor x,
-                             kd_tensor w,
-                             kd_tensor rstd,
-                             int64_t n_heads)
+void KD_KERNEL(head_norm_backward)(kd_backend *be,
+                                   kd_tensor dx,
+                                   kd_tensor dw,
+                                   kd_tensor dy,
+                                   kd_tensor x,
+                                   kd_tensor w,
+                                   kd_tensor rstd,
+                                   int64_t n_heads,
+                                   bool accumulate)
 {
     head_norm_args a = args_of(x, w, rstd, n_heads);
     check_same(x, dy);
@@ -148,7 +149,7 @@ void KD_KERNEL(head_norm_dx)(kd_backend *be,
         const int n_parts = kd_parallel_rows(be, kd_tensor_rows(x), kd_grain(kd_tensor_columns(x)),
                                              backward_rows, &a);
         if (dw.data != NULL) {
-            kd_add_partials(dw.data, a.dw, n_parts, a.head_dim);
+            kd_sum_partials(dw.data, a.dw, n_parts, a.head_dim, accumulate);
         }
     }
     kd_cpu_scratch_rewind(be, mark);

@@ -21,17 +21,25 @@ void KD_KERNEL(linear)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor w)
     kd_cpu_product(be, &(kd_product){.c = y, .a = x, .b = w, .trans_b = true});
 }
 
-void KD_KERNEL(linear_dx)(kd_backend *be, kd_tensor dx, kd_tensor dy, kd_tensor w)
+void KD_KERNEL(linear_backward_x)(kd_backend *be, kd_tensor dx, kd_tensor dy, kd_tensor w)
 {
     const size_t mark = kd_cpu_scratch_mark(be);
     kd_cpu_product(be, &(kd_product){.c = dx, .a = as_compute(be, dy), .b = w});
     kd_cpu_scratch_rewind(be, mark);
 }
 
-void KD_KERNEL(linear_dw)(kd_backend *be, kd_tensor dw, kd_tensor dy, kd_tensor x)
+void KD_KERNEL(
+    linear_backward_w)(kd_backend *be, kd_tensor dw, kd_tensor dy, kd_tensor x, bool accumulate)
 {
+    if (kd_tensor_rows(dy) == 0) { /* a product that does nothing */
+        if (!accumulate) {
+            KD_KERNEL(zero)(be, dw);
+        }
+        return;
+    }
     const size_t mark = kd_cpu_scratch_mark(be);
     const kd_tensor a = as_compute(be, dy);
-    kd_cpu_product(be, &(kd_product){.c = dw, .a = a, .b = x, .trans_a = true, .accumulate = true});
+    kd_cpu_product(
+        be, &(kd_product){.c = dw, .a = a, .b = x, .trans_a = true, .accumulate = accumulate});
     kd_cpu_scratch_rewind(be, mark);
 }

@@ -84,17 +84,18 @@ void KD_KERNEL(norm)(kd_backend *be,
     }
 }
 
-typedef struct norm_dx_args {
+typedef struct norm_backward_args {
     kd_tensor dx, dy, x;
     const float *w, *rstd;
     float *dw; /* (parts, C) sums of each part's rows */
     int64_t columns;
-} norm_dx_args;
+} norm_backward_args;
 
 /*
  * With xh = x * rstd and g = w * dy:  dx = rstd * (g - xh * mean(g * xh)),  dw = sum of dy * xh.
  */
-KD_INLINE void norm_dx_row(const norm_dx_args *a, int64_t row, float *dw, kd_dtype dtype)
+KD_INLINE void
+norm_backward_row(const norm_backward_args *a, int64_t row, float *dw, kd_dtype dtype)
 {
     const void *dy = kd_row(a->dy, row);
     const float *x = kd_row(a->x, row), *w = a->w;
@@ -115,27 +116,28 @@ KD_INLINE void norm_dx_row(const norm_dx_args *a, int64_t row, float *dw, kd_dty
     }
 }
 
-static void norm_dx_rows(const void *args, int lane, int64_t begin, int64_t end)
+static void norm_backward_rows(const void *args, int lane, int64_t begin, int64_t end)
 {
-    const norm_dx_args *a = args;
+    const norm_backward_args *a = args;
     float *dw = a->dw + lane * a->columns;
     memset(dw, 0, (size_t)a->columns * sizeof *dw);
     for (int64_t row = begin; row < end; row++) {
         if (a->dy.dtype == KD_BF16) {
-            norm_dx_row(a, row, dw, KD_BF16);
+            norm_backward_row(a, row, dw, KD_BF16);
         } else {
-            norm_dx_row(a, row, dw, KD_F32);
+            norm_backward_row(a, row, dw, KD_F32);
         }
     }
 }
 
-void KD_KERNEL(norm_dx)(kd_backend *be,
-                        kd_tensor dx,
-                        kd_tensor dw,
-                        kd_tensor dy,
-                        kd_tensor x,
-                        kd_tensor w,
-                        kd_tensor rstd)
+void KD_KERNEL(norm_backward)(kd_backend *be,
+                              kd_tensor dx,
+                              kd_tensor dw,
+                              kd_tensor dy,
+                              kd_tensor x,
+                              kd_tensor w,
+                              kd_tensor rstd,
+                              bool accumulate)
 {
     const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
     KD_CHECK(kd_tensor_rows(dy) == rows && kd_tensor_columns(dy) == columns);
@@ -149,10 +151,10 @@ void KD_KERNEL(norm_dx)(kd_backend *be,
     const size_t mark = kd_cpu_scratch_mark(be);
     float *partial = kd_cpu_scratch(be, (size_t)be->n_threads * (size_t)columns * sizeof *partial);
     if (partial != NULL) {
-        const norm_dx_args a = {dx, dy, x, w.data, rstd.data, partial, columns};
-        const int n_parts = kd_parallel_rows(be, rows, kd_grain(columns), norm_dx_rows, &a);
+        const norm_backward_args a = {dx, dy, x, w.data, rstd.data, partial, columns};
+        const int n_parts = kd_parallel_rows(be, rows, kd_grain(columns), norm_backward_rows, &a);
         if (dw.data != NULL) {
-            kd_add_partials(dw.data, partial, n_parts, columns);
+            kd_sum_partials(dw.data, partial, n_parts, columns, accumulate);
         }
     }
     kd_cpu_scratch_rewind(be, mark);
