@@ -36,13 +36,6 @@ void kd_cpu_keep_fault(kd_backend *be, kd_status st)
     }
 }
 
-void kd_cpu_product(kd_backend *be, const kd_product *product)
-{
-    if (be->fault == KD_OK) {
-        kd_cpu_keep_fault(be, kd_matmul(((kd_cpu *)be)->wide, product));
-    }
-}
-
 int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args)
 {
     const int64_t n_worth = n / grain < 1 ? 1 : n / grain;
@@ -51,7 +44,8 @@ int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, c
         fn(args, 0, 0, n);
         return 1;
     }
-#pragma omp parallel for num_threads(n_parts) schedule(static, 1)
+    /* Always the same team, though some of it may have nothing to do: see product.c. */
+#pragma omp parallel for num_threads(be->n_threads) schedule(static, 1)
     for (int part = 0; part < n_parts; part++) {
         fn(args, part, n * part / n_parts, n * (part + 1) / n_parts);
     }
@@ -83,9 +77,17 @@ void kd_cpu_destroy(kd_backend *be)
         kd_matmul_cache_destroy(cpu->lane[i]);
     }
     free(cpu->lane);
-    kd_matmul_cache_destroy(cpu->wide);
     kd_scratch_release(&cpu->scratch);
     free(cpu);
+}
+
+int64_t kd_cpu_products_made(const kd_backend *be)
+{
+    int64_t n = 0;
+    for (int i = 0; i < be->n_threads; i++) {
+        n += kd_matmul_made(((const kd_cpu *)be)->lane[i]);
+    }
+    return n;
 }
 
 static void say_widened(void)
@@ -113,11 +115,8 @@ kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be
     cpu->base = (kd_backend){.ops = level->ops, .compute = compute, .n_threads = n_threads};
     cpu->lane = calloc((size_t)n_threads, sizeof *cpu->lane);
     st = cpu->lane == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a back end") : KD_OK;
-    if (!st) {
-        st = kd_matmul_cache_create(n_threads, level->convert_row, &cpu->wide);
-    }
     for (int i = 0; i < n_threads && !st; i++) {
-        st = kd_matmul_cache_create(1, level->convert_row, &cpu->lane[i]);
+        st = kd_matmul_cache_create(level->convert_row, &cpu->lane[i]);
     }
     if (st) {
         kd_cpu_destroy(&cpu->base);

@@ -14,11 +14,21 @@
 #include "tensor/cpu/vec_math.h"
 #include "tensor/ops.h"
 
+/* Shapes of expert matrices that are told apart: three products of a few matrices, of two models. */
+#define KD_EXPERT_SHAPES_MAX 32
+
+/* Which product of what; all zero: none. */
+typedef struct kd_expert_shape {
+    int64_t words[10];
+} kd_expert_shape;
+
 typedef struct kd_cpu {
-    kd_backend base;        /* first: a kd_backend * is a kd_cpu *                   */
-    kd_matmul_cache *wide;  /* products that use all threads                         */
-    kd_matmul_cache **lane; /* (n_threads) one thread each, inside kd_parallel_rows  */
-    kd_scratch scratch;     /* of the operations that run                            */
+    kd_backend base;         /* first: a kd_backend * is a kd_cpu *                    */
+    kd_matmul_cache **lane;  /* (n_threads) products, of one thread each               */
+    kd_scratch scratch;      /* of the operations that run                             */
+    bool prepares;           /* products are made ready, not run                       */
+    int64_t n_expert_shapes; /* whose products were made ready; the oldest gives way   */
+    kd_expert_shape expert_shapes[KD_EXPERT_SHAPES_MAX];
 } kd_cpu;
 
 /* What kd_ops.alloc and free are; the back end's own memory comes from here too. */
@@ -34,7 +44,8 @@ void kd_cpu_scratch_rewind(kd_backend *be, size_t mark);
 /* Keeps the first fault. May be called from inside kd_parallel_rows. */
 void kd_cpu_keep_fault(kd_backend *be, kd_status st);
 
-/* A product on all threads. */
+/* A product on all threads: one part for each. Where the back end `prepares`, it is made ready only,
+ * and no element is read or written. */
 void kd_cpu_product(kd_backend *be, const kd_product *product);
 
 /* Handles rows [begin, end) as part number `lane` of at most n_threads. */
@@ -48,6 +59,9 @@ int64_t kd_grain(int64_t columns);
 
 /* sum[i] = the sum over parts of partial[part * n + i], in order; added to what is there if asked. */
 void kd_sum_partials(float *sum, const float *partial, int n_parts, int64_t n, bool accumulate);
+
+/* Products that were prepared since the back end was made: after the first step hardly any. */
+int64_t kd_cpu_products_made(const kd_backend *be);
 
 /* Frees what kd_backend_create_cpu() took; also where it stopped half way. */
 void kd_cpu_destroy(kd_backend *be);
@@ -66,7 +80,6 @@ KD_OPS_EACH(KD_KERNEL_DECLARE)
 
 /* Element casts and copies of a row. */
 kd_convert_fn KD_KERNEL(convert_row);
-#endif
 
 /* Backward of y += weight * x over a row: dx = weight * dy; returns dy . x, the weight's gradient. */
 KD_INLINE float
@@ -80,5 +93,7 @@ kd_scale_row(void *dx, const float *dy, const void *x, kd_dtype dtype, float wei
     }
     return dot;
 }
+
+#endif /* KD_LEVEL */
 
 #endif

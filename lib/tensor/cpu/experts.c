@@ -1,3 +1,5 @@
+#include <string.h>
+
 #include "tensor/cpu/cpu.h"
 
 /* Which of the three products of an expert; the last is written, or added to what is there. */
@@ -9,11 +11,11 @@ typedef enum expert_product {
 } expert_product;
 
 /* Rows of one product at most. */
-#define CHUNK_ROWS_MAX 1024
+#define CHUNK_ROWS_MAX 512
 
 /*
  * A segment is cut into parts as equal as its tiles allow, so that no small and slow product is
- * left at its end. The parts are multiples of KD_EXPERT_TILE: products see 32 shapes, whatever the
+ * left at its end. The parts are multiples of KD_EXPERT_TILE: products see 16 shapes, whatever the
  * routing.
  */
 static int64_t chunk_rows(int64_t n_left)
@@ -53,6 +55,33 @@ static void run_part(kd_backend *be, expert_product which, kd_tensor y, kd_tenso
     }
 }
 
+/*
+ * Before matrices of a shape are multiplied for the first time, the products of every number of rows
+ * that routing can bring are prepared: afterwards it brings none that is new.
+ */
+static void prepare(kd_backend *be, expert_product which, kd_tensor y, kd_tensor x, kd_tensor w)
+{
+    kd_cpu *cpu = (kd_cpu *)be;
+    const int64_t n_rows = kd_tensor_rows(x);
+    const int64_t most = n_rows < CHUNK_ROWS_MAX ? n_rows : CHUNK_ROWS_MAX;
+    const kd_expert_shape shape = {
+        .words = {which, most, w.dims[1], w.dims[2], w.dtype, w.row_stride, x.dtype, x.row_stride,
+                  y.dtype, y.row_stride},
+    };
+    for (int i = 0; i < KD_EXPERT_SHAPES_MAX; i++) {
+        if (memcmp(&cpu->expert_shapes[i], &shape, sizeof shape) == 0) {
+            return;
+        }
+    }
+    cpu->expert_shapes[cpu->n_expert_shapes++ % KD_EXPERT_SHAPES_MAX] = shape;
+    cpu->prepares = true;
+    for (int64_t n = KD_EXPERT_TILE; n <= most; n += KD_EXPERT_TILE) {
+        run_part(be, which, kd_tensor_slice_rows(y, 0, n), kd_tensor_slice_rows(x, 0, n),
+                 expert_matrix(w, 0));
+    }
+    cpu->prepares = false;
+}
+
 static void run(kd_backend *be,
                 expert_product which,
                 kd_tensor y,
@@ -61,6 +90,10 @@ static void run(kd_backend *be,
                 const kd_route *route)
 {
     const int32_t *offset = route->offset.data;
+    prepare(be, which, y, x, w);
+    if (which == WEIGHT_GRADIENT) { /* parts of a segment behind its first add */
+        prepare(be, WEIGHT_GRADIENT_ADDED, y, x, w);
+    }
     for (int64_t e = 0; e < w.dims[0] && !be->fault; e++) {
         const kd_tensor we = expert_matrix(w, e);
         if (which == WEIGHT_GRADIENT && offset[e] == offset[e + 1]) {

@@ -12,7 +12,9 @@ static kd_tensor as_compute(kd_backend *be, kd_tensor t)
         return t;
     }
     const kd_tensor staged = kd_tensor_2d(memory, be->compute, rows, columns);
-    KD_KERNEL(copy)(be, staged, t);
+    if (!((const kd_cpu *)be)->prepares) {
+        KD_KERNEL(copy)(be, staged, t);
+    }
     return staged;
 }
 

@@ -7,34 +7,39 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "tensor/cpu/widen.h"
-#include "tensor/ops.h"
-
-/* All of one type, so that there is no padding and keys compare as bytes. */
-typedef struct product_key {
-    int64_t m, n, k;
-    int64_t stride_a, stride_b, stride_c;
-    int64_t dtype_ab, dtype_c;
-    int64_t trans_a, trans_b, accumulate;
-} product_key;
+#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/panel.h"
+#include "tensor/cpu/product_table.h"
 
 typedef struct entry {
-    product_key key;
-    dnnl_primitive_t primitive; /* NULL: a free place */
-    dnnl_memory_t a, b, c;      /* told where the data lies before each run */
+    dnnl_primitive_t primitive;
+    dnnl_memory_t a, b, c; /* told where the data lies before each run */
+    dnnl_memory_t pad;     /* the scratchpad, or NULL: it needs none   */
 } entry;
+
+/* Prepared products: entry i is that of the table's place i. */
+typedef struct prepared {
+    kd_product_table table;
+    entry entries[KD_PRODUCTS_MAX];
+} prepared;
 
 struct kd_matmul_cache {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
-    int n_threads;
-    kd_panels panels; /* for bf16 where the processor multiplies f32 only */
-    entry *table;     /* open addressing; at most half full */
-    size_t n_places;
-    size_t n_used;
+    kd_panels panels;   /* for bf16 where the processor multiplies f32 only */
+    prepared *products; /* taken at the first one */
+    void *pad;          /* scratchpad of whichever runs */
+    size_t pad_bytes;
+    int64_t n_made;
+    bool widens;   /* operands of bf16, since the processor has no product of them */
+    bool repacks;  /* see is_read_badly() */
+    bool prepares; /* products are made, not run */
 };
 
-static kd_status dnnl_fault(const char *what, dnnl_status_t status, const product_key *key)
+/* What the processor has, as far as oneDNN may use it. */
+static bool multiplies_bf16, has_avx512;
+
+static kd_status dnnl_fault(const char *what, dnnl_status_t status, const kd_product_key *key)
 {
     return kd_fail(status == dnnl_out_of_memory ? KD_ERR_NOMEM : KD_ERR_IO,
                    "oneDNN: cannot %s the %s product (%lld x %lld) (%lld x %lld): status %d", what,
@@ -42,14 +47,15 @@ static kd_status dnnl_fault(const char *what, dnnl_status_t status, const produc
                    (long long)key->k, (long long)key->n, (int)status);
 }
 
-kd_status kd_matmul_cache_create(int n_threads, kd_convert_fn *convert, kd_matmul_cache **cache_out)
+kd_status kd_matmul_cache_create(kd_convert_fn *convert, kd_matmul_cache **cache_out)
 {
     kd_matmul_cache *cache = calloc(1, sizeof *cache);
     if (cache == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a cache of products");
     }
-    cache->n_threads = n_threads;
-    cache->panels = (kd_panels){.convert = convert, .n_threads = n_threads};
+    cache->panels.convert = convert;
+    cache->widens = !kd_cpu_multiplies_bf16();
+    cache->repacks = !has_avx512; /* which the line before asked for */
     if (dnnl_engine_create(&cache->engine, dnnl_cpu, 0) != dnnl_success) {
         goto err_free;
     }
@@ -73,6 +79,7 @@ static void entry_release(entry *e)
     (void)dnnl_memory_destroy(e->a);
     (void)dnnl_memory_destroy(e->b);
     (void)dnnl_memory_destroy(e->c);
+    (void)dnnl_memory_destroy(e->pad);
 }
 
 void kd_matmul_cache_destroy(kd_matmul_cache *cache)
@@ -80,56 +87,15 @@ void kd_matmul_cache_destroy(kd_matmul_cache *cache)
     if (cache == NULL) {
         return;
     }
-    for (size_t i = 0; i < cache->n_places; i++) {
-        if (cache->table[i].primitive != NULL) {
-            entry_release(&cache->table[i]);
-        }
+    for (int i = 0; cache->products != NULL && i < cache->products->table.n_used; i++) {
+        entry_release(&cache->products->entries[i]);
     }
-    free(cache->table);
+    free(cache->products);
+    kd_cpu_pages_free(cache->pad);
     kd_panels_release(&cache->panels);
     (void)dnnl_stream_destroy(cache->stream);
     (void)dnnl_engine_destroy(cache->engine);
     free(cache);
-}
-
-static size_t key_hash(const product_key *key)
-{
-    int64_t words[sizeof *key / sizeof(int64_t)];
-    memcpy(words, key, sizeof words);
-    uint64_t hash = 0;
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        hash = (hash ^ (uint64_t)words[i]) * 0x9e3779b97f4a7c15u;
-        hash ^= hash >> 32;
-    }
-    return (size_t)hash;
-}
-
-/* The place of the key, or the free one where it belongs. */
-static entry *find_place(entry *table, size_t n_places, const product_key *key)
-{
-    size_t at = key_hash(key) & (n_places - 1);
-    while (table[at].primitive != NULL && memcmp(&table[at].key, key, sizeof *key) != 0) {
-        at = (at + 1) & (n_places - 1);
-    }
-    return &table[at];
-}
-
-static kd_status table_grow(kd_matmul_cache *cache)
-{
-    const size_t n_places = cache->n_places == 0 ? 256 : 2 * cache->n_places;
-    entry *table = calloc(n_places, sizeof *table);
-    if (table == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory for a table of %zu products", n_places);
-    }
-    for (size_t i = 0; i < cache->n_places; i++) {
-        if (cache->table[i].primitive != NULL) {
-            *find_place(table, n_places, &cache->table[i].key) = cache->table[i];
-        }
-    }
-    free(cache->table);
-    cache->table = table;
-    cache->n_places = n_places;
-    return KD_OK;
 }
 
 /* A plain (rows, columns) matrix, or its transpose as a view. */
@@ -153,6 +119,10 @@ static dnnl_status_t make_attr(bool accumulate, dnnl_primitive_attr_t *attr_out)
     if (status != dnnl_success) {
         return status;
     }
+    status = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    if (status != dnnl_success) {
+        goto err_attr;
+    }
     if (accumulate) {
         status = dnnl_post_ops_create(&ops);
         if (status != dnnl_success) {
@@ -175,10 +145,29 @@ err_attr:
     return status;
 }
 
+/* The cache's scratchpad grows to what this primitive asks for; pad_out stays NULL if that is nothing. */
+static dnnl_status_t
+make_pad(kd_matmul_cache *cache, const_dnnl_primitive_desc_t pd, dnnl_memory_t *pad_out)
+{
+    const dnnl_memory_desc_t *desc = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    const size_t size_bytes = desc == NULL ? 0 : dnnl_memory_desc_get_size(desc);
+    if (size_bytes > cache->pad_bytes) {
+        void *pad = kd_cpu_pages(size_bytes);
+        if (pad == NULL) {
+            return dnnl_out_of_memory;
+        }
+        kd_cpu_pages_free(cache->pad);
+        cache->pad = pad;
+        cache->pad_bytes = size_bytes;
+    }
+    return size_bytes == 0 ? dnnl_success
+                           : dnnl_memory_create(pad_out, desc, cache->engine, DNNL_MEMORY_NONE);
+}
+
 static dnnl_status_t make_primitive(kd_matmul_cache *cache,
-                                    const product_key *key,
+                                    const kd_product_key *key,
                                     const dnnl_memory_desc_t desc[3],
-                                    dnnl_primitive_t *primitive_out)
+                                    entry *e)
 {
     dnnl_matmul_desc_t matmul;
     dnnl_primitive_attr_t attr;
@@ -192,18 +181,21 @@ static dnnl_status_t make_primitive(kd_matmul_cache *cache,
     }
     status = dnnl_primitive_desc_create(&pd, &matmul, attr, cache->engine, NULL);
     if (status == dnnl_success) {
-        status = dnnl_primitive_create(primitive_out, pd);
+        status = make_pad(cache, pd, &e->pad);
+        if (status == dnnl_success) {
+            status = dnnl_primitive_create(&e->primitive, pd);
+        }
         (void)dnnl_primitive_desc_destroy(pd);
     }
     (void)dnnl_primitive_attr_destroy(attr);
     return status;
 }
 
-static dnnl_status_t entry_fill(kd_matmul_cache *cache, const product_key *key, entry *entry_out)
+static dnnl_status_t entry_fill(kd_matmul_cache *cache, const kd_product_key *key, entry *entry_out)
 {
     dnnl_memory_desc_t desc[3];
-    dnnl_memory_t memory[3] = {NULL, NULL, NULL};
-    dnnl_primitive_t primitive = NULL;
+    entry made = {NULL};
+    dnnl_memory_t *const memory[] = {&made.a, &made.b, &made.c};
     const bool bf16_ab = key->dtype_ab == KD_BF16;
     dnnl_status_t status =
         describe(&desc[0], key->m, key->k, key->stride_a, key->trans_a != 0, bf16_ab);
@@ -214,50 +206,50 @@ static dnnl_status_t entry_fill(kd_matmul_cache *cache, const product_key *key, 
         status = describe(&desc[2], key->m, key->n, key->stride_c, false, key->dtype_c == KD_BF16);
     }
     for (int i = 0; i < 3 && status == dnnl_success; i++) {
-        status = dnnl_memory_create(&memory[i], &desc[i], cache->engine, DNNL_MEMORY_NONE);
+        status = dnnl_memory_create(memory[i], &desc[i], cache->engine, DNNL_MEMORY_NONE);
     }
     if (status == dnnl_success) {
-        status = make_primitive(cache, key, desc, &primitive);
+        status = make_primitive(cache, key, desc, &made);
     }
-    const entry made = {*key, primitive, memory[0], memory[1], memory[2]};
     if (status == dnnl_success) {
         *entry_out = made;
     } else {
-        for (int i = 0; i < 3; i++) {
-            (void)dnnl_memory_destroy(memory[i]);
-        }
+        entry_release(&made);
     }
     return status;
 }
 
-static kd_status lookup(kd_matmul_cache *cache, const product_key *key, entry **entry_out)
+static kd_status lookup(kd_matmul_cache *cache, const kd_product_key *key, entry **entry_out)
 {
-    if (cache->n_places > 0) {
-        entry *known = find_place(cache->table, cache->n_places, key);
-        if (known->primitive != NULL) {
-            *entry_out = known;
-            return KD_OK;
+    if (cache->products == NULL) {
+        cache->products = calloc(1, sizeof *cache->products);
+        if (cache->products == NULL) {
+            return kd_fail(KD_ERR_NOMEM, "no memory for a table of products");
         }
     }
-    if (2 * (cache->n_used + 1) > cache->n_places) {
-        const kd_status st = table_grow(cache);
-        if (st) {
-            return st;
+    prepared *products = cache->products;
+    int place = kd_product_table_find(&products->table, key);
+    if (place < 0) {
+        entry made;
+        bool evicted;
+        const dnnl_status_t status = entry_fill(cache, key, &made);
+        if (status != dnnl_success) {
+            return dnnl_fault("prepare", status, key);
         }
+        place = kd_product_table_add(&products->table, key, &evicted);
+        if (evicted) {
+            entry_release(&products->entries[place]);
+        }
+        products->entries[place] = made;
+        cache->n_made++;
     }
-    entry *place = find_place(cache->table, cache->n_places, key);
-    const dnnl_status_t status = entry_fill(cache, key, place);
-    if (status != dnnl_success) {
-        return dnnl_fault("prepare", status, key);
-    }
-    cache->n_used++;
-    *entry_out = place;
+    *entry_out = &products->entries[place];
     return KD_OK;
 }
 
-static product_key key_of(const kd_product *p)
+static kd_product_key key_of(const kd_product *p)
 {
-    const product_key key = {
+    const kd_product_key key = {
         .m = kd_tensor_rows(p->c),
         .n = kd_tensor_columns(p->c),
         .k = p->trans_a ? kd_tensor_rows(p->a) : kd_tensor_columns(p->a),
@@ -280,7 +272,10 @@ static product_key key_of(const kd_product *p)
 
 static dnnl_status_t run(const kd_matmul_cache *cache, const entry *e, const kd_product *p)
 {
-    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}};
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a},
+                                    {DNNL_ARG_WEIGHTS, e->b},
+                                    {DNNL_ARG_DST, e->c},
+                                    {DNNL_ARG_SCRATCHPAD, e->pad}};
     dnnl_status_t status = dnnl_memory_set_data_handle(e->a, p->a.data);
     if (status == dnnl_success) {
         status = dnnl_memory_set_data_handle(e->b, p->b.data);
@@ -288,25 +283,24 @@ static dnnl_status_t run(const kd_matmul_cache *cache, const entry *e, const kd_
     if (status == dnnl_success) {
         status = dnnl_memory_set_data_handle(e->c, p->c.data);
     }
+    if (status == dnnl_success && e->pad != NULL) {
+        status = dnnl_memory_set_data_handle(e->pad, cache->pad);
+    }
     if (status == dnnl_success) {
-        status = dnnl_primitive_execute(e->primitive, cache->stream, 3, args);
+        const int n_args = e->pad == NULL ? 3 : 4;
+        status = dnnl_primitive_execute(e->primitive, cache->stream, n_args, args);
     }
     return status == dnnl_success ? dnnl_stream_wait(cache->stream) : status;
 }
 
-static bool multiplies_bf16;
-
-/* AVX-512 without its bf16 instructions has products of bf16, slower than widened ones. */
-static bool emulates_bf16(void)
+static bool has_isa(dnnl_cpu_isa_t isa)
 {
-    const int isa = (int)dnnl_get_effective_cpu_isa();
-    return (isa & dnnl_cpu_isa_avx512_core) == dnnl_cpu_isa_avx512_core &&
-           (isa & dnnl_cpu_isa_avx512_core_bf16) != dnnl_cpu_isa_avx512_core_bf16;
+    return (dnnl_get_effective_cpu_isa() & isa) == isa;
 }
 
-static void ask_for_bf16(void)
+static void ask_for_kind(void)
 {
-    const product_key key = {
+    const kd_product_key key = {
         .m = 32,
         .n = 32,
         .k = 32,
@@ -316,41 +310,74 @@ static void ask_for_bf16(void)
         .dtype_ab = KD_BF16,
         .dtype_c = KD_F32,
     };
-    kd_matmul_cache cache = {.n_threads = 1}; /* an engine is all that making a product needs */
+    kd_matmul_cache cache = {0}; /* an engine is all that making a product needs */
     entry probe;
-    if (emulates_bf16() || dnnl_engine_create(&cache.engine, dnnl_cpu, 0) != dnnl_success) {
+    has_avx512 = has_isa(dnnl_cpu_isa_avx512_core);
+    /* AVX-512 without its bf16 instructions has such products, slower than widened ones. */
+    const bool emulates = has_avx512 && !has_isa(dnnl_cpu_isa_avx512_core_bf16);
+    if (emulates || dnnl_engine_create(&cache.engine, dnnl_cpu, 0) != dnnl_success) {
         return;
     }
     multiplies_bf16 = entry_fill(&cache, &key, &probe) == dnnl_success;
     if (multiplies_bf16) {
         entry_release(&probe);
     }
+    kd_cpu_pages_free(cache.pad);
     (void)dnnl_engine_destroy(cache.engine);
 }
 
 bool kd_cpu_multiplies_bf16(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    KD_CHECK(pthread_once(&once, ask_for_bf16) == 0);
+    KD_CHECK(pthread_once(&once, ask_for_kind) == 0);
     return multiplies_bf16;
+}
+
+/*
+ * Whether oneDNN would read an operand of f32 across rows that share cache sets. Below AVX-512 it packs
+ * operands only where 1 / m + 1 / n is under 0.0038, and products of fewer than 64 are not worth it.
+ */
+static bool is_read_badly(const kd_product_key *key, bool across_rows, int64_t stride)
+{
+    const int64_t worth = 64;
+    return across_rows && kd_stride_is_bad(stride) && key->dtype_ab == KD_F32 && key->m >= worth &&
+           key->n >= worth && key->k >= worth &&
+           1.0 / (double)key->m + 1.0 / (double)key->n >= 0.0038;
 }
 
 kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product)
 {
-    const product_key key = key_of(product);
+    const kd_product_key key = key_of(product);
     if (key.m == 0 || key.n == 0 || key.k == 0) {
         return KD_OK;
     }
-    if (key.dtype_ab == KD_BF16 && !kd_cpu_multiplies_bf16()) {
-        return kd_matmul_widened(&cache->panels, cache, product);
+    const bool widens = cache->widens && key.dtype_ab == KD_BF16;
+    const bool copy_a = cache->repacks && is_read_badly(&key, key.trans_a != 0, key.stride_a);
+    const bool copy_b = cache->repacks && is_read_badly(&key, key.trans_b == 0, key.stride_b);
+    if (widens || copy_a || copy_b) {
+        return kd_matmul_by_panels(&cache->panels, cache, product, copy_a, copy_b);
     }
-    /* oneDNN asks OpenMP how many threads it has, both when it plans and when it runs. */
-    omp_set_num_threads(cache->n_threads);
+    /* oneDNN asks OpenMP how many threads it has, both when it plans and when it runs. Inside a
+     * team this is the calling thread's own answer, until the team's work ends. */
+    omp_set_num_threads(1);
     entry *e = NULL;
     const kd_status st = lookup(cache, &key, &e);
-    if (st) {
+    if (st || cache->prepares) {
         return st;
     }
     const dnnl_status_t status = run(cache, e, product);
     return status == dnnl_success ? KD_OK : dnnl_fault("run", status, &key);
+}
+
+kd_status kd_matmul_prepare(kd_matmul_cache *cache, const kd_product *product)
+{
+    cache->prepares = cache->panels.prepares = true;
+    const kd_status st = kd_matmul(cache, product);
+    cache->prepares = cache->panels.prepares = false;
+    return st;
+}
+
+int64_t kd_matmul_made(const kd_matmul_cache *cache)
+{
+    return cache->n_made;
 }

@@ -1,9 +1,9 @@
 /*
  * Panels instead of whole operands: the f32 copy of a language model's head would be as large as the
- * model. A panel of 512 x 512 is multiplied with 512 columns, so converting it costs a few hundredths
- * of the product, and it is still in the cache when the product reads it.
+ * model. A panel of 512 x 512 is multiplied with 512 columns, so filling it costs a few hundredths of
+ * the product, and it is still in the cache when the product reads it.
  */
-#include "tensor/cpu/widen.h"
+#include "tensor/cpu/panel.h"
 
 #include <stdlib.h>
 
@@ -11,10 +11,7 @@
 #include "tensor/cpu/cpu.h"
 
 /* Elements of a panel. */
-#define N_PANEL ((size_t)KD_PANEL_SIDE * KD_PANEL_SIDE)
-
-/* Elements from which a conversion is worth all threads. */
-#define PARALLEL_FROM (1 << 14)
+#define N_PANEL ((size_t)KD_PANEL_SIDE * KD_PANEL_STRIDE)
 
 /* Part of a stored matrix. */
 typedef struct region {
@@ -24,8 +21,8 @@ typedef struct region {
 /* An operand and the panel that holds one region of it. */
 typedef struct operand {
     kd_tensor stored;
-    float *panel;
-    region held; /* no rows: nothing yet */
+    float *panel; /* NULL: read where it lies   */
+    region held;  /* no rows: nothing yet       */
 } operand;
 
 void kd_panels_release(kd_panels *panels)
@@ -53,17 +50,26 @@ static kd_tensor region_of(kd_tensor t, region r)
 
 static void convert(const kd_panels *panels, kd_tensor dst, kd_tensor src)
 {
-    const int64_t n_rows = dst.dims[0], n_columns = dst.dims[1];
-#pragma omp parallel for num_threads(panels->n_threads) if (n_rows * n_columns >= PARALLEL_FROM)
-    for (int64_t row = 0; row < n_rows; row++) {
-        panels->convert(kd_row(dst, row), dst.dtype, kd_row(src, row), src.dtype, n_columns);
+    for (int64_t row = 0; row < dst.dims[0] && !panels->prepares; row++) {
+        panels->convert(kd_row(dst, row), dst.dtype, kd_row(src, row), src.dtype, dst.dims[1]);
     }
 }
 
-/* That region in f32, converted unless the panel holds it already. */
-static kd_tensor widened(const kd_panels *panels, operand *o, region r)
+static kd_tensor panel_of(float *memory, region r)
 {
-    const kd_tensor panel = kd_tensor_2d(o->panel, KD_F32, r.n_rows, r.n_columns);
+    kd_tensor panel = kd_tensor_2d(memory, KD_F32, r.n_rows, r.n_columns);
+    panel.row_stride = (r.n_columns + 15) / 16 * 16;
+    panel.row_stride += kd_stride_is_bad(panel.row_stride) ? 16 : 0;
+    return panel;
+}
+
+/* That region in f32, copied unless the panel holds it already. */
+static kd_tensor take(const kd_panels *panels, operand *o, region r)
+{
+    if (o->panel == NULL) {
+        return region_of(o->stored, r);
+    }
+    const kd_tensor panel = panel_of(o->panel, r);
     const region *held = &o->held;
     if (held->row != r.row || held->column != r.column || held->n_rows != r.n_rows ||
         held->n_columns != r.n_columns) {
@@ -103,7 +109,7 @@ static kd_status multiply(const kd_panels *panels,
     const kd_tensor c = region_of(p->c, r);
     const bool rounds = c.dtype == KD_BF16;
     float *sums = panels->memory + 2 * N_PANEL;
-    const kd_tensor sum = rounds ? kd_tensor_2d(sums, KD_F32, r.n_rows, r.n_columns) : c;
+    const kd_tensor sum = rounds ? panel_of(sums, r) : c;
     if (rounds && p->accumulate) {
         convert(panels, sum, c);
     }
@@ -113,8 +119,8 @@ static kd_status multiply(const kd_panels *panels,
         const region rb = turned((region){k, r.column, n_k, r.n_columns}, p->trans_b);
         const kd_product part = {
             .c = sum,
-            .a = widened(panels, &ab[0], ra),
-            .b = widened(panels, &ab[1], rb),
+            .a = take(panels, &ab[0], ra),
+            .b = take(panels, &ab[1], rb),
             .trans_a = p->trans_a,
             .trans_b = p->trans_b,
             .accumulate = p->accumulate || k > 0,
@@ -130,16 +136,22 @@ static kd_status multiply(const kd_panels *panels,
     return KD_OK;
 }
 
-kd_status kd_matmul_widened(kd_panels *panels, kd_matmul_cache *cache, const kd_product *product)
+kd_status kd_matmul_by_panels(kd_panels *panels,
+                              kd_matmul_cache *cache,
+                              const kd_product *product,
+                              bool copy_a,
+                              bool copy_b)
 {
     kd_status st = panels_take(panels);
     if (st) {
         return st;
     }
+    const bool widens = product->a.dtype == KD_BF16;
     const int64_t n_rows = kd_tensor_rows(product->c), n_columns = kd_tensor_columns(product->c);
     const int64_t row_step = part_of(n_rows), column_step = part_of(n_columns);
-    operand ab[2] = {{.stored = product->a, .panel = panels->memory},
-                     {.stored = product->b, .panel = panels->memory + N_PANEL}};
+    operand ab[2] = {
+        {.stored = product->a, .panel = widens || copy_a ? panels->memory : NULL},
+        {.stored = product->b, .panel = widens || copy_b ? panels->memory + N_PANEL : NULL}};
     for (int64_t row = 0; row < n_rows && !st; row += row_step) {
         for (int64_t column = 0; column < n_columns && !st; column += column_step) {
             const region r = {row, column, least(row_step, n_rows - row),

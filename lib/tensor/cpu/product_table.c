@@ -1,0 +1,79 @@
+#include "tensor/cpu/product_table.h"
+
+#include <stddef.h>
+#include <string.h>
+
+_Static_assert(KD_PRODUCTS_MAX < INT16_MAX, "places are numbered by 16 bits");
+
+static kd_product_place *place_of(kd_product_table *table, int number)
+{
+    return &table->places[number - 1];
+}
+
+static int16_t *chain_of(kd_product_table *table, const kd_product_key *key)
+{
+    int64_t words[sizeof *key / sizeof(int64_t)];
+    memcpy(words, key, sizeof words);
+    uint64_t hash = 0;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        hash = (hash ^ (uint64_t)words[i]) * 0x9e3779b97f4a7c15u;
+        hash ^= hash >> 32;
+    }
+    return &table->chains[hash % KD_PRODUCT_CHAINS];
+}
+
+static void unlink_use(kd_product_table *table, int16_t number)
+{
+    const kd_product_place *place = place_of(table, number);
+    *(place->newer == 0 ? &table->newest : &place_of(table, place->newer)->older) = place->older;
+    *(place->older == 0 ? &table->oldest : &place_of(table, place->older)->newer) = place->newer;
+}
+
+static void link_newest(kd_product_table *table, int16_t number)
+{
+    kd_product_place *place = place_of(table, number);
+    place->newer = 0;
+    place->older = table->newest;
+    *(table->newest == 0 ? &table->oldest : &place_of(table, table->newest)->newer) = number;
+    table->newest = number;
+}
+
+static void unlink_chain(kd_product_table *table, int16_t number)
+{
+    int16_t *at = chain_of(table, &place_of(table, number)->key);
+    while (*at != number) {
+        at = &place_of(table, *at)->next;
+    }
+    *at = place_of(table, number)->next;
+}
+
+int kd_product_table_find(kd_product_table *table, const kd_product_key *key)
+{
+    int16_t number = *chain_of(table, key);
+    while (number != 0 && memcmp(&place_of(table, number)->key, key, sizeof *key) != 0) {
+        number = place_of(table, number)->next;
+    }
+    if (number != 0 && number != table->newest) {
+        unlink_use(table, number);
+        link_newest(table, number);
+    }
+    return number - 1;
+}
+
+int kd_product_table_add(kd_product_table *table, const kd_product_key *key, bool *evicted_out)
+{
+    const bool evicts = table->n_used == KD_PRODUCTS_MAX;
+    const int16_t number = evicts ? table->oldest : ++table->n_used;
+    if (evicts) {
+        unlink_chain(table, number);
+        unlink_use(table, number);
+    }
+    int16_t *chain = chain_of(table, key);
+    kd_product_place *place = place_of(table, number);
+    place->key = *key;
+    place->next = *chain;
+    *chain = number;
+    link_newest(table, number);
+    *evicted_out = evicts;
+    return number - 1;
+}
