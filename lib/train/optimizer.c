@@ -76,6 +76,21 @@ void kd_optimizer_settle(kd_optimizer *o)
     }
 }
 
+kd_status kd_optimizer_reduce(kd_optimizer *o, const kd_reduce *reduce)
+{
+    if (reduce->n_ranks == 1) {
+        return KD_OK;
+    }
+    kd_status st = kd_backend_wait(o->be);
+    for (int g = 0; !st && g < o->n_groups; g++) {
+        const kd_parameters *params = o->groups[g].params;
+        if (kd_group_trained(&o->groups[g])) {
+            st = reduce->sum_f32(reduce->user, params->grad.data, params->n_elements);
+        }
+    }
+    return st;
+}
+
 static kd_tensor norm_sq_of(const kd_optimizer *o, int group)
 {
     return kd_tensor_1d((double *)o->norm_sq.data + group, KD_F64, 1);

@@ -10,6 +10,7 @@
 #define KD_TRAIN_OPTIMIZER_H
 
 #include "model/group.h"
+#include "train/reduce.h"
 
 typedef struct kd_optimizer_settings {
     double beta1, beta2, epsilon, weight_decay;
@@ -44,6 +45,9 @@ void kd_optimizer_clear(kd_optimizer *optimizer);
 
 /* Once all have come: those that nobody gave are 0. */
 void kd_optimizer_settle(kd_optimizer *optimizer);
+
+/* Each group's gradient becomes the sum over all ranks: one reduction a trained group, in their order. */
+KD_MUST_USE kd_status kd_optimizer_reduce(kd_optimizer *optimizer, const kd_reduce *reduce);
 
 /* Puts the sum of squares of each group's gradient into norm_sq. */
 void kd_optimizer_measure(kd_optimizer *optimizer);

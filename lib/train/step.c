@@ -254,24 +254,6 @@ static kd_status run_batches(kd_trainer *trainer, const kd_step_work *work)
     return KD_OK;
 }
 
-/* The gradients of each trained group, summed over all ranks. */
-static kd_status reduce_gradients(kd_trainer *trainer, const kd_reduce *reduce)
-{
-    const kd_optimizer *o = trainer->optimizer;
-    kd_status st = KD_OK;
-
-    if (reduce->n_ranks > 1) {
-        st = kd_backend_wait(o->be);
-    }
-    for (int g = 0; !st && reduce->n_ranks > 1 && g < o->n_groups; g++) {
-        const kd_parameters *params = o->groups[g].params;
-        if (kd_group_trained(&o->groups[g])) {
-            st = reduce->sum_f32(reduce->user, params->grad.data, params->n_elements);
-        }
-    }
-    return st;
-}
-
 /*
  * Gradients and losses summed over all ranks, and each group's norm squared. Here is where the host
  * waits for the step.
@@ -280,7 +262,7 @@ static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *su
 {
     kd_backend *be = trainer->params->be;
     kd_optimizer_settle(trainer->optimizer);
-    kd_status st = reduce_gradients(trainer, reduce);
+    kd_status st = kd_optimizer_reduce(trainer->optimizer, reduce);
     if (st) {
         return st;
     }

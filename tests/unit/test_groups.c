@@ -186,6 +186,63 @@ Test(groups, the_rate_factor_scales_the_update_and_nothing_decays_unless_it_shou
     drop(&slow);
 }
 
+/* Another rank with the same gradients; notes what it was asked for. */
+typedef struct twin {
+    const float *values[N_GROUPS];
+    int64_t n[N_GROUPS];
+    int n_calls;
+    kd_status answer;
+} twin;
+
+static kd_status add_twin(void *user, float *values, int64_t n)
+{
+    twin *t = user;
+    cr_assert_lt(t->n_calls, N_GROUPS);
+    t->values[t->n_calls] = values;
+    t->n[t->n_calls++] = n;
+    for (int64_t i = 0; i < n; i++) {
+        values[i] *= 2.0f;
+    }
+    return t->answer;
+}
+
+static double first_gradient(const kd_parameters *params)
+{
+    float *grad = tiny_values(params->be, params->grad);
+    const double first = (double)grad[1];
+    free(grad);
+    return first;
+}
+
+Test(groups, each_trained_one_is_reduced_by_itself)
+{
+    pair p = make(KD_PARAMS_TRAIN), frozen = make(KD_PARAMS_INFER);
+    twin t = {0};
+    kd_reduce reduce = {.user = &t, .n_ranks = 2, .sum_f32 = add_twin};
+
+    put_gradient(p.model.params, 0);
+    put_gradient(p.adapter, 0);
+    const double before = first_gradient(p.adapter);
+    cr_assert_eq(kd_optimizer_reduce(p.optimizer, &reduce), KD_OK);
+    cr_expect_eq(t.n_calls, 2);
+    cr_expect(t.values[0] == p.model.params->grad.data && t.n[0] == p.model.params->n_elements);
+    cr_expect(t.values[1] == p.adapter->grad.data && t.n[1] == p.adapter->n_elements);
+    cr_expect_eq(first_gradient(p.adapter), 2.0 * before);
+
+    t = (twin){0};
+    cr_assert_eq(kd_optimizer_reduce(frozen.optimizer, &reduce), KD_OK);
+    cr_expect_eq(t.n_calls, 1);
+    cr_expect_eq(t.values[0], frozen.adapter->grad.data);
+    t = (twin){.answer = KD_ERR_IO};
+    cr_expect_eq(kd_optimizer_reduce(p.optimizer, &reduce), KD_ERR_IO);
+    cr_expect_eq(t.n_calls, 1);
+    reduce.n_ranks = 1;
+    cr_assert_eq(kd_optimizer_reduce(p.optimizer, &reduce), KD_OK);
+    cr_expect_eq(t.n_calls, 1, "one rank needs no reduction");
+    drop(&frozen);
+    drop(&p);
+}
+
 static void expect_same_moments(const pair *a, const pair *b, int g)
 {
     if (!kd_group_trained(&a->groups[g])) {
