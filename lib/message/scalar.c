@@ -7,6 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "base/log.h"
+#include "base/json_print.h"
 #include "message/reflect.h"
 
 #define QUOTE_BYTES_MAX 60
@@ -230,4 +232,85 @@ kd_status kd_scalar_read(const ProtobufCFieldDescriptor *field,
     }
     KD_CHECK(!"a scalar field");
     return KD_ERR_ARG;
+}
+
+/* Words and paths read the same plain in every YAML; all else is quoted. */
+static bool is_plain(const char *string)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    static const char others[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                 "0123456789_./+-";
+    static const char *const words[] = {"true", "false", "yes", "no", "on",
+                                        "off",  "null",  "y",   "n"};
+    const bool starts_well = string[0] == '/' || (string[0] != '\0' && strchr(letters, string[0]));
+    if (!starts_well || string[strspn(string, others)] != '\0') {
+        return false;
+    }
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (strcasecmp(string, words[i]) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void print_string(kd_text *text, const char *string)
+{
+    if (is_plain(string)) {
+        kd_text_add(text, string);
+    } else {
+        kd_json_add_string(text, string, strlen(string)); /* a JSON string is one of YAML */
+    }
+}
+
+static void print_double(kd_text *text, double number)
+{
+    if (isfinite(number)) {
+        kd_text_add_double(text, number);
+    } else {
+        kd_text_add(text, isnan(number) ? ".nan" : number > 0 ? ".inf" : "-.inf");
+    }
+}
+
+void kd_scalar_add(kd_text *text, const ProtobufCFieldDescriptor *field, const void *element)
+{
+    switch (field->type) {
+    case PROTOBUF_C_TYPE_INT32:
+    case PROTOBUF_C_TYPE_SINT32:
+    case PROTOBUF_C_TYPE_SFIXED32:
+        kd_text_printf(text, "%d", *(const int32_t *)element);
+        return;
+    case PROTOBUF_C_TYPE_UINT32:
+    case PROTOBUF_C_TYPE_FIXED32:
+        kd_text_printf(text, "%u", *(const uint32_t *)element);
+        return;
+    case PROTOBUF_C_TYPE_INT64:
+    case PROTOBUF_C_TYPE_SINT64:
+    case PROTOBUF_C_TYPE_SFIXED64:
+        kd_text_printf(text, "%lld", (long long)*(const int64_t *)element);
+        return;
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_FIXED64:
+        kd_text_printf(text, "%llu", (unsigned long long)*(const uint64_t *)element);
+        return;
+    case PROTOBUF_C_TYPE_FLOAT:
+        print_double(text, (double)*(const float *)element);
+        return;
+    case PROTOBUF_C_TYPE_DOUBLE:
+        print_double(text, *(const double *)element);
+        return;
+    case PROTOBUF_C_TYPE_BOOL:
+        kd_text_add(text, *(const protobuf_c_boolean *)element ? "true" : "false");
+        return;
+    case PROTOBUF_C_TYPE_ENUM:
+        kd_enum_add_word(text, field->descriptor, *(const int *)element);
+        return;
+    case PROTOBUF_C_TYPE_STRING:
+        print_string(text, *(const char *const *)element);
+        return;
+    case PROTOBUF_C_TYPE_BYTES:
+    case PROTOBUF_C_TYPE_MESSAGE:
+        break;
+    }
+    KD_CHECK(!"a field that YAML can hold");
 }

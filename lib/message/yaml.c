@@ -1,8 +1,11 @@
 #include "message/yaml.h"
 
 #include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
+#include "message/path.h"
 #include "message/reflect.h"
 #include "message/yaml_reader.h"
 
@@ -47,4 +50,19 @@ kd_status kd_yaml_parse(const char *text,
     }
     *message_out = message;
     return KD_OK;
+}
+
+kd_status kd_yaml_set(ProtobufCMessage *message, const char *assignment)
+{
+    static const char name[] = "--set";
+    const char *equals = strchr(assignment, '=');
+    if (equals == NULL || equals == assignment) {
+        return kd_fail(KD_ERR_INVALID, "%s: found \"%.60s\", expected PATH=VALUE", name,
+                       assignment);
+    }
+    char *path = strndup(assignment, (size_t)(equals - assignment));
+    kd_status st = path != NULL ? kd_path_set(message, path, equals + 1, name)
+                                : kd_fail(KD_ERR_NOMEM, "%s: no memory", name);
+    free(path);
+    return st;
 }

@@ -34,11 +34,13 @@ KD_MUST_USE kd_status kd_yaml_parse(const char *text,
                                     ProtobufCMessage **message_out);
 
 /*
- * Applies "PATH=VALUE": PATH is field names and list indexes with dots between, VALUE is YAML, so
- * "teachers.0.checkpoint=/m", "data.files=[a, b]". An index equal to the list's length appends.
- * On an error the message is as it was.
+ * Applies "PATH=VALUE" as path.h has it: "teachers.0.checkpoint=/m", "data.files=[a, b]". The texts
+ * begin with "--set: ". On an error the message is as it was.
  */
 KD_MUST_USE kd_status kd_yaml_set(ProtobufCMessage *message, const char *assignment);
+
+/* The field that can stand for the whole message, if it is the only one set; otherwise NULL. */
+const ProtobufCFieldDescriptor *kd_yaml_bare_value(const ProtobufCMessage *message);
 
 /* Adds the set fields as block YAML; text->failed tells of lacking memory. */
 void kd_yaml_print(kd_text *text, const ProtobufCMessage *message);

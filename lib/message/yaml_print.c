@@ -1,11 +1,7 @@
 #include "message/yaml.h"
 
-#include <math.h>
 #include <stdbool.h>
-#include <string.h>
-#include <strings.h>
 
-#include "base/json_print.h"
 #include "message/reflect.h"
 #include "message/scalar.h"
 
@@ -19,87 +15,6 @@ static void indent(kd_text *text, unsigned depth)
     }
 }
 
-/* Words and paths read the same plain in every YAML; all else is quoted. */
-static bool is_plain(const char *string)
-{
-    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    static const char others[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                 "0123456789_./+-";
-    static const char *const words[] = {"true", "false", "yes", "no", "on",
-                                        "off",  "null",  "y",   "n"};
-    const bool starts_well = string[0] == '/' || (string[0] != '\0' && strchr(letters, string[0]));
-    if (!starts_well || string[strspn(string, others)] != '\0') {
-        return false;
-    }
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
-        if (strcasecmp(string, words[i]) == 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void print_string(kd_text *text, const char *string)
-{
-    if (is_plain(string)) {
-        kd_text_add(text, string);
-    } else {
-        kd_json_add_string(text, string, strlen(string)); /* a JSON string is one of YAML */
-    }
-}
-
-static void print_double(kd_text *text, double number)
-{
-    if (isfinite(number)) {
-        kd_text_add_double(text, number);
-    } else {
-        kd_text_add(text, isnan(number) ? ".nan" : number > 0 ? ".inf" : "-.inf");
-    }
-}
-
-static void print_scalar(kd_text *text, const ProtobufCFieldDescriptor *field, const void *element)
-{
-    switch (field->type) {
-    case PROTOBUF_C_TYPE_INT32:
-    case PROTOBUF_C_TYPE_SINT32:
-    case PROTOBUF_C_TYPE_SFIXED32:
-        kd_text_printf(text, "%d", *(const int32_t *)element);
-        return;
-    case PROTOBUF_C_TYPE_UINT32:
-    case PROTOBUF_C_TYPE_FIXED32:
-        kd_text_printf(text, "%u", *(const uint32_t *)element);
-        return;
-    case PROTOBUF_C_TYPE_INT64:
-    case PROTOBUF_C_TYPE_SINT64:
-    case PROTOBUF_C_TYPE_SFIXED64:
-        kd_text_printf(text, "%lld", (long long)*(const int64_t *)element);
-        return;
-    case PROTOBUF_C_TYPE_UINT64:
-    case PROTOBUF_C_TYPE_FIXED64:
-        kd_text_printf(text, "%llu", (unsigned long long)*(const uint64_t *)element);
-        return;
-    case PROTOBUF_C_TYPE_FLOAT:
-        print_double(text, (double)*(const float *)element);
-        return;
-    case PROTOBUF_C_TYPE_DOUBLE:
-        print_double(text, *(const double *)element);
-        return;
-    case PROTOBUF_C_TYPE_BOOL:
-        kd_text_add(text, *(const protobuf_c_boolean *)element ? "true" : "false");
-        return;
-    case PROTOBUF_C_TYPE_ENUM:
-        kd_enum_add_word(text, field->descriptor, *(const int *)element);
-        return;
-    case PROTOBUF_C_TYPE_STRING:
-        print_string(text, *(const char *const *)element);
-        return;
-    case PROTOBUF_C_TYPE_BYTES:
-    case PROTOBUF_C_TYPE_MESSAGE:
-        break;
-    }
-    KD_CHECK(!"a field that YAML can hold");
-}
-
 static size_t count_set_fields(const ProtobufCMessage *message)
 {
     size_t n = 0;
@@ -109,8 +24,7 @@ static size_t count_set_fields(const ProtobufCMessage *message)
     return n;
 }
 
-/* The field that can stand for the whole message, if it is the only one set. */
-static const ProtobufCFieldDescriptor *bare_value(const ProtobufCMessage *message)
+const ProtobufCFieldDescriptor *kd_yaml_bare_value(const ProtobufCMessage *message)
 {
     const ProtobufCFieldDescriptor *value = kd_message_value_field(message->descriptor);
     const bool alone = value != NULL && value->label != PROTOBUF_C_LABEL_REPEATED &&
@@ -128,12 +42,12 @@ static void print_element(kd_text *text,
 {
     if (field->type != PROTOBUF_C_TYPE_MESSAGE) {
         kd_text_add(text, " ");
-        print_scalar(text, field, element);
+        kd_scalar_add(text, field, element);
         kd_text_add(text, "\n");
         return;
     }
     const ProtobufCMessage *message = *(ProtobufCMessage *const *)element;
-    const ProtobufCFieldDescriptor *value = bare_value(message);
+    const ProtobufCFieldDescriptor *value = kd_yaml_bare_value(message);
     if (value != NULL) {
         print_element(text, value, kd_message_at(message, value, 0), depth, in_list);
     } else if (count_set_fields(message) == 0) {

@@ -16,9 +16,9 @@ kd_status kd_yaml_reader_init(kd_yaml_reader *r,
                               const char *name,
                               bool has_place)
 {
-    *r = (kd_yaml_reader){.name = name, .has_place = has_place};
+    *r = (kd_yaml_reader){.name = name != NULL ? name : "", .has_place = has_place};
     if (!yaml_parser_initialize(&r->parser)) {
-        return kd_fail(KD_ERR_NOMEM, "%s: no memory", name);
+        return kd_fail(KD_ERR_NOMEM, "%s: no memory", r->name);
     }
     yaml_parser_set_encoding(&r->parser, YAML_UTF8_ENCODING);
     yaml_parser_set_input_string(&r->parser, (const unsigned char *)text, size_bytes);
@@ -52,6 +52,9 @@ void kd_yaml_path_pop(kd_yaml_reader *r, size_t size)
 /* "FILE:LINE:COLUMN: " counted from 1, as editors do. */
 static void add_place(const kd_yaml_reader *r, const yaml_mark_t *mark, kd_text *text)
 {
+    if (r->name[0] == '\0') {
+        return;
+    }
     kd_text_add(text, r->name);
     if (r->has_place && mark != NULL) {
         kd_text_printf(text, ":%zu:%zu", mark->line + 1, mark->column + 1);

@@ -1,6 +1,6 @@
 /*
  * yaml_reader.h - reads YAML events into message fields. Private to lib/message: yaml.c has a whole
- * file's text, yaml_set.c the value of one field.
+ * file's text, path.c the value of one field.
  *
  * Depth is bounded by the message types, which do not contain themselves: a value of the wrong kind
  * is refused before it is entered.
@@ -18,7 +18,7 @@
 
 typedef struct kd_yaml_reader {
     yaml_parser_t parser;
-    const char *name; /* of the file, or what else stands before a mistake */
+    const char *name; /* of the file, or what else stands before a mistake; "": nothing */
     bool has_place;   /* line and column mean something to the reader */
     kd_text path;     /* of the field being read, for mistakes */
 } kd_yaml_reader;
