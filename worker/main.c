@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "job/hash.h"
 #include "job/job.h"
 #include "message/reflect.h"
 #include "worker/options.h"

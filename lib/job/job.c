@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -157,8 +156,7 @@ kd_status kd_job_complete(Kd__Job *job)
     }
     complete_resources(job);
     Kd__Training *training = job->training;
-    if (!training->has_micro_batch_size) {
-        training->has_micro_batch_size = 1;
+    if (!training->has_micro_batch_size) { /* stays so: it is not the job's own */
         training->micro_batch_size =
             default_micro_batch_size(training->batch_size, job->student->resources->ranks);
     }
@@ -187,56 +185,4 @@ uint64_t kd_job_slots(const Kd__Job *job)
         slots += slots_of(job->teachers[i]->resources);
     }
     return slots;
-}
-
-/* A view without what the hash leaves out; its list of teachers is in `teachers`. Nothing of it is freed. */
-static Kd__Job
-view_for_hash(const Kd__Job *job, Kd__Student *student, Kd__Teacher *teachers, Kd__Teacher **list)
-{
-    Kd__Job kept = *job;
-    kept.name = NULL;
-    kept.output = NULL;
-    kept.n_after = 0;
-    kept.evaluation = NULL;
-    kept.checkpoint = NULL;
-    kept.limits = NULL;
-    *student = *job->student;
-    student->resources = NULL;
-    kept.student = student;
-    for (size_t i = 0; i < job->n_teachers; i++) {
-        teachers[i] = *job->teachers[i];
-        teachers[i].resources = NULL;
-        teachers[i].has_stream_depth = 0;
-        list[i] = &teachers[i];
-    }
-    kept.teachers = list;
-    return kept;
-}
-
-static uint64_t hash_view(const Kd__Job *kept)
-{
-    const size_t size = kd__job__get_packed_size(kept);
-    uint8_t *bytes = malloc(size + 1); /* an empty job is no lack of memory */
-    if (bytes == NULL) {
-        return 0;
-    }
-    (void)kd__job__pack(kept, bytes);
-    const uint64_t hash = XXH3_64bits(bytes, size);
-    free(bytes);
-    return hash != 0 ? hash : 1;
-}
-
-uint64_t kd_job_hash(const Kd__Job *job)
-{
-    Kd__Student student;
-    Kd__Teacher *teachers = calloc(job->n_teachers + 1, sizeof *teachers);
-    Kd__Teacher **list = calloc(job->n_teachers + 1, sizeof(Kd__Teacher *));
-    uint64_t hash = 0;
-    if (teachers != NULL && list != NULL) {
-        const Kd__Job kept = view_for_hash(job, &student, teachers, list);
-        hash = hash_view(&kept);
-    }
-    free(list);
-    free(teachers);
-    return hash;
 }

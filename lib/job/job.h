@@ -39,7 +39,9 @@ KD_MUST_USE kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder
  * Fills in every value in brackets or with a default in job.proto, so that readers need no NULL
  * checks; twice is the same as once. What stays absent: `name`, which is the daemon's to give;
  * student.model with init: checkpoint, and student.checkpoint otherwise; required fields that are
- * missing, until kd_job_check() has refused them. Without teachers kd.weight becomes 0.
+ * missing, until kd_job_check() has refused them. Without teachers kd.weight becomes 0. A
+ * micro_batch_size that the job does not give has its value, but stays marked as absent: it depends
+ * on the ranks, so it is no property of the job (hash.h).
  */
 KD_MUST_USE kd_status kd_job_complete(Kd__Job *job);
 
@@ -58,15 +60,5 @@ KD_MUST_USE kd_status kd_job_check_files(const Kd__Job *job);
 /* Of a completed job: the ranks of all roles together, and the slots (threads) they take. */
 uint32_t kd_job_ranks(const Kd__Job *job);
 uint64_t kd_job_slots(const Kd__Job *job);
-
-/*
- * XXH3 over what must be the same for a checkpoint to be resumed: seed, data, student, teachers,
- * objective and training of a completed job. `training.steps` is in, since decay and schedules
- * depend on it; so is micro_batch_size, since the balance loss does, and its default depends on the
- * number of student ranks. Out are name, output, after, evaluation, checkpoint, limits, resources and
- * the depth of streams: they change when something is written or who computes it, and the result at
- * most by rounding. The contents of files are not read. 0 only without memory.
- */
-uint64_t kd_job_hash(const Kd__Job *job);
 
 #endif

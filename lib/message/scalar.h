@@ -1,5 +1,5 @@
 /*
- * scalar.h - one YAML scalar as the value of a protobuf field, and back. Private to lib/message.
+ * scalar.h - one YAML scalar as the value of a protobuf field, and back.
  */
 #ifndef KD_MESSAGE_SCALAR_H
 #define KD_MESSAGE_SCALAR_H

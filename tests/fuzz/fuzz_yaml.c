@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "job/hash.h"
 #include "job/job.h"
 #include "message/json.h"
 #include "message/reflect.h"

@@ -55,6 +55,7 @@ Test(job, complete_fills_in_the_values_in_brackets)
     cr_expect(eq(u32, job->student->model->head_dim, 16));
     cr_expect(job->student->has_seed && job->student->seed == 3);
     cr_expect(eq(u32, job->training->micro_batch_size, 8));
+    cr_expect(not(job->training->has_micro_batch_size));
     cr_expect(job->name == NULL);
     cr_expect(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
     destroy(job);
@@ -141,41 +142,4 @@ Test(job, ranks_and_slots_add_up)
     cr_expect(eq(u32, kd_job_ranks(job), 6));
     cr_expect(eq(u64, kd_job_slots(job), 2 * 3 + 3 * 4 + 0 * 7 + 1));
     destroy(job);
-}
-
-static uint64_t hash_with(const char *set)
-{
-    Kd__Job *job = complete(&set, 1);
-    const uint64_t hash = kd_job_hash(job);
-    destroy(job);
-    return hash;
-}
-
-Test(job, the_hash_covers_what_a_resume_relies_on_and_nothing_else)
-{
-    const char *const same[] = {"name=other",
-                                "output=/else",
-                                "after=['7']",
-                                "evaluation.every_steps=5",
-                                "checkpoint.keep=9",
-                                "limits.max_restarts=9",
-                                "student.resources.threads=2",
-                                "seed=3",
-                                "teachers.0.stream_depth=3",
-                                "teachers.0.resources={ranks: 1, threads: 4}"};
-    const char *const different[] = {"seed=4",
-                                     "data.sequence_length=64",
-                                     "student.model.num_layers=3",
-                                     "teachers.0.checkpoint=/m2",
-                                     "objective.kd.temperature=2",
-                                     "training.steps=101",
-                                     "training.micro_batch_size=4"};
-    const uint64_t hash = hash_with("seed=3");
-    cr_expect(ne(u64, hash, 0));
-    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
-        cr_expect(eq(u64, hash_with(same[i]), hash), "%s", same[i]);
-    }
-    for (size_t i = 0; i < sizeof different / sizeof *different; i++) {
-        cr_expect(ne(u64, hash_with(different[i]), hash), "%s", different[i]);
-    }
 }

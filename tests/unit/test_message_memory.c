@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "job/hash.h"
 #include "job/job.h"
 #include "message/reflect.h"
 #include "message/yaml.h"
