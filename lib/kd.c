@@ -5,7 +5,6 @@
 
 #include "base/log.h"
 #include "distill/teacher.h"
-#include "format/hf_config.h"
 #include "format/model_folder.h"
 #include "train/checkpoint.h"
 #include "train/step.h"
@@ -94,15 +93,12 @@ static kd_status shape_of(const kd_student_options *options, kd_model_config *co
     if (config.head_dim == 0 && config.n_heads > 0) {
         config.head_dim = config.hidden_size / config.n_heads;
     }
-    kd_status st = kd_model_type_parse(m->type, &config.type);
+    kd_status st = kd_model_type_find(m->type, "model.type", &config.type);
     if (st) {
         return st;
     }
     kd_model_config_apply_type(&config);
     st = kd_model_config_check(&config);
-    if (!st) {
-        st = kd_hf_config_check(&config); /* what cannot be saved is refused before it is trained */
-    }
     if (!st) {
         *config_out = config;
     }

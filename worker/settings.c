@@ -2,58 +2,19 @@
 
 #include "base/log.h"
 #include "format/model_folder.h"
-
-static kd_model_type model_type(Kd__Model__Type type)
-{
-    switch (type) {
-    case KD__MODEL__TYPE__LLAMA:
-        return KD_MODEL_LLAMA;
-    case KD__MODEL__TYPE__MIXTRAL:
-        return KD_MODEL_MIXTRAL;
-    case KD__MODEL__TYPE__QWEN2_MOE:
-        return KD_MODEL_QWEN2_MOE;
-    case KD__MODEL__TYPE__QWEN3_MOE:
-        return KD_MODEL_QWEN3_MOE;
-    case KD__MODEL__TYPE__OLMOE:
-        return KD_MODEL_OLMOE;
-    case _KD__MODEL__TYPE_IS_INT_SIZE:
-        break;
-    }
-    KD_CHECK(!"the job was checked");
-    return KD_MODEL_TYPE_COUNT;
-}
-
-static kd_model_config model_config(const Kd__Job *job)
-{
-    const Kd__Model *m = job->student->model;
-    kd_model_config config = {
-        .type = model_type(m->type),
-        .vocab_size = m->vocab_size,
-        .hidden_size = m->hidden_size,
-        .n_layers = m->num_layers,
-        .n_heads = m->num_heads,
-        .n_kv_heads = m->num_kv_heads,
-        .head_dim = m->head_dim,
-        .intermediate_size = m->intermediate_size,
-        .n_experts = m->num_experts,
-        .experts_per_token = m->num_experts > 0 ? m->experts_per_token : 0,
-        .shared_expert_size = m->shared_expert_size,
-        .tied_embeddings = m->tied_embeddings,
-        .rope_theta = m->rope_theta,
-        .norm_eps = (float)m->norm_eps,
-        .max_positions = job->data->sequence_length,
-    };
-    kd_model_config_apply_type(&config);
-    return config;
-}
+#include "shape/from_message.h"
 
 kd_status settings_student_model(const Kd__Job *job, kd_model_config *config_out)
 {
     if (job->student->init == KD__STUDENT__INIT__CHECKPOINT) {
         return kd_model_folder_config(job->student->checkpoint, config_out);
     }
-    const kd_model_config config = model_config(job);
-    const kd_status st = kd_model_config_check(&config);
+    kd_model_config config;
+    kd_status st =
+        kd_model_config_from_message(job->student->model, job->data->sequence_length, &config);
+    if (!st) {
+        st = kd_model_config_check(&config);
+    }
     if (!st) {
         *config_out = config;
     }

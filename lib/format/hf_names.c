@@ -3,21 +3,13 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
-
-/* What mixtral calls differently from all others. */
-typedef struct mlp_words {
-    const char *block, *gate, *up, *down;
-} mlp_words;
-
-static const mlp_words mixtral_words = {"block_sparse_moe", "w1", "w3", "w2"};
-static const mlp_words common_words = {"mlp", "gate_proj", "up_proj", "down_proj"};
 
 /* The list as it grows; `cursor` is where the next tensor begins. */
 typedef struct listing {
     const kd_model_config *config;
-    const mlp_words *words;
     kd_hf_tensor *tensors;
     size_t n;
     int64_t cursor;
@@ -65,22 +57,22 @@ static void add_whole(listing *list, const kd_parameter *entry, const char *name
     set_name(tensor, "%s", name);
 }
 
-/* "mlp.gate_proj", or "mlp.experts.3.gate_proj" where there are experts. */
-static void add_expert(listing *list,
-                       int64_t rows,
-                       int64_t columns,
-                       int64_t layer,
-                       int64_t expert,
-                       const char *word)
+/* A matrix of the MLP, whose name has the expert's number in place of its '*', if it has one. */
+static void add_mlp(listing *list,
+                    int64_t rows,
+                    int64_t columns,
+                    int64_t layer,
+                    int64_t expert,
+                    const char *pattern)
 {
     kd_hf_tensor *tensor = append(list, rows, columns);
+    const char *star = strchr(pattern, '*');
     tensor->n_dims = 2;
-    if (list->config->n_experts == 0) {
-        set_name(tensor, "model.layers.%lld.%s.%s.weight", (long long)layer, list->words->block,
-                 word);
+    if (star == NULL) {
+        set_name(tensor, "model.layers.%lld.%s", (long long)layer, pattern);
     } else {
-        set_name(tensor, "model.layers.%lld.%s.experts.%lld.%s.weight", (long long)layer,
-                 list->words->block, (long long)expert, word);
+        set_name(tensor, "model.layers.%lld.%.*s%lld%s", (long long)layer, (int)(star - pattern),
+                 pattern, (long long)expert, star + 1);
     }
 }
 
@@ -100,39 +92,36 @@ static void add_qkv_bias(listing *list, int64_t layer)
     add_vector(list, c->n_kv_heads * c->head_dim, layer, "self_attn.v_proj.bias");
 }
 
-static void add_router(listing *list, const kd_parameter *entry)
-{
-    kd_hf_tensor *tensor = append(list, entry->dims[0], entry->dims[1]);
-    tensor->n_dims = 2;
-    set_name(tensor, "model.layers.%lld.%s.gate.weight", (long long)entry->layer,
-             list->words->block);
-}
-
+/* Each expert's rows of gate stand above those of up. */
 static void add_gate_up(listing *list, const kd_parameter *entry)
 {
+    const kd_mlp_names *names = &list->config->type->mlp;
     const int64_t rows = entry->dims[1] / 2, columns = entry->dims[2];
     for (int64_t expert = 0; expert < entry->dims[0]; expert++) {
-        add_expert(list, rows, columns, entry->layer, expert, list->words->gate);
-        add_expert(list, rows, columns, entry->layer, expert, list->words->up);
+        add_mlp(list, rows, columns, entry->layer, expert, names->gate);
+        add_mlp(list, rows, columns, entry->layer, expert, names->up);
     }
 }
 
 static void add_down(listing *list, const kd_parameter *entry)
 {
     for (int64_t expert = 0; expert < entry->dims[0]; expert++) {
-        add_expert(list, entry->dims[1], entry->dims[2], entry->layer, expert, list->words->down);
+        add_mlp(list, entry->dims[1], entry->dims[2], entry->layer, expert,
+                list->config->type->mlp.down);
     }
 }
 
 static void add_shared_gate_up(listing *list, const kd_parameter *entry)
 {
+    const kd_mlp_names *names = &list->config->type->mlp;
     const int64_t rows = entry->dims[0] / 2, columns = entry->dims[1];
-    add_matrix(list, rows, columns, entry->layer, "mlp.shared_expert.gate_proj");
-    add_matrix(list, rows, columns, entry->layer, "mlp.shared_expert.up_proj");
+    add_mlp(list, rows, columns, entry->layer, 0, names->shared_gate);
+    add_mlp(list, rows, columns, entry->layer, 0, names->shared_up);
 }
 
 static void add_entry(listing *list, const kd_parameter *entry)
 {
+    const kd_mlp_names *mlp = &list->config->type->mlp;
     const int64_t layer = entry->layer, rows = entry->dims[0], columns = entry->dims[1];
 
     list->cursor = entry->offset;
@@ -162,7 +151,7 @@ static void add_entry(listing *list, const kd_parameter *entry)
         add_vector(list, rows, layer, "post_attention_layernorm.weight");
         break;
     case KD_PARAM_ROUTER:
-        add_router(list, entry);
+        add_mlp(list, rows, columns, layer, 0, mlp->router);
         break;
     case KD_PARAM_GATE_UP:
         add_gate_up(list, entry);
@@ -174,10 +163,10 @@ static void add_entry(listing *list, const kd_parameter *entry)
         add_shared_gate_up(list, entry);
         break;
     case KD_PARAM_SHARED_DOWN:
-        add_matrix(list, rows, columns, layer, "mlp.shared_expert.down_proj");
+        add_mlp(list, rows, columns, layer, 0, mlp->shared_down);
         break;
     case KD_PARAM_SHARED_GATE:
-        add_matrix(list, rows, columns, layer, "mlp.shared_expert_gate");
+        add_mlp(list, rows, columns, layer, 0, mlp->shared_router);
         break;
     case KD_PARAM_FINAL_NORM:
         add_whole(list, entry, "model.norm.weight");
@@ -206,7 +195,6 @@ kd_hf_tensors_list(const kd_parameters *params, kd_hf_tensor **tensors_out, size
     const size_t capacity = (size_t)params->n_table * (3 + 2 * experts);
     listing list = {
         .config = &params->config,
-        .words = params->config.type == KD_MODEL_MIXTRAL ? &mixtral_words : &common_words,
         .tensors = malloc(capacity * sizeof *list.tensors),
     };
     if (list.tensors == NULL) {

@@ -11,7 +11,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "format/json_file.h"
+#include "shape/json_file.h"
 
 enum { VERSION = 1, FILE_BYTES_MAX = 1 << 16 };
 

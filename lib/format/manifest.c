@@ -17,7 +17,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/progress.h"
-#include "format/json_file.h"
+#include "shape/json_file.h"
 
 enum { VERSION = 1, MANIFEST_BYTES_MAX = 16 << 20, BUFFER_BYTES = 1 << 18 };
 

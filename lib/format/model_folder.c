@@ -7,10 +7,10 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "format/hf_config.h"
 #include "format/hf_names.h"
 #include "format/manifest.h"
 #include "format/shards.h"
+#include "shape/hf_config.h"
 #include "tensor/half.h"
 
 enum { CHUNK = 1 << 18 }; /* values that are on the host at a time: 1 MiB of f32 */
@@ -176,6 +176,25 @@ static kd_status verify_seal(const char *folder)
     return kd_manifest_exists(folder) ? kd_manifest_verify(folder) : KD_OK;
 }
 
+/* The text of config.json, to be written beside these weights again. */
+static kd_status keep_config(const char *folder, kd_parameters *params)
+{
+    char *text;
+    size_t size;
+    char *path = path_in(folder, "config.json");
+    if (path == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    const kd_status st = kd_file_read(path, KD_HF_CONFIG_BYTES_MAX, &text, &size);
+    free(path);
+    if (st) {
+        return st;
+    }
+    free(params->source_config);
+    params->source_config = text;
+    return KD_OK;
+}
+
 kd_status kd_model_folder_load(const char *folder, kd_parameters *params)
 {
     kd_shards *shards;
@@ -196,6 +215,9 @@ kd_status kd_model_folder_load(const char *folder, kd_parameters *params)
     st = load_tensors(folder, shards, params, tensors, n_tensors);
     if (!st) {
         st = kd_backend_wait(params->be);
+    }
+    if (!st) {
+        st = keep_config(folder, params);
     }
     kd_shards_close(shards);
 
@@ -357,7 +379,7 @@ out_free:
 kd_status kd_model_folder_save(const char *folder, const kd_parameters *params, kd_dtype dtype)
 {
     KD_CHECK(dtype == KD_F32 || dtype == KD_BF16);
-    kd_status st = kd_hf_config_check(&params->config);
+    kd_status st = kd_model_config_check(&params->config);
     if (!st) {
         st = kd_folder_make(folder);
     }
@@ -371,7 +393,8 @@ kd_status kd_model_folder_save(const char *folder, const kd_parameters *params, 
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }
-    st = kd_hf_config_write(path, &params->config, dtype);
+    st = kd_hf_config_write(path, &params->config, dtype == KD_BF16 ? "bfloat16" : "float32",
+                            params->source_config);
     free(path);
     return st;
 }

@@ -19,7 +19,8 @@
 KD_MUST_USE kd_status kd_model_folder_config(const char *folder, kd_model_config *config_out);
 
 /*
- * Fills all weights. A folder that is sealed (manifest.h) is verified first: KD_ERR_INVALID names the file
+ * Fills all weights and keeps the text of config.json, whose fields that no shape has a later save
+ * writes again. A folder that is sealed (manifest.h) is verified first: KD_ERR_INVALID names the file
  * that differs. Tensors that the model has no use for are named in a warning and left alone.
  * After a fault the weights are undefined.
  */

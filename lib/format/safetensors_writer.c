@@ -5,7 +5,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/writer.h"
-#include "format/json_file.h"
+#include "shape/json_file.h"
 #include "format/safetensors.h"
 #include "tensor/half.h"
 

@@ -6,7 +6,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "format/json_file.h"
+#include "shape/json_file.h"
 
 enum { INDEX_BYTES_MAX = 64 << 20 };
 

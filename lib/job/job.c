@@ -95,13 +95,10 @@ static void complete_model(Kd__Model *model)
         model->has_num_kv_heads = 1;
         model->num_kv_heads = model->num_heads;
     }
-    if (!model->has_head_dim && model->has_hidden_size && model->num_heads > 0) {
+    if (!model->has_head_dim && model->has_hidden_size && model->num_heads > 0 &&
+        model->hidden_size % model->num_heads == 0) {
         model->has_head_dim = 1;
         model->head_dim = model->hidden_size / model->num_heads;
-    }
-    if (!model->has_num_experts && model->type == KD__MODEL__TYPE__LLAMA) {
-        model->has_num_experts = 1;
-        model->num_experts = 0;
     }
 }
 

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "message/fields.h"
 #include "message/reflect.h"
+#include "shape/from_message.h"
 
 /* The message that a rule is about, and the path of the field that it blames. */
 typedef struct subject {
@@ -45,68 +46,56 @@ static void after_names_jobs(const subject *s)
     }
 }
 
-static void heads_divide_width(const subject *s)
+static void head_width_is_known(const subject *s)
 {
     const Kd__Model *m = (const Kd__Model *)s->message;
-    if (m->num_heads != 0 && m->hidden_size % m->num_heads != 0) {
-        kd_checker_add(s->c, s->path, "found %u, expected a multiple of num_heads (%u)",
+    if (!m->has_head_dim && m->hidden_size != 0 && m->num_heads != 0) {
+        kd_checker_add(s->c, s->path,
+                       "found nothing, expected a number: hidden_size (%u) is no multiple of "
+                       "num_heads (%u)",
                        m->hidden_size, m->num_heads);
     }
 }
 
-static void kv_heads_divide_heads(const subject *s)
+/* Whether a line about the field is there already. */
+static bool is_told(const kd_checker *c, const char *path)
 {
-    const Kd__Model *m = (const Kd__Model *)s->message;
-    if (m->num_kv_heads != 0 && m->num_heads % m->num_kv_heads != 0) {
-        kd_checker_add(s->c, s->path, "found %u, expected a divisor of num_heads (%u)",
-                       m->num_kv_heads, m->num_heads);
+    const size_t n = strlen(path);
+    const char *line = c->lines.data;
+    while (line != NULL && (strncmp(line, path, n) != 0 || line[n] != ':')) {
+        line = strchr(line, '\n');
+        line = line != NULL ? line + 1 : NULL;
+    }
+    return line != NULL;
+}
+
+static void blame_shape(void *context, const char *field, const char *text)
+{
+    const subject *s = context;
+    char path[KD_PATH_BYTES];
+    (void)snprintf(path, sizeof path, "%s.%s", s->path, field);
+    if (!is_told(s->c, path)) {
+        kd_checker_add(s->c, path, "%s", text);
     }
 }
 
-static void head_is_of_pairs(const subject *s)
+/* What the decoder cannot run, and what the type does not have: lib/shape knows both. */
+static void shape_can_be_run(const subject *s)
 {
+    kd_model_config config;
     const Kd__Model *m = (const Kd__Model *)s->message;
-    if (m->head_dim % 2 != 0) {
-        kd_checker_add(s->c, s->path,
-                       "found %u, expected an even number: rotary embedding turns pairs",
-                       m->head_dim);
+    if (!m->has_hidden_size || !m->has_num_layers || !m->has_num_heads ||
+        !m->has_intermediate_size) {
+        return; /* told already, and others follow from these */
     }
-}
-
-static void type_has_experts_or_not(const subject *s)
-{
-    const Kd__Model *m = (const Kd__Model *)s->message;
-    if (m->type == KD__MODEL__TYPE__LLAMA) {
-        if (m->num_experts != 0) {
-            kd_checker_add(s->c, s->path, "found %u, expected 0: type llama has no experts",
-                           m->num_experts);
-        }
-    } else if (!m->has_num_experts) {
-        kd_checker_add(s->c, s->path, "found nothing, expected a number: it is required");
-    } else if (m->num_experts == 0) {
-        kd_range range = kd_field_facts_named("kd.Model", "num_experts")->range;
-        range.least = 1.0;
-        kd_checker_number(s->c, s->path, 0.0, &range, true);
+    const int quiet = kd_fault_quiet(1);
+    if (kd_model_config_from_message(m, s->job->data->sequence_length, &config) == KD_OK) {
+        (void)kd_model_config_judge(&config, blame_shape, (void *)(uintptr_t)s);
+    } else {
+        const char *text = strchr(kd_fault_text(), ' ');
+        blame_shape((void *)(uintptr_t)s, "type", text != NULL ? text + 1 : "");
     }
-}
-
-static void token_takes_experts_there_are(const subject *s)
-{
-    const Kd__Model *m = (const Kd__Model *)s->message;
-    if (m->num_experts > 0 && m->experts_per_token > m->num_experts) {
-        kd_checker_add(s->c, s->path, "found %u, expected 1 to num_experts (%u)",
-                       m->experts_per_token, m->num_experts);
-    }
-}
-
-static void type_has_shared_expert(const subject *s)
-{
-    const Kd__Model *m = (const Kd__Model *)s->message;
-    if (m->shared_expert_size != 0 && m->type != KD__MODEL__TYPE__QWEN2_MOE) {
-        kd_checker_add(s->c, s->path,
-                       "found %u, expected 0: only type qwen2_moe has a shared expert",
-                       m->shared_expert_size);
-    }
+    (void)kd_fault_quiet(quiet);
 }
 
 static void init_fits_checkpoint(const subject *s)
@@ -215,12 +204,8 @@ typedef struct rule {
 static const rule rules[] = {
     {&kd__job__descriptor, "name", name_steers_no_terminal},
     {&kd__job__descriptor, "after", after_names_jobs},
-    {&kd__model__descriptor, "hidden_size", heads_divide_width},
-    {&kd__model__descriptor, "num_kv_heads", kv_heads_divide_heads},
-    {&kd__model__descriptor, "head_dim", head_is_of_pairs},
-    {&kd__model__descriptor, "num_experts", type_has_experts_or_not},
-    {&kd__model__descriptor, "experts_per_token", token_takes_experts_there_are},
-    {&kd__model__descriptor, "shared_expert_size", type_has_shared_expert},
+    {&kd__model__descriptor, "head_dim", head_width_is_known},
+    {&kd__model__descriptor, NULL, shape_can_be_run},
     {&kd__student__descriptor, "checkpoint", init_fits_checkpoint},
     {&kd__student__descriptor, "model", init_fits_model},
     {&kd__student__descriptor, "resources.ranks", student_has_ranks},

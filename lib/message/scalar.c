@@ -7,8 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
-#include "base/log.h"
 #include "base/json_print.h"
+#include "base/log.h"
 #include "message/reflect.h"
 
 #define QUOTE_BYTES_MAX 60

@@ -131,6 +131,7 @@ void kd_parameters_destroy(kd_parameters *params)
     if (params->slab != NULL) {
         params->be->ops->free(params->be, params->slab);
     }
+    free(params->source_config);
     free(params->table);
     free(params);
 }

@@ -73,6 +73,7 @@ typedef struct kd_parameters {
     kd_tensor vectors;  /* (n_elements - n_matrix) f32                     */
     kd_tensor stage;    /* f32, where host values wait for their cast to bf16; or none */
     void *slab;
+    char *source_config; /* owned: text of the config.json that came with the values; NULL: none */
 } kd_parameters;
 
 /*

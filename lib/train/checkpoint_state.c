@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "base/json_print.h"
 #include "base/log.h"
-#include "format/json_file.h"
+#include "shape/json_file.h"
 #include "train/checkpoint_file.h"
 
 enum { VERSION = 1, STATE_BYTES_MAX = 1 << 16 };

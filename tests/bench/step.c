@@ -29,7 +29,7 @@
 enum { N_TOKENS = 256, N_BATCH = 16, N_VOCAB = 4096, N_WARM_UP = 2, STEPS_MAX = 1000 };
 
 static const kd_model_config teacher_shape = {
-    .type = KD_MODEL_MIXTRAL,
+    .type = &kd_model_mixtral,
     .vocab_size = N_VOCAB,
     .hidden_size = 512,
     .n_layers = 6,
@@ -45,7 +45,7 @@ static const kd_model_config teacher_shape = {
 };
 
 static const kd_model_config student_shape = {
-    .type = KD_MODEL_MIXTRAL,
+    .type = &kd_model_mixtral,
     .vocab_size = N_VOCAB,
     .hidden_size = 256,
     .n_layers = 4,

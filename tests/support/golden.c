@@ -91,7 +91,7 @@ kd_model_config golden_config(const golden *g)
     const double *real = golden_find(g, "config_real", 'd')->data;
 
     return (kd_model_config){
-        .type = (kd_model_type)n[0],
+        .type = kd_model_type_at((size_t)n[0]),
         .vocab_size = n[1],
         .hidden_size = n[2],
         .n_layers = n[3],

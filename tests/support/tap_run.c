@@ -2,7 +2,7 @@
 
 #include <criterion/criterion.h>
 
-tap_run tap_run_start(kd_model_type type, kd_dtype compute, kd_parameter_use use, bool train)
+tap_run tap_run_start(const kd_model_type *type, kd_dtype compute, kd_parameter_use use, bool train)
 {
     const kd_model_config config = tiny_config(type);
     tap_run run = {.model = tiny_model_with_seed(config, compute, use, 1)};

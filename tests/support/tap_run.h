@@ -17,7 +17,8 @@ typedef struct tap_run {
     kd_tensor d_hidden; /* zeros */
 } tap_run;
 
-tap_run tap_run_start(kd_model_type type, kd_dtype compute, kd_parameter_use use, bool train);
+tap_run
+tap_run_start(const kd_model_type *type, kd_dtype compute, kd_parameter_use use, bool train);
 void tap_run_finish(tap_run *run);
 
 /* One listener; layers NULL: to all. */

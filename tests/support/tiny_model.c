@@ -6,36 +6,6 @@
 
 #include "base/rng.h"
 
-kd_model_config tiny_config(kd_model_type type)
-{
-    kd_model_config c = {
-        .type = type,
-        .vocab_size = 11,
-        .hidden_size = 8,
-        .n_layers = 2,
-        .n_heads = 2,
-        .n_kv_heads = 1,
-        .head_dim = 6,
-        .intermediate_size = 5,
-        .n_experts = type == KD_MODEL_LLAMA ? 0 : 4,
-        .experts_per_token = type == KD_MODEL_LLAMA ? 0 : 2,
-        .shared_expert_size = type == KD_MODEL_QWEN2_MOE ? 3 : 0,
-        .tied_embeddings = type == KD_MODEL_LLAMA,
-        .rope_theta = 10000.0,
-        .norm_eps = 1e-5f,
-    };
-    if (type == KD_MODEL_LLAMA) {
-        c.intermediate_size = 17;
-        c.hidden_size = 9;
-    }
-    if (type == KD_MODEL_OLMOE) { /* its heads together are as wide as the model */
-        c.n_heads = c.n_kv_heads = 2;
-        c.head_dim = 4;
-    }
-    kd_model_config_apply_type(&c);
-    return c;
-}
-
 /* Products keep the size of what goes in, norms are near 1, biases near 0. */
 static void fill_entry(kd_parameters *params, const kd_parameter *entry, uint64_t seed)
 {

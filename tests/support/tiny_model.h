@@ -7,9 +7,7 @@
 #define KD_TESTS_TINY_MODEL_H
 
 #include "model/decoder.h"
-
-/* V 11, C 8, L 2, E 4, K 2; head counts and widths differ from type to type, and are odd where they may be. */
-kd_model_config tiny_config(kd_model_type type);
+#include "tests/support/tiny_config.h"
 
 /* A back end and parameters with values of order one, so that every path matters. */
 typedef struct tiny_model {

@@ -32,13 +32,13 @@ static kd_status teach(void *user, uint64_t m, void *message)
 }
 
 tiny_train *
-tiny_train_create(kd_model_type type, kd_dtype compute, const kd_trainer_settings *settings)
+tiny_train_create(const kd_model_type *type, kd_dtype compute, const kd_trainer_settings *settings)
 {
     tiny_train *t = calloc(1, sizeof *t);
     const kd_teacher_settings teacher_settings = {.max_batch = TINY_BATCH, .n_tokens = TINY_TOKENS};
     tiny_model student = tiny_model_with_seed(tiny_config(type), compute, KD_PARAMS_TRAIN, 1);
     tiny_model teacher =
-        tiny_model_with_seed(tiny_config(KD_MODEL_QWEN3_MOE), compute, KD_PARAMS_INFER, 2);
+        tiny_model_with_seed(tiny_config(&kd_model_qwen3_moe), compute, KD_PARAMS_INFER, 2);
 
     KD_CHECK(t != NULL);
     t->be = student.be;

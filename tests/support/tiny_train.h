@@ -25,7 +25,7 @@ typedef struct tiny_train {
 kd_trainer_settings tiny_train_settings(void);
 
 tiny_train *
-tiny_train_create(kd_model_type type, kd_dtype compute, const kd_trainer_settings *settings);
+tiny_train_create(const kd_model_type *type, kd_dtype compute, const kd_trainer_settings *settings);
 void tiny_train_destroy(tiny_train *t);
 
 /* One step of a single rank with the teacher. */

@@ -49,7 +49,7 @@ static kd_trainer_settings resume_settings(void)
     return settings;
 }
 
-static tiny_train *start(kd_model_type type, kd_dtype compute)
+static tiny_train *start(const kd_model_type *type, kd_dtype compute)
 {
     const kd_trainer_settings settings = resume_settings();
     return tiny_train_create(type, compute, &settings);
@@ -66,7 +66,7 @@ static void expect_same_file(const char *a, const char *b)
     kd_file_unmap(&y);
 }
 
-static void expect_exact_resume(kd_model_type type, kd_dtype compute)
+static void expect_exact_resume(const kd_model_type *type, kd_dtype compute)
 {
     kd_checkpoint_state found, loaded;
     char *path;
@@ -104,17 +104,17 @@ static void expect_exact_resume(kd_model_type type, kd_dtype compute)
 
 Test(checkpoint, a_resumed_run_ends_in_the_same_bytes_in_f32)
 {
-    expect_exact_resume(KD_MODEL_MIXTRAL, KD_F32);
+    expect_exact_resume(&kd_model_mixtral, KD_F32);
 }
 
 Test(checkpoint, a_resumed_run_ends_in_the_same_bytes_in_bf16)
 {
-    expect_exact_resume(KD_MODEL_QWEN2_MOE, KD_BF16);
+    expect_exact_resume(&kd_model_qwen2_moe, KD_BF16);
 }
 
 Test(checkpoint, its_model_is_a_model_folder)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
     kd_model_config config;
     run_steps(t, 0, 1);
     cr_assert_eq(save(t, 1), KD_OK);
@@ -157,7 +157,7 @@ static void flip_byte(const char *path)
 
 Test(checkpoint, only_one_whose_manifest_verifies_is_found)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
     cr_expect_eq(latest(), 0);
     for (uint64_t step = 1; step <= 5; step++) {
         cr_assert_eq(save(t, step), KD_OK);
@@ -179,7 +179,7 @@ Test(checkpoint, only_one_whose_manifest_verifies_is_found)
 
 Test(checkpoint, names_that_are_not_checkpoints_are_passed_over)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
     cr_assert_eq(save(t, 2), KD_OK);
     const char *const names[] = {
         "step-9", "step-000000000009x", "step--00000000009", ".step-000000000009.tmp", "step-",
@@ -200,7 +200,7 @@ Test(checkpoint, a_folder_that_is_not_there_holds_none)
     cr_expect_eq(kd_checkpoint_prune(temporary_path("none"), 1, 1), KD_OK);
 }
 
-static void expect_load_refused(kd_model_type type, uint64_t job_hash, const char *words)
+static void expect_load_refused(const kd_model_type *type, uint64_t job_hash, const char *words)
 {
     tiny_train *t = start(type, KD_F32);
     kd_checkpoint_state state = {.step = 77};
@@ -215,18 +215,18 @@ static void expect_load_refused(kd_model_type type, uint64_t job_hash, const cha
 
 Test(checkpoint, one_of_another_job_or_model_is_refused)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
     cr_assert_eq(save(t, 1), KD_OK);
     tiny_train_destroy(t);
-    expect_load_refused(KD_MODEL_MIXTRAL, HASH + 1,
+    expect_load_refused(&kd_model_mixtral, HASH + 1,
                         "found job hash 0000000000001234, expected 0000000000001235");
-    expect_load_refused(KD_MODEL_LLAMA, HASH, "a checkpoint of another model");
-    expect_load_refused(KD_MODEL_QWEN2_MOE, HASH, "a checkpoint of another model");
+    expect_load_refused(&kd_model_llama, HASH, "a checkpoint of another model");
+    expect_load_refused(&kd_model_qwen2_moe, HASH, "a checkpoint of another model");
 }
 
 static void expect_bad_state(const char *text, kd_status wanted, const char *words)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
     kd_checkpoint_state state;
     cr_assert_eq(kd_folder_make(temporary_path("bad")), KD_OK);
     temporary_write(temporary_path("bad/state.json"), text);
@@ -250,7 +250,7 @@ Test(checkpoint, a_malformed_state_is_refused_by_field)
 
 Test(checkpoint, prune_keeps_the_newest_up_to_the_step)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
     for (uint64_t step = 1; step <= 5; step++) {
         cr_assert_eq(save(t, step), KD_OK);
     }
@@ -269,7 +269,7 @@ Test(checkpoint, prune_keeps_the_newest_up_to_the_step)
 
 Test(checkpoint, saving_a_step_again_replaces_it)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
     char *path;
     const kd_checkpoint_state state = {.step = 1, .job_hash = HASH};
     cr_assert_eq(save(t, 1), KD_OK);
@@ -295,7 +295,7 @@ static void limit_files(rlim_t bytes)
 
 Test(checkpoint, a_full_disk_leaves_nothing_half_written)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
     cr_assert_eq(save(t, 1), KD_OK);
     kd_fault_quiet(1);
     const rlim_t limits[] = {0, 100, 5000, 20000}; /* the last: in the moments */
@@ -320,7 +320,7 @@ Test(checkpoint, a_full_disk_leaves_nothing_half_written)
 
 Test(checkpoint, a_folder_that_cannot_be_made_is_named)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_F32);
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
     const kd_checkpoint_state state = {.step = 1};
     temporary_write(temporary_path("file"), "x");
     kd_fault_quiet(1);
@@ -336,7 +336,7 @@ Test(checkpoint, a_folder_that_cannot_be_made_is_named)
 
 Test(checkpoint, export_replaces_what_is_there)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_BF16);
+    tiny_train *t = start(&kd_model_mixtral, KD_BF16);
     kd_model_config config;
     cr_assert_eq(kd_folder_make(temporary_path("out/final")), KD_OK);
     cr_assert_eq(kd_file_replace(temporary_path("out/final/old"), "x", 1), KD_OK);
@@ -370,7 +370,7 @@ static kd_status refuse(const char *folder)
 
 Test(checkpoint, files_added_to_an_export_are_sealed_with_it)
 {
-    tiny_train *t = start(KD_MODEL_MIXTRAL, KD_BF16);
+    tiny_train *t = start(&kd_model_mixtral, KD_BF16);
     const kd_parameters *params = kd_trainer_parameters(t->trainer);
     cr_assert_eq(kd_model_export(temporary_path("final"), params, add_note), KD_OK);
     cr_expect_eq(kd_manifest_verify(temporary_path("final")), KD_OK);

@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "shape/count.h"
 #include "tests/support/fault.h"
-#include "tests/support/tiny_model.h"
+#include "tests/support/tiny_config.h"
 
 static void expect_refused(kd_model_config config, const char *text)
 {
@@ -19,7 +19,7 @@ static void expect_refused(kd_model_config config, const char *text)
 /* The shape of the reference benchmark's teacher. */
 static kd_model_config reference_teacher(void)
 {
-    kd_model_config c = {.type = KD_MODEL_MIXTRAL,
+    kd_model_config c = {.type = &kd_model_mixtral,
                          .vocab_size = 4096,
                          .hidden_size = 512,
                          .n_layers = 6,
@@ -37,71 +37,72 @@ static kd_model_config reference_teacher(void)
 
 Test(config, every_type_has_a_valid_tiny_model)
 {
-    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
-        const kd_model_config c = tiny_config((kd_model_type)type);
-        cr_expect_eq(kd_model_config_check(&c), KD_OK, "%s", kd_model_type_name(c.type));
+    for (size_t i = 0; i < kd_model_type_count(); i++) {
+        const kd_model_config c = tiny_config(kd_model_type_at(i));
+        cr_expect_eq(kd_model_config_check(&c), KD_OK, "%s", c.type->name);
     }
 }
 
-Test(config, type_names_are_parsed_back)
+Test(config, type_names_are_found_again)
 {
-    for (int i = 0; i < KD_MODEL_TYPE_COUNT; i++) {
-        kd_model_type type = KD_MODEL_TYPE_COUNT;
-        cr_expect_eq(kd_model_type_parse(kd_model_type_name((kd_model_type)i), &type), KD_OK);
-        cr_expect_eq((int)type, i);
+    for (size_t i = 0; i < kd_model_type_count(); i++) {
+        const kd_model_type *type = NULL;
+        cr_expect_eq(kd_model_type_find(kd_model_type_at(i)->name, "type", &type), KD_OK);
+        cr_expect_eq(type, kd_model_type_at(i));
     }
 }
 
 Test(config, unknown_type_names_the_known_ones_and_the_nearest)
 {
-    kd_model_type type = KD_MODEL_OLMOE;
+    const kd_model_type *type = &kd_model_olmoe;
 
     kd_fault_quiet(1);
-    cr_expect_eq(kd_model_type_parse("mixtrel", &type), KD_ERR_INVALID);
-    EXPECT_FAULT("\"mixtrel\"");
+    cr_expect_eq(kd_model_type_find("mixtrel", "model.type", &type), KD_ERR_INVALID);
+    EXPECT_FAULT("model.type: found \"mixtrel\"");
     EXPECT_FAULT("llama, mixtral, qwen2_moe, qwen3_moe, olmoe");
     EXPECT_FAULT("did you mean \"mixtral\"?");
-    cr_expect_eq(kd_model_type_parse("gpt_neox_japanese", &type), KD_ERR_INVALID);
+    cr_expect_eq(kd_model_type_find("gpt_neox_japanese", "model.type", &type), KD_ERR_INVALID);
     cr_expect_null(strstr(kd_fault_text(), "did you mean"));
-    cr_expect_eq(type, KD_MODEL_OLMOE, "output untouched");
+    cr_expect_eq(type, &kd_model_olmoe, "output untouched");
 }
 
 Test(config, type_sets_its_traits)
 {
-    cr_expect(tiny_config(KD_MODEL_MIXTRAL).norm_topk);
-    cr_expect(tiny_config(KD_MODEL_QWEN3_MOE).norm_topk);
-    cr_expect(!tiny_config(KD_MODEL_OLMOE).norm_topk);
-    cr_expect(tiny_config(KD_MODEL_QWEN2_MOE).qkv_bias);
-    cr_expect_eq(tiny_config(KD_MODEL_LLAMA).qk_norm, KD_QK_NORM_NONE);
-    cr_expect_eq(tiny_config(KD_MODEL_QWEN3_MOE).qk_norm, KD_QK_NORM_HEAD);
-    cr_expect_eq(tiny_config(KD_MODEL_OLMOE).qk_norm, KD_QK_NORM_ROW);
+    cr_expect(tiny_config(&kd_model_mixtral).norm_topk);
+    cr_expect(tiny_config(&kd_model_qwen3_moe).norm_topk);
+    cr_expect(!tiny_config(&kd_model_olmoe).norm_topk);
+    cr_expect(tiny_config(&kd_model_qwen2_moe).qkv_bias);
+    cr_expect_eq(tiny_config(&kd_model_llama).qk_norm, KD_QK_NORM_NONE);
+    cr_expect_eq(tiny_config(&kd_model_qwen3_moe).qk_norm, KD_QK_NORM_HEAD);
+    cr_expect_eq(tiny_config(&kd_model_olmoe).qk_norm, KD_QK_NORM_ROW);
 }
 
 Test(config, sizes_out_of_range_are_refused_by_name)
 {
-    const kd_model_config good = tiny_config(KD_MODEL_MIXTRAL);
+    const kd_model_config good = tiny_config(&kd_model_mixtral);
 
     const struct {
         size_t offset;
         int64_t value;
         const char *text;
     } bad[] = {
-        {offsetof(kd_model_config, vocab_size), 1, "vocab_size is 1, expected 2 to"},
-        {offsetof(kd_model_config, hidden_size), 0, "hidden_size is 0, expected 1 to"},
-        {offsetof(kd_model_config, hidden_size), INT64_MAX, "hidden_size is 9223372036854775807"},
-        {offsetof(kd_model_config, n_layers), 0, "num_layers is 0"},
-        {offsetof(kd_model_config, n_heads), -1, "num_heads is -1"},
-        {offsetof(kd_model_config, n_kv_heads), 3, "num_kv_heads is 3, expected 1 to 2"},
-        {offsetof(kd_model_config, head_dim), 1, "head_dim is 1, expected 2 to"},
-        {offsetof(kd_model_config, head_dim), 5, "head_dim is 5, expected an even number"},
-        {offsetof(kd_model_config, intermediate_size), 0, "intermediate_size is 0"},
-        {offsetof(kd_model_config, n_experts), 0, "experts_per_token is 2, expected 0 to 0"},
+        {offsetof(kd_model_config, vocab_size), 1, "vocab_size: found 1, expected 2 to"},
+        {offsetof(kd_model_config, hidden_size), 0, "hidden_size: found 0, expected 1 to"},
+        {offsetof(kd_model_config, hidden_size), INT64_MAX,
+         "hidden_size: found 9223372036854775807"},
+        {offsetof(kd_model_config, n_layers), 0, "num_layers: found 0"},
+        {offsetof(kd_model_config, n_heads), -1, "num_heads: found -1"},
+        {offsetof(kd_model_config, n_kv_heads), 3, "num_kv_heads: found 3, expected 1 to 2"},
+        {offsetof(kd_model_config, head_dim), 1, "head_dim: found 1, expected 2 to"},
+        {offsetof(kd_model_config, head_dim), 5, "head_dim: found 5, expected an even number"},
+        {offsetof(kd_model_config, intermediate_size), 0, "intermediate_size: found 0"},
+        {offsetof(kd_model_config, n_experts), 0, "experts_per_token: found 2, expected 0 to 0"},
         {offsetof(kd_model_config, experts_per_token), 5,
-         "experts_per_token is 5, expected 1 to 4"},
+         "experts_per_token: found 5, expected 1 to 4"},
         {offsetof(kd_model_config, experts_per_token), 0,
-         "experts_per_token is 0, expected 1 to 4"},
-        {offsetof(kd_model_config, shared_expert_size), -2, "shared_expert_size is -2"},
-        {offsetof(kd_model_config, max_positions), -1, "max_positions is -1"},
+         "experts_per_token: found 0, expected 1 to 4"},
+        {offsetof(kd_model_config, shared_expert_size), -2, "shared_expert_size: found -2"},
+        {offsetof(kd_model_config, max_positions), -1, "max_positions: found -1"},
     };
 
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -113,58 +114,67 @@ Test(config, sizes_out_of_range_are_refused_by_name)
 
 Test(config, key_heads_must_divide_heads)
 {
-    kd_model_config c = tiny_config(KD_MODEL_MIXTRAL);
+    kd_model_config c = tiny_config(&kd_model_mixtral);
     c.n_heads = 6;
     c.n_kv_heads = 4;
-    expect_refused(c, "num_kv_heads is 4, expected a divisor of num_heads, 6");
+    expect_refused(c, "num_kv_heads: found 4, expected a divisor of num_heads (6)");
 }
 
 Test(config, what_the_type_does_not_have_is_refused)
 {
-    kd_model_config c = tiny_config(KD_MODEL_MIXTRAL);
+    kd_model_config c = tiny_config(&kd_model_mixtral);
     c.norm_topk = false;
-    expect_refused(c, "norm_topk is false, expected true in type mixtral");
+    expect_refused(c, "norm_topk: found false, expected true in type mixtral");
 
-    c = tiny_config(KD_MODEL_MIXTRAL);
+    c = tiny_config(&kd_model_mixtral);
     c.shared_expert_size = 4;
-    expect_refused(c, "shared_expert_size is 4, expected 0 in type mixtral");
+    expect_refused(c, "shared_expert_size: found 4, expected 0 in type mixtral");
 
-    c = tiny_config(KD_MODEL_MIXTRAL);
+    c = tiny_config(&kd_model_mixtral);
     c.n_experts = c.experts_per_token = 0;
-    expect_refused(c, "num_experts is 0, expected at least 1 in type mixtral");
+    expect_refused(c, "num_experts: found 0, expected at least 1 in type mixtral");
 
-    c = tiny_config(KD_MODEL_LLAMA);
+    c = tiny_config(&kd_model_llama);
     c.n_experts = c.experts_per_token = 2;
-    expect_refused(c, "num_experts is 2, expected 0 in type llama");
+    expect_refused(c, "num_experts: found 2, expected 0 in type llama");
 
-    c = tiny_config(KD_MODEL_LLAMA);
+    c = tiny_config(&kd_model_llama);
     c.qkv_bias = true;
-    expect_refused(c, "qkv_bias is true, expected false in type llama");
+    expect_refused(c, "qkv_bias: found true, expected false in type llama");
 
-    c = tiny_config(KD_MODEL_OLMOE);
+    c = tiny_config(&kd_model_olmoe);
     c.qk_norm = KD_QK_NORM_HEAD;
-    expect_refused(c, "qk_norm is 1, expected 2 in type olmoe");
+    expect_refused(c, "qk_norm: found 1, expected 2 in type olmoe");
 
-    c = tiny_config(KD_MODEL_OLMOE);
+    c = tiny_config(&kd_model_olmoe);
     c.head_dim = 6;
-    expect_refused(c, "num_heads * head_dim is 12, expected hidden_size, 8, in type olmoe");
+    expect_refused(
+        c, "num_heads: found 2 of head_dim 6, 12 together, expected hidden_size (8) in type olmoe");
 
-    c.type = KD_MODEL_TYPE_COUNT;
-    expect_refused(c, "type is 5");
+    c = tiny_config(&kd_model_llama);
+    c.n_heads = c.n_kv_heads = 2;
+    expect_refused(c, "num_heads: found 2, expected a divisor of hidden_size (9) in type llama");
+}
+
+Test(config, a_type_with_a_shared_expert_needs_one)
+{
+    kd_model_config c = tiny_config(&kd_model_qwen2_moe);
+    c.shared_expert_size = 0;
+    expect_refused(c, "shared_expert_size: found 0, expected at least 1 in type qwen2_moe");
 }
 
 Test(config, real_numbers_must_be_finite_and_positive)
 {
-    kd_model_config c = tiny_config(KD_MODEL_MIXTRAL);
+    kd_model_config c = tiny_config(&kd_model_mixtral);
     c.rope_theta = 0.0;
-    expect_refused(c, "rope_theta is 0");
+    expect_refused(c, "rope_theta: found 0");
     c.rope_theta = NAN;
-    expect_refused(c, "rope_theta is nan");
-    c = tiny_config(KD_MODEL_MIXTRAL);
+    expect_refused(c, "rope_theta: found nan");
+    c = tiny_config(&kd_model_mixtral);
     c.norm_eps = -1.0f;
-    expect_refused(c, "norm_eps is -1");
+    expect_refused(c, "norm_eps: found -1");
     c.norm_eps = INFINITY;
-    expect_refused(c, "norm_eps is inf");
+    expect_refused(c, "norm_eps: found inf");
 }
 
 Test(config, parameters_and_operations_of_the_reference_teacher)

@@ -61,7 +61,7 @@ static void *ask(kd_backend *be, size_t size_bytes)
 /* Of the activations: all that a decoder allocates. */
 static size_t bytes_of(int64_t n_layers, bool train)
 {
-    kd_model_config config = tiny_config(KD_MODEL_MIXTRAL);
+    kd_model_config config = tiny_config(&kd_model_mixtral);
     config.n_layers = n_layers;
     tiny_model model = tiny_model_create(config, KD_F32, train ? KD_PARAMS_TRAIN : KD_PARAMS_INFER);
     const kd_ops *const ops = model.be->ops;
@@ -85,8 +85,8 @@ Test(decoder, only_training_keeps_the_activations_of_every_layer)
 
 Test(decoder, inference_and_training_give_the_same_bits)
 {
-    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
-        const kd_model_config config = tiny_config((kd_model_type)type);
+    for (size_t t = 0; t < kd_model_type_count(); t++) {
+        const kd_model_config config = tiny_config(kd_model_type_at(t));
         tiny_model train = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
         tiny_model infer = tiny_model_create(config, KD_F32, KD_PARAMS_INFER);
         kd_decoder *trains = tiny_decoder(&train, settings(true));
@@ -97,7 +97,7 @@ Test(decoder, inference_and_training_give_the_same_bits)
         float *a = hidden_of(&train, trains, tokens, MAX_BATCH);
         float *b = hidden_of(&infer, infers, tokens, MAX_BATCH);
         cr_expect_eq(memcmp(a, b, (size_t)(MAX_ROWS * config.hidden_size) * sizeof *a), 0, "%s",
-                     kd_model_type_name(config.type));
+                     config.type->name);
         free(a);
         free(b);
         destroy(&train, trains);
@@ -107,7 +107,7 @@ Test(decoder, inference_and_training_give_the_same_bits)
 
 Test(decoder, a_smaller_batch_is_a_decoder_made_for_it)
 {
-    const kd_model_config config = tiny_config(KD_MODEL_QWEN2_MOE);
+    const kd_model_config config = tiny_config(&kd_model_qwen2_moe);
     tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
     kd_decoder_settings exact = settings(true);
     exact.max_batch = 1;
@@ -133,7 +133,7 @@ Test(decoder, a_smaller_batch_is_a_decoder_made_for_it)
 
 Test(decoder, gradients_of_a_smaller_batch_are_those_of_a_decoder_made_for_it)
 {
-    const kd_model_config config = tiny_config(KD_MODEL_OLMOE);
+    const kd_model_config config = tiny_config(&kd_model_olmoe);
     tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
     kd_decoder_settings exact = settings(true);
     exact.max_batch = 2;
@@ -160,7 +160,7 @@ Test(decoder, gradients_of_a_smaller_batch_are_those_of_a_decoder_made_for_it)
 
 Test(decoder, backward_adds_to_the_gradient)
 {
-    const kd_model_config config = tiny_config(KD_MODEL_MIXTRAL);
+    const kd_model_config config = tiny_config(&kd_model_mixtral);
     tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
     kd_decoder *decoder = tiny_decoder(&model, settings(true));
     const kd_tensor ones = ones_for(&model, MAX_ROWS), grad = model.params->grad;
@@ -186,7 +186,7 @@ Test(decoder, backward_adds_to_the_gradient)
 
 Test(decoder, later_tokens_do_not_change_earlier_ones)
 {
-    const kd_model_config config = tiny_config(KD_MODEL_QWEN3_MOE);
+    const kd_model_config config = tiny_config(&kd_model_qwen3_moe);
     tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_INFER);
     kd_decoder *decoder = tiny_decoder(&model, settings(false));
     const int64_t earlier = (N_TOKENS - 1) * config.hidden_size;
@@ -204,16 +204,17 @@ Test(decoder, later_tokens_do_not_change_earlier_ones)
 }
 
 /* Wide enough that bf16's rounding averages out. */
-static kd_model_config wider_config(kd_model_type type)
+static kd_model_config wider_config(const kd_model_type *type)
 {
     kd_model_config config = tiny_config(type);
     config.hidden_size = 64;
+    config.n_heads = 2;
     config.head_dim = 32;
     config.intermediate_size = 96;
     return config;
 }
 
-static double bf16_error(kd_model_type type)
+static double bf16_error(const kd_model_type *type)
 {
     const kd_model_config config = wider_config(type);
     tiny_model exact = tiny_model_create(config, KD_F32, KD_PARAMS_INFER);
@@ -235,14 +236,14 @@ static double bf16_error(kd_model_type type)
 
 Test(decoder, bf16_is_close_to_f32)
 {
-    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
-        const double error = bf16_error((kd_model_type)type);
-        cr_expect(error < 3e-4, "%s: %.2e", kd_model_type_name((kd_model_type)type), error);
+    for (size_t t = 0; t < kd_model_type_count(); t++) {
+        const double error = bf16_error(kd_model_type_at(t));
+        cr_expect(error < 3e-4, "%s: %.2e", kd_model_type_at(t)->name, error);
         cr_expect(error > 0.0);
     }
 }
 
-static double bf16_gradient_error(kd_model_type type)
+static double bf16_gradient_error(const kd_model_type *type)
 {
     float *grads[2];
     int64_t n = 0;
@@ -269,15 +270,15 @@ static double bf16_gradient_error(kd_model_type type)
 
 Test(decoder, bf16_gradients_are_close_to_f32)
 {
-    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
-        const double error = bf16_gradient_error((kd_model_type)type);
-        cr_expect(error < 3e-4, "%s: %.2e", kd_model_type_name((kd_model_type)type), error);
+    for (size_t t = 0; t < kd_model_type_count(); t++) {
+        const double error = bf16_gradient_error(kd_model_type_at(t));
+        cr_expect(error < 3e-4, "%s: %.2e", kd_model_type_at(t)->name, error);
     }
 }
 
 Test(decoder, lm_head_is_the_embedding_where_tied)
 {
-    kd_model_config config = tiny_config(KD_MODEL_LLAMA);
+    kd_model_config config = tiny_config(&kd_model_llama);
     tiny_model tied = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
     kd_decoder *decoder = tiny_decoder(&tied, settings(true));
     const kd_weight embedding = kd_parameters_weight(tied.params, KD_PARAM_EMBEDDING, 0);
@@ -302,7 +303,7 @@ static void count_call(void *user)
 Test(decoder, on_block_is_called_after_each_half_of_a_layer)
 {
     int n_calls = 0;
-    tiny_model model = tiny_model_create(tiny_config(KD_MODEL_MIXTRAL), KD_F32, KD_PARAMS_TRAIN);
+    tiny_model model = tiny_model_create(tiny_config(&kd_model_mixtral), KD_F32, KD_PARAMS_TRAIN);
     kd_decoder_settings s = settings(true);
     s.on_block = count_call;
     s.user = &n_calls;
@@ -322,7 +323,7 @@ Test(decoder, on_block_is_called_after_each_half_of_a_layer)
 
 Test(decoder, bad_settings_leave_the_output_untouched)
 {
-    tiny_model model = tiny_model_create(tiny_config(KD_MODEL_MIXTRAL), KD_F32, KD_PARAMS_INFER);
+    tiny_model model = tiny_model_create(tiny_config(&kd_model_mixtral), KD_F32, KD_PARAMS_INFER);
     kd_decoder *decoder = (kd_decoder *)&model;
     kd_decoder_settings s = settings(true);
 
@@ -346,7 +347,7 @@ Test(decoder, bad_settings_leave_the_output_untouched)
 
 Test(decoder, no_memory_for_activations_is_reported)
 {
-    kd_model_config config = tiny_config(KD_MODEL_LLAMA);
+    kd_model_config config = tiny_config(&kd_model_llama);
     config.n_layers = 64;
     tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
     kd_decoder_settings s = settings(true);

@@ -77,7 +77,7 @@ static void naive(tiny_train *t, const held_out *of, double *loss_out, double *r
 Test(evaluate, agrees_with_the_formula_and_counts_the_last_part_of_a_batch)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     held_out text = make_text();
     const kd_sequences sequences = sequences_of(&text);
     const kd_reduce alone = kd_reduce_single();
@@ -107,7 +107,7 @@ static kd_status add_f64(void *user, double *values, int64_t n)
 Test(evaluate, ranks_share_the_batches)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     held_out text = make_text();
     const kd_sequences sequences = sequences_of(&text);
     const kd_reduce alone = kd_reduce_single();
@@ -127,7 +127,7 @@ Test(evaluate, ranks_share_the_batches)
 Test(evaluate, a_shard_is_read_in_its_order, .init = temporary_enter, .fini = temporary_leave)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const kd_shard_info info = {.vocab_size = 11};
     const kd_reduce alone = kd_reduce_single();
     uint32_t ids[5 * TINY_TOKENS + 1];
@@ -171,7 +171,7 @@ static kd_status cannot_read(void *user, int64_t first, int64_t n, int32_t *toke
 Test(evaluate, what_cannot_be_evaluated_is_refused)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     held_out text = make_text();
     kd_sequences sequences = sequences_of(&text);
     const kd_reduce alone = kd_reduce_single();

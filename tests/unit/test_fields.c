@@ -52,7 +52,7 @@ Test(fields, words_have_meanings_and_what_is_not_there_has_none)
     cr_expect(eq(str, (char *)kd_word_meaning(&kd__schedule__kind__descriptor, "LINEAR"),
                  "straight lines between points"));
     cr_expect(kd_word_meaning(&kd__schedule__kind__descriptor, "QUADRATIC") == NULL);
-    cr_expect(kd_word_meaning(&kd__model__type__descriptor, "LLAMA") == NULL);
+    cr_expect(kd_word_meaning(&kd__training__decay__descriptor, "COSINE") == NULL);
     cr_expect(kd_field_facts_named("kd.Training", "stpes") == NULL);
     cr_expect(kd_field_facts_of(&kd__hello__descriptor, &kd__hello__descriptor.fields[0]) == NULL);
 }

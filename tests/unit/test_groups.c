@@ -37,7 +37,7 @@ static pair make_with(kd_parameter_use model_use, uint64_t seed, double factor, 
     };
     const kd_optimizer_settings settings = kd_optimizer_defaults();
     pair p = {.model =
-                  tiny_model_with_seed(tiny_config(KD_MODEL_QWEN2_MOE), KD_F32, model_use, seed)};
+                  tiny_model_with_seed(tiny_config(&kd_model_qwen2_moe), KD_F32, model_use, seed)};
     cr_assert_eq(kd_parameters_create_table(p.model.be, entries, 2, KD_PARAMS_TRAIN, &p.adapter),
                  KD_OK);
     p.groups[MODEL] = (kd_group){.name = "model",

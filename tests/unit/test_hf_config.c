@@ -7,7 +7,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "format/hf_config.h"
+#include "shape/hf_config.h"
 #include "tests/support/fault.h"
 #include "tests/support/temporary.h"
 
@@ -55,7 +55,7 @@ static void expect_refused(const char *more, kd_status st, const char *field, co
     EXPECT_FAULT(expected);
 }
 
-static kd_model_config example(kd_model_type type)
+static kd_model_config example(const kd_model_type *type)
 {
     kd_model_config config = {
         .type = type,
@@ -66,9 +66,9 @@ static kd_model_config example(kd_model_type type)
         .n_kv_heads = 2,
         .head_dim = 16,
         .intermediate_size = 48,
-        .n_experts = type == KD_MODEL_LLAMA ? 0 : 6,
-        .experts_per_token = type == KD_MODEL_LLAMA ? 0 : 3,
-        .shared_expert_size = type == KD_MODEL_QWEN2_MOE ? 40 : 0,
+        .n_experts = type->has_experts ? 6 : 0,
+        .experts_per_token = type->has_experts ? 3 : 0,
+        .shared_expert_size = type->has_shared_expert ? 40 : 0,
         .rope_theta = 500000.1234567891,
         .norm_eps = 1e-6f,
         .max_positions = 2048,
@@ -79,7 +79,7 @@ static kd_model_config example(kd_model_type type)
 
 static void expect_same(kd_model_config a, kd_model_config b)
 {
-    cr_expect(eq(int, (int)a.type, (int)b.type));
+    cr_expect(eq(int, a.type == b.type, 1));
     cr_expect(eq(i64, a.vocab_size, b.vocab_size));
     cr_expect(eq(i64, a.hidden_size, b.hidden_size));
     cr_expect(eq(i64, a.n_layers, b.n_layers));
@@ -102,24 +102,25 @@ static void expect_same(kd_model_config a, kd_model_config b)
 static void expect_round_trip(kd_model_config config)
 {
     kd_model_config back;
-    cr_assert(eq(int, kd_hf_config_write("c.json", &config, KD_F32), KD_OK), "%s", kd_fault_text());
+    cr_assert(eq(int, kd_hf_config_write("c.json", &config, "float32", NULL), KD_OK), "%s",
+              kd_fault_text());
     cr_assert(eq(int, kd_hf_config_read("c.json", &back), KD_OK), "%s", kd_fault_text());
     expect_same(back, config);
 }
 
 Test(hf_config, every_type_reads_back_as_it_was_written)
 {
-    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
-        kd_model_config config = example((kd_model_type)type);
+    for (size_t i = 0; i < kd_model_type_count(); i++) {
+        kd_model_config config = example(kd_model_type_at(i));
         expect_round_trip(config);
         config.tied_embeddings = true;
         config.rope_theta = 10000.0;
         config.max_positions = 0;
         config.norm_eps = 0.1f / 3.0f;
-        if (type != KD_MODEL_MIXTRAL && type != KD_MODEL_LLAMA) {
+        if (config.type->key_norm_topk != NULL) {
             config.norm_topk = !config.norm_topk;
         }
-        if (type == KD_MODEL_QWEN3_MOE) {
+        if (config.type == &kd_model_qwen3_moe) {
             config.head_dim = 32;
         }
         expect_round_trip(config);
@@ -142,10 +143,10 @@ Test(hf_config, the_file_has_the_fields_that_others_read)
     };
     char *text;
     size_t size;
-    kd_model_config config = example(KD_MODEL_QWEN2_MOE);
+    kd_model_config config = example(&kd_model_qwen2_moe);
 
     config.rope_theta = 500000.0;
-    cr_assert(eq(int, kd_hf_config_write("c.json", &config, KD_BF16), KD_OK));
+    cr_assert(eq(int, kd_hf_config_write("c.json", &config, "bfloat16", NULL), KD_OK));
     cr_assert(eq(int, kd_file_read("c.json", 1 << 16, &text, &size), KD_OK));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         cr_expect(strstr(text, parts[i]) != NULL, "%s not in %s", parts[i], text);
@@ -153,19 +154,60 @@ Test(hf_config, the_file_has_the_fields_that_others_read)
     free(text);
 }
 
+Test(hf_config, what_the_source_said_is_written_again_unless_the_shape_says_it)
+{
+    static const char source[] =
+        "{\"model_type\": \"qwen2_moe\", \"bos_token_id\": 151643, \"eos_token_id\": [1, 2], "
+        "\"router_aux_loss_coef\": 0.001, \"output_router_logits\": true, \"vocab_size\": 5, "
+        "\"intermediate_size\": 5632, \"dtype\": \"float16\", \"rope_scaling\": null, "
+        "\"num_local_experts\": 9}";
+    static const char *const kept[] = {
+        "\"bos_token_id\": 151643",
+        "\"eos_token_id\": [\n    1,\n    2\n  ]",
+        "\"router_aux_loss_coef\": 0.001",
+        "\"output_router_logits\": true",
+        "\"intermediate_size\": 5632",
+        "\"pad_token_id\": null",
+        "\"vocab_size\": 1000",
+        "\"torch_dtype\": \"float32\"",
+        "\"num_experts\": 6",
+    };
+    static const char *const gone[] = {"\"dtype\": \"float16\"", "rope_scaling",
+                                       "num_local_experts"};
+    char *text;
+    size_t size;
+    kd_model_config config = example(&kd_model_qwen2_moe), back;
+
+    config.rope_theta = 10000.0;
+    cr_assert(eq(int, kd_hf_config_write("c.json", &config, "float32", source), KD_OK), "%s",
+              kd_fault_text());
+    cr_assert(eq(int, kd_file_read("c.json", 1 << 16, &text, &size), KD_OK));
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++) {
+        cr_expect(strstr(text, kept[i]) != NULL, "%s not in %s", kept[i], text);
+    }
+    for (size_t i = 0; i < sizeof gone / sizeof *gone; i++) {
+        cr_expect(strstr(text, gone[i]) == NULL, "%s in %s", gone[i], text);
+    }
+    free(text);
+    cr_assert(eq(int, kd_hf_config_read("c.json", &back), KD_OK), "%s", kd_fault_text());
+    expect_same(back, config);
+    cr_expect(eq(int, kd_hf_config_write("c.json", &config, "float32", "[]"), KD_ERR_PROTO));
+    cr_expect(eq(int, kd_hf_config_write("c.json", &config, "float32", "{"), KD_ERR_PROTO));
+}
+
 Test(hf_config, shapes_that_transformers_cannot_load_are_not_written)
 {
-    kd_model_config config = example(KD_MODEL_QWEN2_MOE);
+    kd_model_config config = example(&kd_model_qwen2_moe);
     config.shared_expert_size = 0;
-    cr_expect(eq(int, kd_hf_config_write("c.json", &config, KD_F32), KD_ERR_INVALID));
-    EXPECT_FAULT("shared_expert_size is 0, expected 1 or more");
-    config = example(KD_MODEL_LLAMA);
+    cr_expect(eq(int, kd_hf_config_write("c.json", &config, "float32", NULL), KD_ERR_INVALID));
+    EXPECT_FAULT("shared_expert_size: found 0, expected at least 1");
+    config = example(&kd_model_llama);
     config.n_heads = 6;
-    cr_expect(eq(int, kd_hf_config_write("c.json", &config, KD_F32), KD_ERR_INVALID));
-    EXPECT_FAULT("num_heads is 6, expected a divisor of hidden_size, 64");
-    config = example(KD_MODEL_MIXTRAL);
+    cr_expect(eq(int, kd_hf_config_write("c.json", &config, "float32", NULL), KD_ERR_INVALID));
+    EXPECT_FAULT("num_heads: found 6, expected a divisor of hidden_size (64)");
+    config = example(&kd_model_mixtral);
     config.norm_topk = false;
-    cr_expect(eq(int, kd_hf_config_check(&config), KD_ERR_INVALID));
+    cr_expect(eq(int, kd_model_config_check(&config), KD_ERR_INVALID));
     cr_expect(not(kd_file_exists("c.json")));
 }
 
@@ -235,9 +277,9 @@ Test(hf_config, what_the_decoder_does_not_have_is_refused)
          "\"layer_types\" is \"sliding_attention\""},
         {QWEN3 ", \"num_experts\": 4, \"clip_qkv\": 8", "\"clip_qkv\" is 8"},
         {QWEN3 ", \"num_experts\": 0", "\"num_experts\" is 0"},
-        {QWEN3 ", \"num_experts\": 1", "experts_per_token is 2"},
-        {LLAMA ", \"head_dim\": 15", "head_dim is 15"},
-        {LLAMA ", \"num_key_value_heads\": 3", "num_kv_heads is 3"},
+        {QWEN3 ", \"num_experts\": 1", "experts_per_token: found 2"},
+        {LLAMA ", \"head_dim\": 15", "head_dim: found 15"},
+        {LLAMA ", \"num_key_value_heads\": 3", "num_kv_heads: found 3"},
         {"\"model_type\": \"qwen3_mo\"", "did you mean \"qwen3_moe\""},
     };
 

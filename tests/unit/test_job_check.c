@@ -59,21 +59,35 @@ Test(job_check, each_rule_names_path_found_and_expected)
         {"student.model.intermediate_size=",
          "student.model.intermediate_size: found nothing, expected a number: it is required\n"},
         {"student.model.hidden_size=66",
-         "student.model.hidden_size: found 66, expected a multiple of num_heads (4)\n"},
+         "student.model.head_dim: found nothing, expected a number: "
+         "hidden_size (66) is no multiple of num_heads (4)\n"},
+        {"student.model.hidden_size=300000",
+         "student.model.hidden_size: found 300000, expected 1 to 262144\n"
+         "student.model.head_dim: found 75000, expected 2 to 1024\n"},
         {"student.model.num_kv_heads=3",
          "student.model.num_kv_heads: found 3, expected a divisor of num_heads (4)\n"},
         {"student.model.head_dim=15", "student.model.head_dim: found 15, expected an even number: "
                                       "rotary embedding turns pairs\n"},
+        {"student.model.type=mixtrel",
+         "student.model.type: found \"mixtrel\", expected one of llama, mixtral, qwen2_moe, "
+         "qwen3_moe, olmoe; did you mean \"mixtral\"?\n"},
         {"student.model.num_experts=",
-         "student.model.num_experts: found nothing, expected a number: it is required\n"},
-        {"student.model.num_experts=0", "student.model.num_experts: found 0, expected 1 to 1024\n"},
+         "student.model.num_experts: found 0, expected at least 1 in type mixtral\n"},
+        {"student.model.num_experts=1025",
+         "student.model.num_experts: found 1025, expected 0 to 1024\n"},
         {"student.model.type=llama",
-         "student.model.num_experts: found 4, expected 0: type llama has no experts\n"},
+         "student.model.num_experts: found 4, expected 0 in type llama\n"},
         {"student.model.experts_per_token=5",
-         "student.model.experts_per_token: found 5, expected 1 to num_experts (4)\n"},
+         "student.model.experts_per_token: found 5, expected 1 to 4\n"},
         {"student.model.shared_expert_size=8",
-         "student.model.shared_expert_size: found 8, expected 0: only type qwen2_moe has a shared "
-         "expert\n"},
+         "student.model.shared_expert_size: found 8, expected 0 in type mixtral\n"},
+        {"student.model.type=qwen2_moe",
+         "student.model.shared_expert_size: found 0, expected at least 1 in type qwen2_moe\n"},
+        {"student.model={type: olmoe, hidden_size: 64, num_layers: 2, num_heads: 4, head_dim: 8, "
+         "intermediate_size: 8, num_experts: 4}",
+         "student.model.num_heads: found 4 of head_dim 8, 32 together, expected hidden_size (64) "
+         "in "
+         "type olmoe\n"},
         {"student.model.rope_theta=0",
          "student.model.rope_theta: found 0, expected a number above 0\n"},
         {"student.model.norm_eps=0",

@@ -32,7 +32,7 @@ static void leave(void)
 
 TestSuite(model_folder, .init = enter, .fini = leave);
 
-static kd_model_config example(kd_model_type type)
+static kd_model_config example(const kd_model_type *type)
 {
     kd_model_config config = {
         .type = type,
@@ -43,9 +43,9 @@ static kd_model_config example(kd_model_type type)
         .n_kv_heads = 2,
         .head_dim = 2,
         .intermediate_size = 5,
-        .n_experts = type == KD_MODEL_LLAMA ? 0 : 3,
-        .experts_per_token = type == KD_MODEL_LLAMA ? 0 : 2,
-        .shared_expert_size = type == KD_MODEL_QWEN2_MOE ? 6 : 0,
+        .n_experts = type->has_experts ? 3 : 0,
+        .experts_per_token = type->has_experts ? 2 : 0,
+        .shared_expert_size = type->has_shared_expert ? 6 : 0,
         .rope_theta = 1e4,
         .norm_eps = 1e-5f,
     };
@@ -96,9 +96,9 @@ static void save_numbered(const char *path, kd_model_config config, kd_dtype dty
 
 Test(model_folder, every_type_loads_back_bit_for_bit)
 {
-    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
+    for (size_t i = 0; i < kd_model_type_count(); i++) {
         kd_model_config read;
-        kd_parameters *params = create_numbered(example((kd_model_type)type));
+        kd_parameters *params = create_numbered(example(kd_model_type_at(i)));
         cr_assert(eq(int, kd_model_folder_save("m", params, KD_F32), KD_OK), "%s", kd_fault_text());
         cr_assert(eq(int, kd_model_folder_config("m", &read), KD_OK), "%s", kd_fault_text());
         kd_parameters *train = create(read, KD_PARAMS_TRAIN);
@@ -117,9 +117,9 @@ Test(model_folder, a_sealed_folder_with_a_flipped_bit_is_not_loaded)
 {
     char *bytes;
     size_t size;
-    save_numbered("m", example(KD_MODEL_MIXTRAL), KD_F32);
+    save_numbered("m", example(&kd_model_mixtral), KD_F32);
     cr_assert(eq(int, kd_manifest_write("m"), KD_OK));
-    kd_parameters *params = create(example(KD_MODEL_MIXTRAL), KD_PARAMS_INFER);
+    kd_parameters *params = create(example(&kd_model_mixtral), KD_PARAMS_INFER);
     cr_expect(eq(int, kd_model_folder_load("m", params), KD_OK), "%s", kd_fault_text());
 
     cr_assert(eq(int, kd_file_read("m/model.safetensors", 1 << 20, &bytes, &size), KD_OK));
@@ -136,8 +136,8 @@ Test(model_folder, the_same_weights_give_the_same_bytes)
     char *a, *b;
     size_t n_a, n_b;
 
-    save_numbered("m", example(KD_MODEL_MIXTRAL), KD_BF16);
-    save_numbered("n", example(KD_MODEL_MIXTRAL), KD_BF16);
+    save_numbered("m", example(&kd_model_mixtral), KD_BF16);
+    save_numbered("n", example(&kd_model_mixtral), KD_BF16);
     cr_assert(eq(int, kd_file_read("m/model.safetensors", 1 << 20, &a, &n_a), KD_OK));
     cr_assert(eq(int, kd_file_read("n/model.safetensors", 1 << 20, &b, &n_b), KD_OK));
     cr_assert(eq(sz, n_a, n_b));
@@ -149,9 +149,9 @@ Test(model_folder, the_same_weights_give_the_same_bytes)
 Test(model_folder, bf16_files_hold_the_rounded_values)
 {
     float value;
-    kd_parameters *params = create_numbered(example(KD_MODEL_LLAMA));
+    kd_parameters *params = create_numbered(example(&kd_model_llama));
     cr_assert(eq(int, kd_model_folder_save("m", params, KD_BF16), KD_OK));
-    kd_parameters *back = create(example(KD_MODEL_LLAMA), KD_PARAMS_TRAIN);
+    kd_parameters *back = create(example(&kd_model_llama), KD_PARAMS_TRAIN);
     cr_assert(eq(int, kd_model_folder_load("m", back), KD_OK));
     for (int e = 0; e < back->n_table; e++) {
         const int64_t last = back->table[e].offset + back->table[e].n_elements - 1;
@@ -183,7 +183,7 @@ static void expect_place(const kd_safetensors *file,
 Test(model_folder, mixtral_tensors_have_their_names_and_places)
 {
     kd_safetensors *file;
-    kd_parameters *p = create_numbered(example(KD_MODEL_MIXTRAL)); /* C 8, F 5, H D 8, G D 4 */
+    kd_parameters *p = create_numbered(example(&kd_model_mixtral)); /* C 8, F 5, H D 8, G D 4 */
     cr_assert(eq(int, kd_model_folder_save("m", p, KD_F32), KD_OK));
     cr_assert(eq(int, kd_safetensors_open("m/model.safetensors", &file), KD_OK));
     cr_expect(eq(sz, kd_safetensors_count(file), 3 + 2 * (2 + 4 + 1 + 9)));
@@ -211,7 +211,7 @@ Test(model_folder, mixtral_tensors_have_their_names_and_places)
 Test(model_folder, qwen_and_llama_tensors_have_their_names_and_places)
 {
     kd_safetensors *file;
-    kd_parameters *p = create_numbered(example(KD_MODEL_QWEN2_MOE));
+    kd_parameters *p = create_numbered(example(&kd_model_qwen2_moe));
     cr_assert(eq(int, kd_model_folder_save("m", p, KD_F32), KD_OK));
     cr_assert(eq(int, kd_safetensors_open("m/model.safetensors", &file), KD_OK));
     expect_place(file, p, "model.layers.1.self_attn.v_proj.bias", KD_PARAM_QKV_BIAS, 1, 12);
@@ -227,7 +227,7 @@ Test(model_folder, qwen_and_llama_tensors_have_their_names_and_places)
     kd_safetensors_close(file);
     kd_parameters_destroy(p);
 
-    p = create_numbered(example(KD_MODEL_LLAMA));
+    p = create_numbered(example(&kd_model_llama));
     cr_assert(eq(int, kd_model_folder_save("l", p, KD_F32), KD_OK));
     cr_assert(eq(int, kd_safetensors_open("l/model.safetensors", &file), KD_OK));
     expect_place(file, p, "model.layers.1.mlp.up_proj.weight", KD_PARAM_GATE_UP, 1, 40);
@@ -238,11 +238,11 @@ Test(model_folder, qwen_and_llama_tensors_have_their_names_and_places)
 
 Test(model_folder, the_names_cover_every_parameter_once)
 {
-    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
+    for (size_t t = 0; t < kd_model_type_count(); t++) {
         kd_hf_tensor *tensors;
         size_t n;
         int64_t covered = 0, expected = 0, end = 0;
-        kd_parameters *params = create(example((kd_model_type)type), KD_PARAMS_INFER);
+        kd_parameters *params = create(example(kd_model_type_at(t)), KD_PARAMS_INFER);
         cr_assert(eq(int, kd_hf_tensors_list(params, &tensors, &n), KD_OK));
         for (size_t i = 0; i < n; i++) {
             cr_expect(tensors[i].offset >= end, "%s", tensors[i].name);
@@ -331,39 +331,39 @@ static void add_others(kd_safetensors_spec *specs, size_t *n)
 
 Test(model_folder, a_missing_tensor_is_named)
 {
-    save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
+    save_numbered("m", example(&kd_model_llama), KD_F32);
     rewrite("m/model.safetensors", drop_norm);
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_INVALID));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_INVALID));
     EXPECT_FAULT("m: there is no tensor \"model.norm.weight\"");
     EXPECT_FAULT("another architecture");
 }
 
 Test(model_folder, a_wrong_shape_is_named_with_both_shapes)
 {
-    save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
+    save_numbered("m", example(&kd_model_llama), KD_F32);
     rewrite("m/model.safetensors", widen_head);
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_INVALID));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_INVALID));
     EXPECT_FAULT(
         "m/model.safetensors: tensor \"lm_head.weight\" has shape (13, 8), expected (11, 8)");
     EXPECT_FAULT("another architecture");
     rewrite("m/model.safetensors", flatten_head);
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_INVALID));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_INVALID));
     EXPECT_FAULT("has shape (88), expected (11, 8)");
 }
 
 Test(model_folder, tensors_of_no_use_are_left_alone)
 {
-    save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
+    save_numbered("m", example(&kd_model_llama), KD_F32);
     rewrite("m/model.safetensors", add_others);
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_OK), "%s", kd_fault_text());
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_OK), "%s", kd_fault_text());
 }
 
 Test(model_folder, another_architecture_is_refused)
 {
-    kd_model_config other = example(KD_MODEL_LLAMA);
-    save_numbered("m", example(KD_MODEL_MIXTRAL), KD_F32);
+    kd_model_config other = example(&kd_model_llama);
+    save_numbered("m", example(&kd_model_mixtral), KD_F32);
     cr_expect(eq(int, load_example(other), KD_ERR_INVALID));
-    other = example(KD_MODEL_MIXTRAL);
+    other = example(&kd_model_mixtral);
     other.n_layers = 3;
     cr_expect(eq(int, load_example(other), KD_ERR_INVALID));
     EXPECT_FAULT("model.layers.2.");
@@ -373,7 +373,7 @@ Test(model_folder, a_folder_without_weights_or_configuration_is_not_found)
 {
     kd_model_config config;
     cr_assert(eq(int, kd_folder_make("m"), KD_OK));
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_NOT_FOUND));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_NOT_FOUND));
     EXPECT_FAULT("expected model.safetensors or model.safetensors.index.json");
     cr_expect(eq(int, kd_model_folder_config("m", &config), KD_ERR_NOT_FOUND));
     EXPECT_FAULT("m/config.json");
@@ -416,33 +416,33 @@ static void put_shards(const char *name, const char *other_file)
 
 Test(model_folder, shards_are_read_through_their_index)
 {
-    save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
+    save_numbered("m", example(&kd_model_llama), KD_F32);
     put_shards(NULL, NULL);
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_OK), "%s", kd_fault_text());
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_OK), "%s", kd_fault_text());
 }
 
 Test(model_folder, an_index_that_puts_a_tensor_into_the_wrong_shard_is_refused)
 {
-    save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
+    save_numbered("m", example(&kd_model_llama), KD_F32);
     put_shards("model.norm.weight", "two.safetensors");
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_INVALID));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_INVALID));
     EXPECT_FAULT("tensor \"model.norm.weight\" is not in two.safetensors");
 }
 
 Test(model_folder, an_index_that_leads_elsewhere_is_refused)
 {
-    save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
+    save_numbered("m", example(&kd_model_llama), KD_F32);
     put_shards("model.norm.weight", "../one.safetensors");
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_PROTO));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_PROTO));
     EXPECT_FAULT("expected the name of a file in the same folder, found \"../one.safetensors\"");
 }
 
 Test(model_folder, a_shard_that_is_not_there_is_not_found)
 {
-    save_numbered("m", example(KD_MODEL_LLAMA), KD_F32);
+    save_numbered("m", example(&kd_model_llama), KD_F32);
     put_shards(NULL, NULL);
     cr_assert(unlink("m/two.safetensors") == 0);
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_NOT_FOUND));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_NOT_FOUND));
     EXPECT_FAULT("m/two.safetensors");
 }
 
@@ -451,10 +451,10 @@ Test(model_folder, an_index_that_is_not_one_is_refused)
     const char *index = "m/model.safetensors.index.json";
     cr_assert(eq(int, kd_folder_make("m"), KD_OK));
     cr_assert(eq(int, kd_file_replace(index, "{", 1), KD_OK));
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_PROTO));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_PROTO));
     EXPECT_FAULT("index.json:1:");
     cr_assert(eq(int, kd_file_replace(index, "{}", 2), KD_OK));
-    cr_expect(eq(int, load_example(example(KD_MODEL_LLAMA)), KD_ERR_PROTO));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_PROTO));
     EXPECT_FAULT("\"weight_map\"");
 }
 
@@ -486,7 +486,7 @@ static void expect_head(kd_dtype compute, kd_model_config config, kd_parameter_r
 
 Test(model_folder, the_lm_head_loads_alone)
 {
-    kd_model_config config = example(KD_MODEL_QWEN3_MOE);
+    kd_model_config config = example(&kd_model_qwen3_moe);
     expect_head(KD_F32, config, KD_PARAM_LM_HEAD);
     expect_head(KD_BF16, config, KD_PARAM_LM_HEAD);
     config.tied_embeddings = true;
@@ -496,8 +496,35 @@ Test(model_folder, the_lm_head_loads_alone)
 Test(model_folder, a_folder_that_cannot_be_made_is_reported)
 {
     cr_assert(eq(int, kd_file_replace("file", "x", 1), KD_OK));
-    kd_parameters *params = create(example(KD_MODEL_LLAMA), KD_PARAMS_TRAIN);
+    kd_parameters *params = create(example(&kd_model_llama), KD_PARAMS_TRAIN);
     cr_expect(eq(int, kd_model_folder_save("file/m", params, KD_F32), KD_ERR_INVALID));
     EXPECT_FAULT("file");
     kd_parameters_destroy(params);
+}
+
+/* What a shape does not have, but the tools that load the model do. */
+Test(model_folder, a_model_started_from_a_checkpoint_keeps_what_its_config_said)
+{
+    char *text;
+    size_t size;
+    kd_parameters *params = create_numbered(example(&kd_model_mixtral));
+    cr_assert(eq(int, kd_model_folder_save("m", params, KD_F32), KD_OK));
+    kd_parameters_destroy(params);
+    cr_assert(eq(int, kd_file_read("m/config.json", 1 << 20, &text, &size), KD_OK));
+    char *end = strrchr(text, '}');
+    cr_assert_not_null(end);
+    char spoken[4096];
+    (void)snprintf(spoken, sizeof spoken, "%.*s, \"router_aux_loss_coef\": 0.02}",
+                   (int)(end - text), text);
+    free(text);
+    temporary_write("m/config.json", spoken);
+
+    params = create(example(&kd_model_mixtral), KD_PARAMS_TRAIN);
+    cr_assert(eq(int, kd_model_folder_load("m", params), KD_OK), "%s", kd_fault_text());
+    cr_assert(eq(int, kd_model_folder_save("n", params, KD_BF16), KD_OK), "%s", kd_fault_text());
+    kd_parameters_destroy(params);
+    cr_assert(eq(int, kd_file_read("n/config.json", 1 << 20, &text, &size), KD_OK));
+    cr_expect(strstr(text, "\"router_aux_loss_coef\": 0.02") != NULL, "%s", text);
+    cr_expect(strstr(text, "\"torch_dtype\": \"bfloat16\"") != NULL, "%s", text);
+    free(text);
 }

@@ -83,7 +83,7 @@ static int fail_each(scene *s, kd_status (*attempt)(scene *s), void (*after_fail
 
 static scene start(void)
 {
-    scene s = {.model = tiny_model_create(tiny_config(KD_MODEL_MIXTRAL), KD_F32, KD_PARAMS_TRAIN)};
+    scene s = {.model = tiny_model_create(tiny_config(&kd_model_mixtral), KD_F32, KD_PARAMS_TRAIN)};
     s.decoder = tiny_decoder(&s.model, settings());
     return s;
 }
@@ -96,7 +96,7 @@ static void finish(scene *s)
 
 static kd_status make_parameters(scene *s)
 {
-    const kd_model_config config = tiny_config(KD_MODEL_MIXTRAL);
+    const kd_model_config config = tiny_config(&kd_model_mixtral);
     kd_parameters *params = NULL;
     const kd_status st = kd_parameters_create(s->model.be, &config, KD_PARAMS_TRAIN, &params);
     kd_parameters_destroy(params);

@@ -37,8 +37,8 @@ static scene scene_create(const kd_objective_settings *settings, int64_t teacher
 {
     scene s;
     int32_t tokens[N_ROWS];
-    kd_model_config student = tiny_config(KD_MODEL_MIXTRAL);
-    kd_model_config teacher = tiny_config(KD_MODEL_QWEN3_MOE);
+    kd_model_config student = tiny_config(&kd_model_mixtral);
+    kd_model_config teacher = tiny_config(&kd_model_qwen3_moe);
     const kd_teacher_settings teacher_settings = {.max_batch = N_BATCH, .n_tokens = N_TOKENS};
 
     teacher.vocab_size = teacher_vocab;
@@ -280,7 +280,7 @@ Test(objective, hidden_states_give_the_same_as_logits)
 Test(objective, a_weight_of_zero_for_ever_needs_no_signal)
 {
     const kd_objective_settings off = settings_with(0.0, 1.0, 1.0);
-    const kd_model_config config = tiny_config(KD_MODEL_MIXTRAL);
+    const kd_model_config config = tiny_config(&kd_model_mixtral);
     kd_signal_plan plan;
     cr_assert_eq(kd_objective_plan(&off, &config, &config, KD_F32, N_ROWS, &plan), KD_OK);
     cr_expect_eq(plan.n_signals, 0);
@@ -385,7 +385,7 @@ Test(objective, report_divides_each_loss_by_its_own_count)
 
 Test(objective, bad_settings_are_refused_by_name)
 {
-    const kd_model_config config = tiny_config(KD_MODEL_MIXTRAL);
+    const kd_model_config config = tiny_config(&kd_model_mixtral);
     tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
     kd_model_config large = config;
     const kd_teacher_view too_large = {.config = &large}, headless = {.config = &config};
@@ -429,7 +429,7 @@ Test(objective, teacher_refuses_tokens_that_it_does_not_know)
 
 Test(objective, a_teacher_needs_its_folder)
 {
-    tiny_model model = tiny_model_create(tiny_config(KD_MODEL_LLAMA), KD_F32, KD_PARAMS_INFER);
+    tiny_model model = tiny_model_create(tiny_config(&kd_model_llama), KD_F32, KD_PARAMS_INFER);
     const kd_teacher_settings settings = {.max_batch = 1, .n_tokens = 4};
     kd_teacher *teacher = NULL;
     kd_fault_quiet(1);

@@ -18,7 +18,7 @@ typedef struct bench {
 static bench bench_create(kd_dtype compute, const kd_optimizer_settings *settings, double clip_norm)
 {
     bench b = {.model =
-                   tiny_model_create(tiny_config(KD_MODEL_QWEN2_MOE), compute, KD_PARAMS_TRAIN)};
+                   tiny_model_create(tiny_config(&kd_model_qwen2_moe), compute, KD_PARAMS_TRAIN)};
     const kd_parameters *params = b.model.params;
     b.n = params->n_elements;
     b.before = malloc((size_t)b.n * sizeof *b.before);

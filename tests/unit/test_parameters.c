@@ -45,8 +45,8 @@ static bool same_values(const kd_parameters *a, const kd_parameters *b, kd_param
 Test(parameters, table_has_every_parameter_once_and_matrices_first)
 {
     kd_backend *be = backend(KD_F32, 1);
-    for (int type = 0; type < KD_MODEL_TYPE_COUNT; type++) {
-        kd_parameters *p = create(be, tiny_config((kd_model_type)type), KD_PARAMS_TRAIN);
+    for (size_t t = 0; t < kd_model_type_count(); t++) {
+        kd_parameters *p = create(be, tiny_config(kd_model_type_at(t)), KD_PARAMS_TRAIN);
         int64_t n = 0, end = 0;
         for (int i = 0; i < p->n_table; i++) {
             const kd_parameter *e = &p->table[i];
@@ -57,8 +57,7 @@ Test(parameters, table_has_every_parameter_once_and_matrices_first)
             end = e->offset + e->n_elements;
         }
         cr_expect(end <= p->n_elements);
-        cr_expect_eq(n, kd_model_config_parameters(&p->config), "%s",
-                     kd_model_type_name(p->config.type));
+        cr_expect_eq(n, kd_model_config_parameters(&p->config), "%s", p->config.type->name);
         kd_parameters_destroy(p);
     }
     kd_backend_destroy(be);
@@ -67,7 +66,7 @@ Test(parameters, table_has_every_parameter_once_and_matrices_first)
 Test(parameters, shapes_are_those_of_the_header)
 {
     kd_backend *be = backend(KD_F32, 1);
-    kd_parameters *p = create(be, tiny_config(KD_MODEL_QWEN2_MOE), KD_PARAMS_TRAIN);
+    kd_parameters *p = create(be, tiny_config(&kd_model_qwen2_moe), KD_PARAMS_TRAIN);
     const kd_tensor gate_up = kd_parameters_weight(p, KD_PARAM_GATE_UP, 1).value;
     const kd_tensor bias = kd_parameters_weight(p, KD_PARAM_QKV_BIAS, 0).grad;
     const kd_tensor shared = kd_parameters_weight(p, KD_PARAM_SHARED_DOWN, 0).value;
@@ -83,7 +82,7 @@ Test(parameters, shapes_are_those_of_the_header)
 Test(parameters, absent_entries_are_none)
 {
     kd_backend *be = backend(KD_F32, 1);
-    kd_parameters *p = create(be, tiny_config(KD_MODEL_LLAMA), KD_PARAMS_INFER);
+    kd_parameters *p = create(be, tiny_config(&kd_model_llama), KD_PARAMS_INFER);
 
     cr_expect_null(kd_parameters_find(p, KD_PARAM_ROUTER, 0));
     cr_expect_null(kd_parameters_find(p, KD_PARAM_LM_HEAD, 0), "tied");
@@ -98,13 +97,13 @@ Test(parameters, absent_entries_are_none)
 Test(parameters, bad_config_and_no_memory_leave_the_output_untouched)
 {
     kd_backend *be = backend(KD_F32, 1);
-    kd_model_config c = tiny_config(KD_MODEL_MIXTRAL);
+    kd_model_config c = tiny_config(&kd_model_mixtral);
     kd_parameters *p = (kd_parameters *)&c;
 
     kd_fault_quiet(1);
     c.n_heads = 0;
     cr_expect_eq(kd_parameters_create(be, &c, KD_PARAMS_TRAIN, &p), KD_ERR_INVALID);
-    c = tiny_config(KD_MODEL_MIXTRAL);
+    c = tiny_config(&kd_model_mixtral);
     c.n_layers = c.n_experts = 1024; /* allowed, and larger than any machine's address space */
     c.hidden_size = c.intermediate_size = 1 << 18;
     cr_expect_eq(kd_parameters_create(be, &c, KD_PARAMS_TRAIN, &p), KD_ERR_NOMEM);
@@ -116,7 +115,7 @@ Test(parameters, bad_config_and_no_memory_leave_the_output_untouched)
 static void expect_round_trip(kd_dtype compute, kd_parameter_use use, float tolerance)
 {
     kd_backend *be = backend(compute, 1);
-    kd_model_config c = tiny_config(KD_MODEL_MIXTRAL);
+    kd_model_config c = tiny_config(&kd_model_mixtral);
     c.vocab_size = 9001; /* more than one piece of the stage */
     kd_parameters *p = create(be, c, use);
     const int64_t n = p->n_elements;
@@ -154,7 +153,7 @@ Test(parameters, values_are_read_as_written)
 Test(parameters, products_read_what_was_written)
 {
     kd_backend *be = backend(KD_BF16, 1);
-    kd_parameters *p = create(be, tiny_config(KD_MODEL_MIXTRAL), KD_PARAMS_TRAIN);
+    kd_parameters *p = create(be, tiny_config(&kd_model_mixtral), KD_PARAMS_TRAIN);
     const kd_parameter *qkv = kd_parameters_find(p, KD_PARAM_QKV, 1);
     const float one = 1.0f;
 
@@ -169,10 +168,11 @@ Test(parameters, products_read_what_was_written)
 Test(parameters, start_values_depend_on_seed_role_layer_and_element_alone)
 {
     kd_backend *one = backend(KD_F32, 1), *two = backend(KD_F32, 2);
-    kd_model_config tied = tiny_config(KD_MODEL_QWEN3_MOE), wider = tiny_config(KD_MODEL_QWEN3_MOE);
+    kd_model_config tied = tiny_config(&kd_model_qwen3_moe),
+                    wider = tiny_config(&kd_model_qwen3_moe);
     tied.tied_embeddings = true;
     wider.intermediate_size = 9;
-    kd_parameters *a = create(one, tiny_config(KD_MODEL_QWEN3_MOE), KD_PARAMS_TRAIN);
+    kd_parameters *a = create(one, tiny_config(&kd_model_qwen3_moe), KD_PARAMS_TRAIN);
     kd_parameters *b = create(two, tied, KD_PARAMS_INFER);  /* other offsets, threads and use */
     kd_parameters *c = create(one, wider, KD_PARAMS_TRAIN); /* other sizes of other entries   */
 
@@ -211,7 +211,7 @@ static double deviation(const kd_parameters *p, kd_parameter_role role)
 Test(parameters, start_values_have_the_stated_deviations)
 {
     kd_backend *be = backend(KD_F32, 1);
-    kd_model_config c = tiny_config(KD_MODEL_QWEN2_MOE);
+    kd_model_config c = tiny_config(&kd_model_qwen2_moe);
     c.intermediate_size = c.hidden_size = 64;
     kd_parameters *p = create(be, c, KD_PARAMS_TRAIN);
 

@@ -153,9 +153,9 @@ Test(reflect, the_nearest_field_is_found_or_none)
 Test(reflect, enum_words_are_lower_case_and_unknown_ones_numbers)
 {
     kd_text text = {0};
-    kd_enum_add_word(&text, &kd__model__type__descriptor, KD__MODEL__TYPE__QWEN3_MOE);
+    kd_enum_add_word(&text, &kd__teacher__transport__descriptor, KD__TEACHER__TRANSPORT__HIDDEN);
     kd_text_add(&text, " ");
-    kd_enum_add_word(&text, &kd__model__type__descriptor, 77);
-    cr_expect(eq(str, text.data, "qwen3_moe 77"));
+    kd_enum_add_word(&text, &kd__teacher__transport__descriptor, 77);
+    cr_expect(eq(str, text.data, "hidden 77"));
     kd_text_release(&text);
 }

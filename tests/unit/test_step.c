@@ -53,7 +53,7 @@ static double slope_of(tiny_train *t, const kd_micro_batch *batch, int64_t eleme
 
 /* With a learning rate of 0 a step leaves the weights, and the gradient stays where it was summed.
  */
-static void expect_true_gradient(kd_model_type type)
+static void expect_true_gradient(const kd_model_type *type)
 {
     kd_trainer_settings settings = tiny_train_settings();
     settings.learning_rate.peak = 0.0;
@@ -85,8 +85,8 @@ static void expect_true_gradient(kd_model_type type)
 
 Test(step, gradient_of_the_weighted_sum_agrees_with_central_differences)
 {
-    expect_true_gradient(KD_MODEL_MIXTRAL);
-    expect_true_gradient(KD_MODEL_LLAMA);
+    expect_true_gradient(&kd_model_mixtral);
+    expect_true_gradient(&kd_model_llama);
 }
 
 /* Every gradient that a step finds is spoilt before it. */
@@ -140,7 +140,7 @@ Test(step, losses_are_reported_raw_and_weighted)
 {
     kd_trainer_settings settings = tiny_train_settings();
     settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.01);
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     kd_step_result r;
@@ -169,7 +169,7 @@ Test(step, losses_are_reported_raw_and_weighted)
 static void expect_falling(kd_dtype compute)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, compute, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, compute, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     kd_step_result first, last;
@@ -204,7 +204,7 @@ Test(step, cutting_the_batch_changes_nothing_but_rounding)
     }
     for (int i = 0; i < 3; i++) {
         kd_micro_batch batches[TINY_BATCH];
-        tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+        tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
         cut(&batch, cuts[i], batches);
         for (uint64_t step = 0; step < 3; step++) {
             cr_assert_eq(tiny_train_step(t, step, batches, cuts[i], &results[i]), KD_OK);
@@ -297,9 +297,9 @@ Test(step, two_ranks_give_what_one_gives)
         .counts = {n_labelled, n_labelled, TINY_ROWS, TINY_ROWS},
     };
     kd_step_result alone, together;
-    tiny_train *one = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
-    tiny_train *first = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
-    tiny_train *second = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *one = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *first = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *second = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
 
     cut(&batch, 2, halves);
     cr_assert_eq(tiny_train_step(one, 0, &whole, 1, &alone), KD_OK);
@@ -339,7 +339,7 @@ expect_refused(tiny_train *t, const kd_micro_batch *batch, kd_status wanted, con
 Test(step, tokens_and_labels_out_of_range_are_refused)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     batch.tokens[8] = 11;
@@ -364,7 +364,7 @@ static tiny_batch without_a_label(void)
 Test(step, a_batch_without_a_label_teaches_nothing)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
     const tiny_batch batch = without_a_label();
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
@@ -388,7 +388,7 @@ Test(step, the_routers_losses_need_no_label)
 {
     kd_trainer_settings settings = tiny_train_settings();
     settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = without_a_label();
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     kd_step_result r;
@@ -409,7 +409,7 @@ static kd_step_result router_losses(const tiny_batch *batch)
     settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
     const kd_micro_batch whole = tiny_batch_whole(batch, 0);
     kd_step_result r;
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
     tiny_train_destroy(t);
     return r;
@@ -437,7 +437,7 @@ Test(step, the_routers_losses_of_an_indifferent_router_are_known)
     kd_trainer_settings settings = tiny_train_settings();
     settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.2);
     settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const kd_parameters *params = kd_trainer_parameters(t->trainer);
     const tiny_batch batch = tiny_batch_create(3);
     kd_micro_batch halves[2];
@@ -462,7 +462,7 @@ Test(step, the_routers_losses_follow_a_schedule)
     settings.objective.weights[KD_LOSS_HARD] = kd_schedule_constant(0.0);
     settings.objective.weights[KD_LOSS_BALANCE] =
         (kd_schedule){.kind = KD_SCHEDULE_STEP, .n_points = 2, .points = {{0, 0.0}, {1, 0.5}}};
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     kd_step_result off, on;
@@ -484,7 +484,7 @@ Test(step, without_labels_kd_runs_over_all_rows)
     tiny_batch batch = tiny_batch_create(3);
     kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     kd_step_result bare, labelled;
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     whole.labels = NULL;
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &bare), KD_OK);
     tiny_train_destroy(t);
@@ -492,7 +492,7 @@ Test(step, without_labels_kd_runs_over_all_rows)
         batch.labels[i] = 1;
     }
     whole.labels = batch.labels;
-    t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &labelled), KD_OK);
     tiny_train_destroy(t);
     cr_expect_eq(bare.losses[0].raw, labelled.losses[0].raw);
@@ -507,7 +507,7 @@ Test(step, without_labels_kd_runs_over_all_rows)
 Test(step, micro_batches_have_labels_or_none_has)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     kd_micro_batch halves[2];
     kd_step_result r;
@@ -522,7 +522,7 @@ Test(step, micro_batches_have_labels_or_none_has)
 Test(step, a_loss_that_is_not_finite_changes_nothing)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     kd_parameters *params = kd_trainer_parameters(t->trainer);
     const kd_parameter *norm = kd_parameters_find(params, KD_PARAM_FINAL_NORM, 0);
     const tiny_batch batch = tiny_batch_create(3);
@@ -544,7 +544,7 @@ static kd_status lose_connection(void *user, uint64_t m, void *message)
 Test(step, a_fault_of_the_channel_ends_the_step)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     kd_channel_destroy(t->channel);
@@ -556,7 +556,7 @@ Test(step, a_fault_of_the_channel_ends_the_step)
 Test(step, without_a_channel_kd_is_not_computed)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     const kd_step_work work = {.batches = &whole, .n_batches = 1};
@@ -572,7 +572,7 @@ Test(step, without_a_channel_kd_is_not_computed)
 Test(step, another_objective_keeps_weights_and_moments)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
     const kd_teacher_view nobody = {0};
@@ -634,7 +634,7 @@ Test(step, every_allocation_that_fails_is_reported)
 
     kd_fault_quiet(1);
     for (; st; n++) {
-        tiny_model m = tiny_model_create(tiny_config(KD_MODEL_MIXTRAL), KD_F32, KD_PARAMS_TRAIN);
+        tiny_model m = tiny_model_create(tiny_config(&kd_model_mixtral), KD_F32, KD_PARAMS_TRAIN);
         const kd_ops *whole_table = m.be->ops;
         kd_ops table = *whole_table;
         kd_trainer *trainer = NULL;

@@ -46,7 +46,7 @@ Test(settings, carry_the_job_to_the_libraries)
     cr_expect(eq(dbl, s.learning_rate.peak, 0.01));
     cr_expect(eq(int, (int)settings_dtype(job), KD_F32));
     cr_expect(eq(u64, settings_micro_batches(job), 4));
-    cr_expect(eq(int, (int)config.type, KD_MODEL_QWEN3_MOE));
+    cr_expect(config.type == &kd_model_qwen3_moe);
     cr_expect(eq(int, (int)config.qk_norm, KD_QK_NORM_HEAD));
     cr_expect(eq(i64, config.n_experts, 4));
     cr_expect(eq(i64, config.head_dim, 8));

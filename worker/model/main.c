@@ -200,7 +200,7 @@ static kd_status inspect(const arguments *a)
                  "experts            %lld (%lld per token)\n"
                  "parameters         %lld (%lld active)\n"
                  "forward            %.3f MFLOP per token\n",
-                 kd_model_type_name(c.type), (long long)c.vocab_size, (long long)c.hidden_size,
+                 c.type->name, (long long)c.vocab_size, (long long)c.hidden_size,
                  (long long)c.n_layers, (long long)c.n_heads, (long long)c.n_kv_heads,
                  (long long)c.head_dim, (long long)c.intermediate_size, (long long)c.n_experts,
                  (long long)c.experts_per_token, (long long)kd_model_config_parameters(&c),

@@ -1,8 +1,8 @@
 /*
  * json_file.h - a JSON file as a whole: jansson reads it, our own printer writes it. Blocks on the disk.
  */
-#ifndef KD_FORMAT_JSON_FILE_H
-#define KD_FORMAT_JSON_FILE_H
+#ifndef KD_SHAPE_JSON_FILE_H
+#define KD_SHAPE_JSON_FILE_H
 
 #include <jansson.h>
 #include <stdbool.h>

@@ -1,4 +1,4 @@
-#include "format/json_file.h"
+#include "shape/json_file.h"
 
 #include <stdlib.h>
 #include <string.h>

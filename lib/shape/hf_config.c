@@ -1,4 +1,8 @@
-#include "format/hf_config.h"
+/*
+ * hf_config.c - reads config.json. What a type calls things and which values it fixes stand in its
+ * row; here is what they have in common.
+ */
+#include "shape/hf_config.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -6,15 +10,20 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "format/json_file.h"
+#include "shape/json_file.h"
 
-enum { CONFIG_BYTES_MAX = 16 << 20 };
+/* Whatever the type: another value of these would change what the model computes. */
+static const kd_fixed_key common_fixed[] = {
+    {"hidden_act", "\"silu\""},   {"quantization_config", "null"}, {"clip_qkv", "null"},
+    {"attention_bias", "false"},  {"mlp_bias", "false"},           {"use_sliding_window", "false"},
+    {"decoder_sparse_step", "1"}, {"mlp_only_layers", "[]"},       {NULL, NULL},
+};
 
 /* Getters do nothing once `st` is set, so that a run of them needs one check at its end. */
 typedef struct fields {
     const char *path;
     const json_t *root;
-    kd_model_type type;
+    const kd_model_type *type;
     kd_status st;
 } fields;
 
@@ -97,38 +106,28 @@ static void expect_word(fields *f, const json_t *object, const char *name, const
     }
 }
 
-static void expect_unset(fields *f, const char *name)
+/* Missing, null, or the one value of each row. */
+static void expect_fixed(fields *f, const kd_fixed_key *fixed)
 {
-    const json_t *value = lookup(f, f->root, name);
-    if (value != NULL) {
-        fail_field(f, KD_ERR_INVALID, name, value, "null: nothing else is supported");
+    for (; fixed->name != NULL; fixed++) {
+        const json_t *found = lookup(f, f->root, fixed->name);
+        json_t *wanted = found != NULL ? json_loads(fixed->value, JSON_DECODE_ANY, NULL) : NULL;
+        if (found != NULL && !json_equal(found, wanted)) {
+            char expected[64];
+            (void)snprintf(expected, sizeof expected, "%s: nothing else is supported",
+                           fixed->value);
+            fail_field(f, KD_ERR_INVALID, fixed->name, found, expected);
+        }
+        json_decref(wanted);
     }
 }
 
-static void expect_false(fields *f, const char *name)
-{
-    if (get_bool_or(f, name, false)) {
-        fail_field(f, KD_ERR_INVALID, name, lookup(f, f->root, name),
-                   "false: true is not supported");
-    }
-}
-
-/* Every layer is a MoE layer and attends to all that came before. */
+/* Every layer attends to all that came before. */
 static void expect_uniform_layers(fields *f)
 {
     size_t i;
     const json_t *kind;
 
-    const json_t *dense = lookup(f, f->root, "mlp_only_layers");
-    if (dense != NULL && json_array_size(dense) > 0) {
-        fail_field(f, KD_ERR_INVALID, "mlp_only_layers", dense,
-                   "none: dense layers among MoE layers are not supported");
-    }
-    if (get_size_or(f, "decoder_sparse_step", 1) != 1) {
-        fail_field(f, KD_ERR_INVALID, "decoder_sparse_step",
-                   lookup(f, f->root, "decoder_sparse_step"),
-                   "1: dense layers among MoE layers are not supported");
-    }
     const json_t *kinds = lookup(f, f->root, "layer_types");
     json_array_foreach((json_t *)(uintptr_t)kinds, i, kind)
     {
@@ -137,25 +136,6 @@ static void expect_uniform_layers(fields *f)
             fail_field(f, KD_ERR_INVALID, "layer_types", kind, "\"full_attention\" for all layers");
         }
     }
-}
-
-static void expect_supported(fields *f)
-{
-    expect_word(f, f->root, "hidden_act", "silu");
-    expect_unset(f, "quantization_config");
-    expect_unset(f, "clip_qkv");
-    expect_false(f, "attention_bias");
-    expect_false(f, "mlp_bias");
-    expect_false(f, "use_sliding_window");
-    if (f->type == KD_MODEL_MIXTRAL) { /* the others look at use_sliding_window, or have none */
-        expect_unset(f, "sliding_window");
-    }
-    expect_uniform_layers(f);
-}
-
-static double default_theta(kd_model_type type)
-{
-    return type == KD_MODEL_MIXTRAL ? 1e6 : 1e4;
 }
 
 static const json_t *get_object(fields *f, const char *name)
@@ -189,16 +169,15 @@ static double get_rope_theta(fields *f)
             return get_positive(f, holders[i], "rope_theta");
         }
     }
-    return default_theta(f->type);
+    return f->type->rope_theta;
 }
 
 static void read_attention(fields *f, kd_model_config *config)
 {
     config->n_heads = get_size(f, "num_attention_heads");
-    /* Only these two take "not set" for "as many as heads" in every version of transformers. */
-    const bool optional = f->type == KD_MODEL_LLAMA || f->type == KD_MODEL_OLMOE;
-    config->n_kv_heads = optional ? get_size_or(f, "num_key_value_heads", config->n_heads)
-                                  : get_size(f, "num_key_value_heads");
+    config->n_kv_heads = f->type->kv_heads_optional
+                             ? get_size_or(f, "num_key_value_heads", config->n_heads)
+                             : get_size(f, "num_key_value_heads");
     if (f->st) {
         return;
     }
@@ -211,29 +190,27 @@ static void read_attention(fields *f, kd_model_config *config)
     }
     config->head_dim = get_size_or(f, "head_dim", config->hidden_size / config->n_heads);
     config->rope_theta = get_rope_theta(f);
-    if (f->type == KD_MODEL_QWEN2_MOE) {
-        config->qkv_bias = get_bool_or(f, "qkv_bias", true);
+    if (f->type->key_qkv_bias != NULL) {
+        config->qkv_bias = get_bool_or(f, f->type->key_qkv_bias, true);
     }
 }
 
-static void read_experts(fields *f, kd_model_config *config)
+static void read_mlp(fields *f, kd_model_config *config)
 {
-    const bool qwen = f->type == KD_MODEL_QWEN2_MOE || f->type == KD_MODEL_QWEN3_MOE;
+    const kd_model_type *t = f->type;
 
-    config->intermediate_size = get_size(f, qwen ? "moe_intermediate_size" : "intermediate_size");
-    if (f->type == KD_MODEL_LLAMA) {
-        return;
+    config->intermediate_size = get_size(f, t->key_intermediate_size);
+    if (t->key_num_experts != NULL) {
+        /* transformers maps the two names onto one another. */
+        const bool local = lookup(f, f->root, "num_local_experts") != NULL;
+        config->n_experts = get_size(f, local ? "num_local_experts" : t->key_num_experts);
+        config->experts_per_token = get_size(f, "num_experts_per_tok");
     }
-    /* transformers maps the two names onto one another. */
-    const bool local = lookup(f, f->root, "num_local_experts") != NULL;
-    config->n_experts =
-        get_size(f, local || f->type == KD_MODEL_MIXTRAL ? "num_local_experts" : "num_experts");
-    config->experts_per_token = get_size(f, "num_experts_per_tok");
-    if (f->type == KD_MODEL_QWEN2_MOE) {
-        config->shared_expert_size = get_size(f, "shared_expert_intermediate_size");
+    if (t->key_shared_expert_size != NULL) {
+        config->shared_expert_size = get_size(f, t->key_shared_expert_size);
     }
-    if (f->type != KD_MODEL_MIXTRAL) {
-        config->norm_topk = get_bool_or(f, "norm_topk_prob", false);
+    if (t->key_norm_topk != NULL) {
+        config->norm_topk = get_bool_or(f, t->key_norm_topk, false);
     }
 }
 
@@ -253,8 +230,9 @@ static kd_status read_type(fields *f)
         fail_field(f, KD_ERR_PROTO, "model_type", value, "a string");
         return f->st;
     }
-    const kd_status st = kd_model_type_parse(json_string_value(value), &f->type);
-    return st ? fail_in_file(f->path, st) : KD_OK;
+    char field[512];
+    (void)snprintf(field, sizeof field, "%s: \"model_type\"", f->path);
+    return kd_model_type_find(json_string_value(value), field, &f->type);
 }
 
 static kd_status read_fields(fields *f, kd_model_config *config_out)
@@ -265,7 +243,9 @@ static kd_status read_fields(fields *f, kd_model_config *config_out)
     }
     kd_model_config config = {.type = f->type};
     kd_model_config_apply_type(&config);
-    expect_supported(f);
+    expect_fixed(f, common_fixed);
+    expect_fixed(f, f->type->fixed);
+    expect_uniform_layers(f);
     config.vocab_size = get_size(f, "vocab_size");
     config.hidden_size = get_size(f, "hidden_size");
     config.n_layers = get_size(f, "num_hidden_layers");
@@ -273,11 +253,11 @@ static kd_status read_fields(fields *f, kd_model_config *config_out)
     config.max_positions = get_size_or(f, "max_position_embeddings", 0);
     config.tied_embeddings = get_bool_or(f, "tie_word_embeddings", false);
     read_attention(f, &config);
-    read_experts(f, &config);
+    read_mlp(f, &config);
     if (f->st) {
         return f->st;
     }
-    st = kd_hf_config_check(&config);
+    st = kd_model_config_check(&config);
     if (st) {
         return fail_in_file(f->path, st);
     }
@@ -288,7 +268,7 @@ static kd_status read_fields(fields *f, kd_model_config *config_out)
 kd_status kd_hf_config_read(const char *path, kd_model_config *config_out)
 {
     json_t *root;
-    kd_status st = kd_json_file_read(path, CONFIG_BYTES_MAX, &root);
+    kd_status st = kd_json_file_read(path, KD_HF_CONFIG_BYTES_MAX, &root);
     if (st) {
         return st;
     }

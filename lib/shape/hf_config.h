@@ -8,27 +8,28 @@
  * quantised weights, ...) are refused, not ignored.
  *
  * Errors name the file, the field, what was found and what was expected:
- *   KD_ERR_NOT_FOUND, KD_ERR_IO  the file cannot be read
+ *   KD_ERR_NOT_FOUND, KD_ERR_IO  the file cannot be read, or is larger than 1 MiB
  *   KD_ERR_PROTO                 it is not JSON, a field is missing or of the wrong type
  *   KD_ERR_INVALID               a value that is not supported
  */
-#ifndef KD_FORMAT_HF_CONFIG_H
-#define KD_FORMAT_HF_CONFIG_H
+#ifndef KD_SHAPE_HF_CONFIG_H
+#define KD_SHAPE_HF_CONFIG_H
 
 #include "shape/config.h"
-#include "tensor/tensor.h"
+
+#define KD_HF_CONFIG_BYTES_MAX (1 << 20)
 
 KD_MUST_USE kd_status kd_hf_config_read(const char *path, kd_model_config *config_out);
 
 /*
- * kd_model_config_check(), and what only others ask for: that transformers can load a model of this
- * shape. KD_ERR_INVALID names the field. Ask before training, not after.
+ * Replaces the file in one piece. `dtype` is that of the weights beside it, "float32" or
+ * "bfloat16". `source` is the text of the config.json that the model was started from (NULL: none):
+ * its fields that no shape has (token ids, router_aux_loss_coef, ...) are written again.
+ * KD_ERR_INVALID as kd_model_config_check(), KD_ERR_PROTO if the source is no JSON object.
  */
-KD_MUST_USE kd_status kd_hf_config_check(const kd_model_config *config);
-
-/* `dtype` of the weights beside it: KD_F32 or KD_BF16. The file is replaced in one piece. */
 KD_MUST_USE kd_status kd_hf_config_write(const char *path,
                                          const kd_model_config *config,
-                                         kd_dtype dtype);
+                                         const char *dtype,
+                                         const char *source);
 
 #endif

@@ -1,0 +1,16 @@
+/* from_message.h - the shape that a job's Model describes. */
+#ifndef KD_SHAPE_FROM_MESSAGE_H
+#define KD_SHAPE_FROM_MESSAGE_H
+
+#include "proto/job.pb-c.h"
+#include "shape/config.h"
+
+/*
+ * For a completed message, and sequences of up to max_positions tokens. The shape is not checked
+ * yet. KD_ERR_INVALID for an unknown type, as kd_model_type_find() tells it.
+ */
+KD_MUST_USE kd_status kd_model_config_from_message(const Kd__Model *model,
+                                                   int64_t max_positions,
+                                                   kd_model_config *config_out);
+
+#endif
