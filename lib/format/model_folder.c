@@ -181,7 +181,7 @@ static kd_status keep_config(const char *folder, kd_parameters *params)
 {
     char *text;
     size_t size;
-    char *path = path_in(folder, "config.json");
+    char *path = kd_path_join(folder, "config.json");
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "shape/hf_config.h"
+#include "shape/json_file.h"
 
 /* What the fields below say in another way: a source's must not contradict them. */
 static const char *const restated[] = {

@@ -197,7 +197,7 @@ Test(evaluate, what_cannot_be_evaluated_is_refused)
 Test(evaluate, a_loss_that_is_not_finite_is_refused)
 {
     const kd_trainer_settings settings = tiny_train_settings();
-    tiny_train *t = tiny_train_create(KD_MODEL_MIXTRAL, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     kd_parameters *params = kd_trainer_parameters(t->trainer);
     const kd_parameter *norm = kd_parameters_find(params, KD_PARAM_FINAL_NORM, 0);
     held_out text = make_text();

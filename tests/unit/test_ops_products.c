@@ -80,8 +80,9 @@ static int64_t made_by_routing(kd_dtype compute, int n_threads)
     for (int pass = 0; pass < 12; pass++) {
         set_offsets(offset, pass);
         be->ops->experts(be, y, x, w3, &route);
-        be->ops->experts_dx(be, dx, y, w3, &route);
-        be->ops->experts_dw(be, kd_tensor_3d(dw.data, KD_F32, E, O, K), y, x, &route);
+        be->ops->experts_backward_x(be, dx, y, w3, &route);
+        be->ops->experts_backward_w(be, kd_tensor_3d(dw.data, KD_F32, E, O, K), y, x, &route,
+                                    pass > 0);
         after_first = pass == 0 ? kd_cpu_products_made(be) : after_first;
     }
     cr_assert_eq(kd_backend_wait(be), KD_OK);
@@ -112,7 +113,7 @@ Test(ops_products, preparing_leaves_gradients_alone)
                     before = kd_test_random(KD_F32, E * O, K, 3);
     const int32_t none[E + 1] = {0};
     const kd_route route = {.offset = kd_tensor_1d((void *)(uintptr_t)none, KD_I32, E + 1)};
-    be->ops->experts_dw(be, kd_tensor_3d(dw.data, KD_F32, E, O, K), dy, x, &route);
+    be->ops->experts_backward_w(be, kd_tensor_3d(dw.data, KD_F32, E, O, K), dy, x, &route, true);
     cr_assert_eq(kd_backend_wait(be), KD_OK);
     cr_expect_gt(kd_cpu_products_made(be), 0);
     cr_expect_eq(kd_test_nmse(dw, before), 0.0);
@@ -151,7 +152,7 @@ static void use_all_sizes(kd_backend *be)
         const kd_tensor w = kd_test_random(be->compute, 4 * n, 300, 2);
         const kd_tensor y = kd_test_zeros(KD_F32, n, 4 * n), dw = kd_test_zeros(KD_F32, 4 * n, 300);
         be->ops->linear(be, y, x, w);
-        be->ops->linear_dw(be, dw, y, x);
+        be->ops->linear_backward_w(be, dw, y, x, true);
         be->ops->add(be, y, y);
         kd_test_free(x);
         kd_test_free(w);

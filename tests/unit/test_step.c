@@ -103,7 +103,7 @@ static void spoil_gradients(const tiny_train *t)
     free(spoilt);
 }
 
-static void expect_nothing_left(kd_model_type type, double kd, double hard)
+static void expect_nothing_left(const kd_model_type *type, double kd, double hard)
 {
     kd_trainer_settings settings = tiny_train_settings();
     settings.objective.weights[KD_LOSS_KD] = kd_schedule_constant(kd);
@@ -131,9 +131,9 @@ static void expect_nothing_left(kd_model_type type, double kd, double hard)
 
 Test(step, nothing_is_left_of_the_gradients_of_the_step_before)
 {
-    expect_nothing_left(KD_MODEL_MIXTRAL, 0.7, 0.3);
-    expect_nothing_left(KD_MODEL_QWEN2_MOE, 0.7, 0.3);
-    expect_nothing_left(KD_MODEL_LLAMA, 0.0, 0.3);
+    expect_nothing_left(&kd_model_mixtral, 0.7, 0.3);
+    expect_nothing_left(&kd_model_qwen2_moe, 0.7, 0.3);
+    expect_nothing_left(&kd_model_llama, 0.0, 0.3);
 }
 
 Test(step, losses_are_reported_raw_and_weighted)

@@ -227,7 +227,7 @@ Test(taps, keys_are_not_yet_turned)
 
 Test(taps, keys_of_a_smaller_batch_are_kept_too)
 {
-    tap_run run = tap_run_start(KD_MODEL_OLMOE, KD_F32, KD_PARAMS_TRAIN, true);
+    tap_run run = tap_run_start(&kd_model_olmoe, KD_F32, KD_PARAMS_TRAIN, true);
     copies whole, part;
 
     keep_all(&whole, &run, 1);

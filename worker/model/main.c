@@ -169,7 +169,7 @@ static void print_shape_json(const kd_model_config *c)
     kd_json_printer p = {.text = &text};
     kd_json_begin(&p, '{');
     kd_json_key(&p, "type");
-    kd_json_string(&p, kd_model_type_name(c->type));
+    kd_json_string(&p, c->type->name);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         kd_json_key(&p, numbers[i].name);
         kd_json_int(&p, numbers[i].value);
