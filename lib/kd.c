@@ -1,15 +1,20 @@
 #include "kd.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "distill/teacher.h"
 #include "format/model_folder.h"
+#include "job/job.h"
+#include "message/check.h"
+#include "message/reflect.h"
+#include "message/yaml.h"
 #include "train/checkpoint.h"
 #include "train/step.h"
 
-/* Where the teacher's logits of a step come from: each has an objective of its own. */
+/* Where the teacher's logits of a step come from: each has signals of its own. */
 typedef enum source {
     SOURCE_NONE,    /* no teacher, or distillation is off */
     SOURCE_TEACHER, /* the model attached                 */
@@ -19,21 +24,20 @@ typedef enum source {
 struct kd_student {
     kd_backend *be; /* owned, as are the next three */
     kd_trainer *trainer;
-    kd_teacher *teacher;          /* NULL: none */
-    kd_channel *channel;          /* of the objective at hand; NULL: without signals */
-    kd_trainer_settings settings; /* as wished; the trainer's objective may lag behind */
+    kd_teacher *teacher;      /* NULL: none */
+    kd_channel *channel;      /* of the teacher at hand; NULL: without signals   */
+    Kd__Objective *objective; /* what the caller said of it; owned               */
+    int64_t max_batch, n_tokens;
     bool distils;
-    source built;     /* what the trainer's objective was made for, */
-    bool changed;     /* and whether a setting changed since        */
+    source built;     /* what the trainer's signals were made for */
     uint64_t n_steps; /* updates made */
 
     /* The step under way, for produce(). */
-    const int32_t *tokens;
+    kd_batch batch;
     const float *logits;
-    int64_t n_batch;
 };
 
-_Static_assert(KD_LOSS_COUNT <= KD_STUDENT_LOSSES_MAX, "kd_losses holds every loss");
+_Static_assert(KD_LOSSES_MAX <= KD_STUDENT_LOSSES_MAX, "kd_losses holds every loss");
 
 kd_student_options kd_student_options_default(void)
 {
@@ -128,28 +132,69 @@ make_parameters(kd_backend *be, const kd_student_options *options, kd_parameters
     return KD_OK;
 }
 
-static kd_trainer_settings settings_of(const kd_student_options *o)
+/* What the options say of training; all else has its default. */
+static Kd__Training training_of(const kd_student_options *o)
 {
-    kd_trainer_settings settings = {
-        .objective = kd_objective_defaults(),
-        .optimizer = kd_optimizer_defaults(),
-        .learning_rate = {.peak = o->learning_rate,
-                          .warmup_steps = o->warmup_steps,
-                          .steps = o->decay_steps,
-                          .decay = o->decay_steps > 0 ? KD_DECAY_COSINE : KD_DECAY_CONSTANT,
-                          .final_ratio = 0.1},
-        .max_batch = o->max_sequences,
-        .n_tokens = o->sequence_length,
-    };
-    settings.optimizer.weight_decay = o->weight_decay;
-    settings.clip_norm = o->clip_norm;
-    return settings;
+    Kd__Training t = KD__TRAINING__INIT;
+    t.has_learning_rate = t.has_warmup_steps = t.has_steps = t.has_decay = 1;
+    t.has_weight_decay = t.has_clip_norm = 1;
+    t.learning_rate = o->learning_rate;
+    t.warmup_steps = o->warmup_steps;
+    t.steps = o->decay_steps;
+    t.decay = o->decay_steps > 0 ? KD__TRAINING__DECAY__COSINE : KD__TRAINING__DECAY__CONSTANT;
+    t.weight_decay = o->weight_decay;
+    t.clip_norm = o->clip_norm;
+    return t;
+}
+
+/*
+ * The objective in force with logits of `from`: what the caller said, completed. Without a teacher
+ * there is no kd, and hard weighs what it does in a job without one.
+ */
+static kd_status objective_for(const kd_student *s, source from, Kd__Objective **message_out)
+{
+    const bool taught = from != SOURCE_NONE;
+    Kd__Objective *message = (Kd__Objective *)kd_message_copy(&s->objective->base);
+    if (message == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for an objective");
+    }
+    if (!taught) {
+        kd_message_clear(&message->base, kd_message_field(message->base.descriptor, "kd"));
+    }
+    const kd_status st = kd_job_complete_objective(message, taught);
+    if (st) {
+        kd_message_destroy(&message->base);
+        return st;
+    }
+    *message_out = message;
+    return KD_OK;
+}
+
+static kd_status make_trainer(kd_student *s, const kd_student_options *options)
+{
+    const Kd__Training training = training_of(options);
+    Kd__Objective *objective = NULL;
+    kd_parameters *params;
+    kd_status st = make_parameters(s->be, options, &params);
+    if (st) {
+        return st;
+    }
+    st = objective_for(s, SOURCE_NONE, &objective);
+    if (st) {
+        kd_parameters_destroy(params);
+        return st;
+    }
+    const kd_trainer_settings settings = {.objective = objective,
+                                          .training = &training,
+                                          .max_batch = s->max_batch,
+                                          .n_tokens = s->n_tokens};
+    st = kd_trainer_create(params, &settings, NULL, 0, &s->trainer);
+    kd_message_destroy(&objective->base);
+    return st;
 }
 
 kd_status kd_student_create(const kd_student_options *options, kd_student **student_out)
 {
-    const kd_teacher_view nobody = {0};
-    kd_parameters *params;
     kd_status st = check_options(options);
     if (st) {
         return st;
@@ -158,25 +203,24 @@ kd_status kd_student_create(const kd_student_options *options, kd_student **stud
     if (s == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a student");
     }
-    *s = (kd_student){.settings = settings_of(options), .distils = true};
-    st = kd_backend_create_cpu(options->bf16 ? KD_BF16 : KD_F32, options->n_threads, &s->be);
-    if (st) {
-        goto err_student;
+    *s = (kd_student){
+        .objective = (Kd__Objective *)kd_message_create(&kd__objective__descriptor),
+        .max_batch = options->max_sequences,
+        .n_tokens = options->sequence_length,
+        .distils = true,
+    };
+    st = s->objective == NULL
+             ? kd_fail(KD_ERR_NOMEM, "no memory for a student")
+             : kd_backend_create_cpu(options->bf16 ? KD_BF16 : KD_F32, options->n_threads, &s->be);
+    if (!st) {
+        st = make_trainer(s, options);
     }
-    st = make_parameters(s->be, options, &params);
     if (st) {
-        goto err_student;
-    }
-    st = kd_trainer_create(params, &s->settings, &nobody, &s->trainer);
-    if (st) {
-        goto err_student;
+        kd_student_destroy(s);
+        return st;
     }
     *student_out = s;
     return KD_OK;
-
-err_student:
-    kd_student_destroy(s);
-    return st;
 }
 
 void kd_student_destroy(kd_student *s)
@@ -186,6 +230,7 @@ void kd_student_destroy(kd_student *s)
         kd_trainer_destroy(s->trainer);
         kd_teacher_destroy(s->teacher);
         kd_backend_destroy(s->be);
+        kd_message_destroy((ProtobufCMessage *)s->objective);
         free(s);
     }
 }
@@ -198,38 +243,33 @@ static kd_status produce(void *user, uint64_t m, void *message)
     (void)m;
 
     if (s->logits == NULL) {
-        return kd_teacher_fill(s->teacher, s->tokens, s->n_batch, plan, message);
+        return kd_teacher_fill(s->teacher, &s->batch, plan, message);
     }
     const kd_signal *signal = kd_signal_plan_find(plan, KD_SIGNAL_LOGITS, 0);
     KD_CHECK(signal != NULL);
-    const kd_tensor view = kd_signal_view(signal, message, s->n_batch * s->settings.n_tokens);
+    const kd_tensor view = kd_signal_view(signal, message, s->batch.n_batch * s->n_tokens);
     s->be->ops->upload(s->be, view, s->logits);
     return kd_backend_wait(s->be);
 }
 
-/* Brings the trainer's objective and the channel in line with the settings and the source. */
-static kd_status prepare(kd_student *s, source from)
+/* Brings the trainer's teachers and the channel in line with where logits come from. */
+static kd_status build(kd_student *s, source from)
 {
-    kd_objective_settings objective = s->settings.objective;
     kd_teacher_view teacher = {0};
     kd_channel *channel = NULL;
 
-    if (from == s->built && !s->changed) {
-        return KD_OK;
-    }
     if (from == SOURCE_TEACHER) {
         teacher.config = kd_teacher_config(s->teacher);
         teacher.lm_head = kd_teacher_lm_head(s->teacher);
     } else if (from == SOURCE_LOGITS) {
         teacher.config = &kd_trainer_parameters(s->trainer)->config;
-        objective.transport = KD_TRANSPORT_LOGITS;
+        teacher.transport = KD__TEACHER__TRANSPORT__LOGITS;
     }
-    kd_status st = kd_trainer_set_objective(s->trainer, &objective, &teacher);
+    kd_status st = kd_trainer_set_teachers(s->trainer, &teacher, from == SOURCE_NONE ? 0 : 1);
     if (st) {
         return st;
     }
     s->built = SOURCE_NONE; /* until there is a channel for it */
-    s->changed = true;
     const size_t bytes = kd_trainer_signals(s->trainer)->message_bytes;
     if (bytes > 0) {
         st = kd_channel_create_local(bytes, produce, s, &channel);
@@ -240,14 +280,31 @@ static kd_status prepare(kd_student *s, source from)
     kd_channel_destroy(s->channel);
     s->channel = channel;
     s->built = from;
-    s->changed = false;
     return KD_OK;
+}
+
+/* Values are only set; what there is is built anew where the logits come from elsewhere. */
+static kd_status prepare(kd_student *s, source from, uint64_t *groups_out)
+{
+    Kd__Objective *objective = NULL;
+    kd_status st = objective_for(s, from, &objective);
+    if (st) {
+        return st;
+    }
+    st = kd_trainer_set_objective(s->trainer, objective);
+    if (!st && from != SOURCE_NONE && from != s->built) {
+        st = build(s, from);
+    }
+    if (!st) {
+        *groups_out = kd_objective_groups(objective, s->n_steps);
+    }
+    kd_message_destroy(&objective->base);
+    return st;
 }
 
 kd_status kd_student_attach_teacher(kd_student *s, const char *folder)
 {
-    const kd_teacher_settings settings = {.max_batch = s->settings.max_batch,
-                                          .n_tokens = s->settings.n_tokens};
+    const kd_teacher_settings settings = {.max_batch = s->max_batch, .n_tokens = s->n_tokens};
     const kd_model_config *config = &kd_trainer_parameters(s->trainer)->config;
     kd_teacher *teacher = NULL;
     int64_t n_vocab;
@@ -261,7 +318,7 @@ kd_status kd_student_attach_teacher(kd_student *s, const char *folder)
         st = kd_vocab_common(config, kd_teacher_config(teacher), &n_vocab);
     }
     if (!st) {
-        st = prepare(s, SOURCE_NONE); /* lets go of the lm_head of the one before */
+        st = build(s, SOURCE_NONE); /* lets go of the lm_head of the one before */
     }
     if (st) {
         kd_teacher_destroy(teacher);
@@ -277,44 +334,93 @@ void kd_student_set_distillation(kd_student *s, bool on)
     s->distils = on;
 }
 
-/* Takes new settings if they are in range; the next step builds them in. */
-static kd_status change(kd_student *s, const kd_objective_settings *objective)
+/* What job.proto says of the objective's fields holds here too. */
+static kd_status check_objective(const kd_student *s)
 {
-    const kd_status st = kd_objective_check(objective);
-    if (!st) {
-        s->settings.objective = *objective;
-        s->changed = true;
+    Kd__Objective *whole = NULL;
+    kd_checker mistakes = {0};
+    const kd_status st = objective_for(s, SOURCE_LOGITS, &whole);
+    if (st) {
+        return st;
     }
-    return st;
+    kd_checker_message(&mistakes, &whole->base);
+    kd_message_destroy(&whole->base);
+    return kd_checker_end(&mistakes, NULL);
+}
+
+/* Sets a number below the objective by its path. */
+static kd_status change(kd_student *s, const char *path, double value)
+{
+    Kd__Objective *const before = s->objective;
+    char set[128];
+    (void)snprintf(set, sizeof set, "%s=%.17g", path, value);
+    s->objective = (Kd__Objective *)kd_message_copy(&before->base);
+    kd_status st = s->objective == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for an objective")
+                                        : kd_yaml_set(&s->objective->base, set);
+    if (!st) {
+        st = check_objective(s);
+    }
+    if (st) {
+        kd_message_destroy((ProtobufCMessage *)s->objective);
+        s->objective = before;
+        return st;
+    }
+    kd_message_destroy(&before->base);
+    return KD_OK;
 }
 
 kd_status kd_student_set_temperature(kd_student *s, double temperature)
 {
-    kd_objective_settings objective = s->settings.objective;
-    objective.temperature = kd_schedule_constant(temperature);
-    return change(s, &objective);
+    return change(s, "kd.temperature", temperature);
+}
+
+static kd_status check_loss(const char *loss)
+{
+    const ProtobufCMessageDescriptor *type = &kd__objective__descriptor;
+    if (kd_message_field(type, loss) != NULL) {
+        return KD_OK;
+    }
+    const char *nearest = kd_message_nearest_field(type, loss);
+    return nearest != NULL ? kd_fail(KD_ERR_NOT_FOUND, "there is no loss '%s'; did you mean '%s'?",
+                                     loss, nearest)
+                           : kd_fail(KD_ERR_NOT_FOUND, "there is no loss '%s'", loss);
 }
 
 kd_status kd_student_set_weight(kd_student *s, const char *loss, double weight)
 {
-    kd_objective_settings objective = s->settings.objective;
-    kd_loss_id id;
-    const kd_status st = kd_loss_find(loss, &id);
+    char path[64];
+    const kd_status st = check_loss(loss);
     if (st) {
         return st;
     }
-    objective.weights[id] = kd_schedule_constant(weight);
-    return change(s, &objective);
+    (void)snprintf(path, sizeof path, "%s.weight", loss);
+    return change(s, path, weight);
+}
+
+/* What a step of this student's own is taught by. */
+static source own_source(const kd_student *s)
+{
+    return s->distils && s->teacher != NULL ? SOURCE_TEACHER : SOURCE_NONE;
 }
 
 kd_status kd_student_get_weight(const kd_student *s, const char *loss, double *weight_out)
 {
-    kd_loss_id id;
-    const kd_status st = kd_loss_find(loss, &id);
+    Kd__Objective *objective = NULL;
+    kd_status st = check_loss(loss);
     if (!st) {
-        *weight_out = kd_schedule_at(&s->settings.objective.weights[id], s->n_steps);
+        st = objective_for(s, own_source(s), &objective);
     }
-    return st;
+    if (st) {
+        return st;
+    }
+    for (int i = 0; i < kd_loss_n_kinds(); i++) {
+        const kd_loss_kind *kind = kd_loss_kind_at(i);
+        if (strcmp(kind->name, loss) == 0) {
+            *weight_out = kd_loss_weight_at(kd_loss_message(kind, objective), s->n_steps);
+        }
+    }
+    kd_message_destroy(&objective->base);
+    return KD_OK;
 }
 
 static void report(const kd_step_result *result, kd_losses *losses_out)
@@ -335,7 +441,16 @@ static void report(const kd_step_result *result, kd_losses *losses_out)
     *losses_out = losses;
 }
 
-/* One update with the logits of `from`; tokens and s->logits are set. */
+/* The batch of the step under way, which is the only one. */
+static kd_status give_batch(void *user, uint64_t m, kd_batch *batch_out)
+{
+    const kd_student *s = user;
+    (void)m;
+    *batch_out = s->batch;
+    return KD_OK;
+}
+
+/* One update with the logits of `from`; s->logits are set. */
 static kd_status step(kd_student *s,
                       source from,
                       const int32_t *tokens,
@@ -343,22 +458,25 @@ static kd_status step(kd_student *s,
                       int64_t n_sequences,
                       kd_losses *losses_out)
 {
-    const kd_micro_batch batch = {
-        .m = s->n_steps, .tokens = tokens, .labels = labels, .n_batch = n_sequences};
-    const kd_step_work work = {.step = s->n_steps, .batches = &batch, .n_batches = 1};
+    const kd_source batches = {.user = s, .next = give_batch};
     const kd_reduce alone = kd_reduce_single();
+    kd_step_work work = {
+        .step = s->n_steps, .source = &batches, .first_m = s->n_steps, .stride = 1, .n_batches = 1};
     kd_step_result result;
 
-    if (n_sequences < 1 || n_sequences > s->settings.max_batch) {
+    if (n_sequences < 1 || n_sequences > s->max_batch) {
         return kd_fail(KD_ERR_ARG, "found %lld sequences, expected 1 to %lld",
-                       (long long)n_sequences, (long long)s->settings.max_batch);
+                       (long long)n_sequences, (long long)s->max_batch);
     }
-    kd_status st = prepare(s, from);
+    kd_status st = prepare(s, from, &work.groups);
     if (st) {
         return st;
     }
-    s->tokens = tokens;
-    s->n_batch = n_sequences;
+    s->batch = (kd_batch){.n_batch = n_sequences,
+                          .n_tokens = s->n_tokens,
+                          .tokens = tokens,
+                          .labels = labels,
+                          .first = s->n_sequences};
     st = kd_trainer_step(s->trainer, &work, s->channel, &alone, &result);
     if (st) {
         return st;
@@ -374,9 +492,8 @@ kd_status kd_student_step(kd_student *s,
                           int64_t n_sequences,
                           kd_losses *losses_out)
 {
-    const source from = s->distils && s->teacher != NULL ? SOURCE_TEACHER : SOURCE_NONE;
     s->logits = NULL;
-    return step(s, from, tokens, labels, n_sequences, losses_out);
+    return step(s, own_source(s), tokens, labels, n_sequences, losses_out);
 }
 
 kd_status kd_student_step_on_logits(kd_student *s,
@@ -388,7 +505,7 @@ kd_status kd_student_step_on_logits(kd_student *s,
 {
     if (target_logits == NULL) {
         return kd_fail(KD_ERR_ARG, "found no target logits, expected (%lld, %lld) of them",
-                       (long long)(n_sequences * s->settings.n_tokens),
+                       (long long)(n_sequences * s->n_tokens),
                        (long long)kd_trainer_parameters(s->trainer)->config.vocab_size);
     }
     s->logits = target_logits;
@@ -418,7 +535,7 @@ kd_status kd_student_evaluate(kd_student *s,
                               int64_t n_sequences,
                               kd_scores *scores_out)
 {
-    arrays from = {.tokens = tokens, .labels = labels, .n_tokens = s->settings.n_tokens};
+    arrays from = {.tokens = tokens, .labels = labels, .n_tokens = s->n_tokens};
     const kd_sequences sequences = {.user = &from, .n_sequences = n_sequences, .read = read_arrays};
     const kd_reduce alone = kd_reduce_single();
     kd_evaluation evaluation;

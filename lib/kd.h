@@ -123,8 +123,9 @@ void kd_student_set_distillation(kd_student *student, bool on);
 KD_MUST_USE kd_status kd_student_set_temperature(kd_student *student, double temperature);
 
 /*
- * Weight >= 0 of a loss by its name; 0 turns it off. At start kd 0.7, hard 0.3, balance 0.01,
- * z 0.001. KD_ERR_NOT_FOUND names the nearest right name.
+ * Weight >= 0 of a loss by its name; 0 turns it off. Until it is set kd has 0.7, balance 0.01, z 0.001
+ * and hard 0.3, or 1 while nothing distils: without a teacher, or with distillation off. What is read
+ * is the weight at the next kd_student_step(). KD_ERR_NOT_FOUND names the nearest right name.
  */
 KD_MUST_USE kd_status kd_student_set_weight(kd_student *student, const char *loss, double weight);
 KD_MUST_USE kd_status kd_student_get_weight(const kd_student *student,

@@ -126,9 +126,41 @@ uint64_t batches_hash(const batches *b)
     return kd_rng_u64(b->train.tokens_hash, b->test.tokens_hash);
 }
 
-void batches_read(const batches *b, uint64_t m, int32_t *tokens, int32_t *labels)
+kd_status batch_reader_open(const batches *b, batch_reader *reader_out)
 {
-    kd_batch_read(&b->train, &b->train_order, m * b->n_batch, b->n_batch, tokens, labels);
+    const size_t n = (size_t)b->n_batch * b->n_tokens;
+    batch_reader reader = {
+        .batches = b,
+        .tokens = malloc(n * sizeof *reader.tokens),
+        .labels = malloc(n * sizeof *reader.labels),
+    };
+    if (reader.tokens == NULL || reader.labels == NULL) {
+        batch_reader_close(&reader);
+        return kd_fail(KD_ERR_NOMEM, "no memory for the tokens of a micro-batch");
+    }
+    *reader_out = reader;
+    return KD_OK;
+}
+
+void batch_reader_close(batch_reader *reader)
+{
+    free(reader->tokens);
+    free(reader->labels);
+    *reader = (batch_reader){0};
+}
+
+kd_status batch_reader_next(void *user, uint64_t m, kd_batch *batch_out)
+{
+    const batch_reader *reader = user;
+    const batches *b = reader->batches;
+    const uint64_t first = m * b->n_batch;
+    kd_batch_read(&b->train, &b->train_order, first, b->n_batch, reader->tokens, reader->labels);
+    *batch_out = (kd_batch){.n_batch = b->n_batch,
+                            .n_tokens = b->n_tokens,
+                            .tokens = reader->tokens,
+                            .labels = reader->labels,
+                            .first = first};
+    return KD_OK;
 }
 
 kd_sequences batches_held_out(batches *b)

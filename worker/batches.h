@@ -13,6 +13,7 @@
 #include "proto/job.pb-c.h"
 #include "shape/config.h"
 #include "train/evaluate.h"
+#include "train/source.h"
 
 typedef struct batches {
     kd_shard train, test;
@@ -38,10 +39,17 @@ KD_MUST_USE kd_status batches_check_model(const batches *b,
 /* Of all tokens, those held out included, however their files are named or dated. */
 uint64_t batches_hash(const batches *b);
 
-void batches_read(const batches *b,
-                  uint64_t m,
-                  int32_t *tokens,  /* (n_batch, n_tokens) */
-                  int32_t *labels); /* (n_batch, n_tokens) */
+/* The keyed order as a source of micro-batches: one of these for each who reads. */
+typedef struct batch_reader {
+    const batches *batches;   /* borrowed                     */
+    int32_t *tokens, *labels; /* (n_batch, n_tokens); owned   */
+} batch_reader;
+
+KD_MUST_USE kd_status batch_reader_open(const batches *b, batch_reader *reader_out);
+void batch_reader_close(batch_reader *reader); /* fine on {0} */
+
+/* next() of a kd_source whose user is the reader. */
+KD_MUST_USE kd_status batch_reader_next(void *reader, uint64_t m, kd_batch *batch_out);
 
 /* The held-out split, or as large a sample of it as is wanted, the same for every model. Only if has_test; `b` must outlive it. */
 kd_sequences batches_held_out(batches *b);

@@ -107,9 +107,6 @@ static kd_status load_job(worker *w, const options *o)
     if (!st) {
         st = kd_job_check(w->job, NULL);
     }
-    if (!st) {
-        st = settings_trainer(w->job, &w->settings);
-    }
     return st;
 }
 

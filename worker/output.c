@@ -154,7 +154,10 @@ write_metrics(output *out, uint64_t step, const kd_step_result *r, const Kd__Ste
     kd_text_printf(&row, "%" PRIu64 ",%.3f,%.9g", step, metrics->time, r->loss);
     for (int i = 0; i < r->n_losses; i++) {
         kd_text_printf(&header, ",%s", r->losses[i].name);
-        kd_text_printf(&row, ",%.9g", r->losses[i].raw);
+        kd_text_add(&row, ",");
+        if (r->losses[i].computed) {
+            kd_text_printf(&row, "%.9g", r->losses[i].raw);
+        }
     }
     kd_text_add(&header, ",learning_rate,gradient_norm,tokens_per_second,stall_share");
     kd_text_printf(&row, ",%.9g,%.9g,%.1f,%.4f", r->learning_rate, r->gradient_norm,
@@ -165,7 +168,7 @@ write_metrics(output *out, uint64_t step, const kd_step_result *r, const Kd__Ste
     return st;
 }
 
-/* The message borrows the losses from `losses` and `pointers`, (KD_LOSS_COUNT) each. */
+/* The message borrows the losses from `losses` and `pointers`, (KD_LOSSES_MAX) each. */
 static Kd__StepMetrics make_metrics(uint64_t step,
                                     const kd_step_result *r,
                                     double step_s,
@@ -176,7 +179,7 @@ static Kd__StepMetrics make_metrics(uint64_t step,
     for (int i = 0; i < r->n_losses; i++) {
         kd__loss__init(&losses[i]);
         losses[i].name = (char *)r->losses[i].name; /* only read */
-        losses[i].has_raw = losses[i].has_weighted = 1;
+        losses[i].has_raw = losses[i].has_weighted = r->losses[i].computed;
         losses[i].raw = r->losses[i].raw;
         losses[i].weighted = r->losses[i].weighted;
         pointers[i] = &losses[i];
@@ -208,8 +211,8 @@ static void log_step(output *out, const Kd__StepMetrics *metrics)
 
 kd_status output_add_step(output *out, uint64_t step, const kd_step_result *result, double step_s)
 {
-    Kd__Loss losses[KD_LOSS_COUNT];
-    Kd__Loss *pointers[KD_LOSS_COUNT];
+    Kd__Loss losses[KD_LOSSES_MAX];
+    Kd__Loss *pointers[KD_LOSSES_MAX];
     Kd__RankMessage message = KD__RANK_MESSAGE__INIT;
     Kd__StepMetrics metrics = make_metrics(step, result, step_s, losses, pointers);
 

@@ -9,13 +9,10 @@
 #include "data/pack.h"
 #include "proto/job.pb-c.h"
 #include "shape/config.h"
-#include "train/step.h"
+#include "tensor/tensor.h"
 
 /* The student's shape: of job.student.model, or of its checkpoint. */
 KD_MUST_USE kd_status settings_student_model(const Kd__Job *job, kd_model_config *config_out);
-
-/* Objective, optimizer, learning rate and the micro-batch's shape. KD_ERR_INVALID names the field. */
-KD_MUST_USE kd_status settings_trainer(const Kd__Job *job, kd_trainer_settings *settings_out);
 
 /* Borrows the paths of the files from the job, and the shards' from the caller. */
 kd_pack_settings

@@ -51,15 +51,19 @@ static kd_status open_parameters(const student_rank *rank, kd_parameters **param
 
 static kd_status open_trainer(student_rank *rank)
 {
-    kd_teacher_view teacher = {0};
+    const worker *w = rank->w;
+    kd_teacher_view teacher = teaching_view(w, &rank->teaching);
+    const kd_trainer_settings settings = {.objective = w->job->objective,
+                                          .training = w->job->training,
+                                          .max_batch = w->batches.n_batch,
+                                          .n_tokens = w->batches.n_tokens};
     kd_parameters *params = NULL;
-    if (rank->teaching.plan.n_signals > 0) {
-        teacher.config = &rank->teaching.teacher;
-        teacher.lm_head =
-            rank->source.model != NULL ? kd_teacher_lm_head(rank->source.model) : rank->lm_head;
-    }
+    teacher.lm_head =
+        rank->source.model != NULL ? kd_teacher_lm_head(rank->source.model) : rank->lm_head;
     const kd_status st = open_parameters(rank, &params);
-    return st ? st : kd_trainer_create(params, &rank->w->settings, &teacher, &rank->trainer);
+    return st ? st
+              : kd_trainer_create(params, &settings, &teacher, rank->teaching.has_teacher ? 1 : 0,
+                                  &rank->trainer);
 }
 
 /* Back to where the last attempt stood, if one came that far. */
@@ -79,30 +83,11 @@ static kd_status resume(const student_rank *rank)
     return st;
 }
 
-static kd_status take_memory(student_rank *rank)
-{
-    const batches *b = &rank->w->batches;
-    rank->n_micro =
-        (int64_t)settings_micro_batches(rank->w->job) / kd_world_students(rank->w->world);
-    const size_t n_micro = (size_t)rank->n_micro;
-    const size_t n_rows = (size_t)b->n_batch * b->n_tokens;
-    rank->micro = calloc(n_micro, sizeof *rank->micro);
-    rank->tokens = malloc(n_micro * n_rows * sizeof *rank->tokens);
-    rank->labels = malloc(n_micro * n_rows * sizeof *rank->labels);
-    if (rank->micro == NULL || rank->tokens == NULL || rank->labels == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory for the tokens of a step");
-    }
-    for (size_t i = 0; i < n_micro; i++) {
-        rank->micro[i] = (kd_micro_batch){.tokens = rank->tokens + i * n_rows,
-                                          .labels = rank->labels + i * n_rows,
-                                          .n_batch = b->n_batch};
-    }
-    return KD_OK;
-}
-
 kd_status student_rank_prepare(worker *w, student_rank *rank)
 {
-    *rank = (student_rank){.w = w, .lm_head = kd_tensor_none()};
+    *rank = (student_rank){.w = w,
+                           .lm_head = kd_tensor_none(),
+                           .tokens = {.user = &rank->reader, .next = batch_reader_next}};
     kd_status st = teaching_plan(w, &rank->teaching);
     if (!st) {
         st = kd_backend_create_cpu(settings_dtype(w->job), (int)w->job->student->resources->threads,
@@ -118,7 +103,7 @@ kd_status student_rank_prepare(worker *w, student_rank *rank)
         st = resume(rank);
     }
     if (!st) {
-        st = take_memory(rank);
+        st = batch_reader_open(&w->batches, &rank->reader);
     }
     if (!st && is_leader(rank)) {
         st = output_open(w, &rank->output);
@@ -147,19 +132,22 @@ kd_status student_rank_connect(student_rank *rank)
                             &rank->channel);
 }
 
-static void read_step(student_rank *rank, uint64_t step)
+/* Student r of S takes the micro-batches of the step with m mod S == r. */
+static kd_step_work work_of(const student_rank *rank, uint64_t step)
 {
-    const uint64_t n_students = (uint64_t)kd_world_students(rank->w->world);
-    const uint64_t first =
-        step * settings_micro_batches(rank->w->job) + (uint64_t)kd_world_role_rank(rank->w->world);
-    const size_t n_rows = (size_t)rank->w->batches.n_batch * rank->w->batches.n_tokens;
-
-    for (int64_t i = 0; i < rank->n_micro; i++) {
-        const uint64_t m = first + (uint64_t)i * n_students;
-        rank->micro[i].m = m;
-        batches_read(&rank->w->batches, m, rank->tokens + (size_t)i * n_rows,
-                     rank->labels + (size_t)i * n_rows);
-    }
+    const worker *w = rank->w;
+    const uint64_t n_micro = settings_micro_batches(w->job);
+    const uint64_t n_students = (uint64_t)kd_world_students(w->world);
+    const bool local = rank->source.model != NULL;
+    return (kd_step_work){
+        .step = step,
+        .source = &rank->tokens,
+        .first_m = step * n_micro + (uint64_t)kd_world_role_rank(w->world),
+        .stride = n_students,
+        .n_batches = (int64_t)(n_micro / n_students),
+        /* Other ranks send every message of the plan. */
+        .groups = local ? kd_objective_groups(w->job->objective, step) : ~(uint64_t)0,
+    };
 }
 
 static kd_status save(student_rank *rank, uint64_t step)
@@ -192,9 +180,8 @@ static bool is_due(uint64_t step, uint64_t every_steps)
 static kd_status train_step(student_rank *rank, uint64_t step)
 {
     const double started_s = kd_clock_monotonic_s();
-    const kd_step_work work = {.step = step, .batches = rank->micro, .n_batches = rank->n_micro};
+    const kd_step_work work = work_of(rank, step);
     kd_step_result result;
-    read_step(rank, step);
     const kd_status st =
         kd_trainer_step(rank->trainer, &work, rank->channel, &rank->reduce, &result);
     if (st) {
@@ -295,7 +282,5 @@ void student_rank_release(student_rank *rank)
         rank->be->ops->free(rank->be, rank->lm_head.data);
     }
     kd_backend_destroy(rank->be);
-    free(rank->micro);
-    free(rank->tokens);
-    free(rank->labels);
+    batch_reader_close(&rank->reader);
 }

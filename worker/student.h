@@ -23,10 +23,9 @@ typedef struct student_rank {
     kd_channel *channel; /* NULL if no loss needs signals */
     kd_order_stream *orders;
     kd_reduce reduce;
-    kd_micro_batch *micro;    /* (n_micro) of one step; owned */
-    int32_t *tokens, *labels; /* (n_micro, n_batch, n_tokens); owned */
-    int64_t n_micro;          /* of this rank, a step */
-    output output;            /* the leader's; {0} on others */
+    batch_reader reader;
+    kd_source tokens; /* of the reader, so a rank is not moved */
+    output output;    /* the leader's; {0} on others           */
 } student_rank;
 
 /* This rank alone: models, the checkpoint, the output folder. */

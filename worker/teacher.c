@@ -1,13 +1,20 @@
 #include "worker/teacher.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/stream.h"
 #include "format/model_folder.h"
 #include "worker/settings.h"
+
+kd_teacher_view teaching_view(const worker *w, const teaching *t)
+{
+    if (!t->has_teacher) {
+        return (kd_teacher_view){0};
+    }
+    return (kd_teacher_view){.config = &t->teacher, .transport = w->job->teachers[0]->transport};
+}
 
 kd_status teaching_plan(const worker *w, teaching *teaching_out)
 {
@@ -23,9 +30,10 @@ kd_status teaching_plan(const worker *w, teaching *teaching_out)
         st = batches_check_model(&w->batches, &t.teacher, "teachers.0");
     }
     if (!st) {
-        st = kd_objective_plan(&w->settings.objective, &t.student,
-                               t.has_teacher ? &t.teacher : NULL, settings_dtype(w->job),
-                               w->settings.max_batch * w->settings.n_tokens, &t.plan);
+        const kd_teacher_view seen = teaching_view(w, &t);
+        st = kd_objective_plan(w->job->objective, &t.student, &seen, t.has_teacher ? 1 : 0,
+                               settings_dtype(w->job),
+                               (int64_t)w->batches.n_batch * w->batches.n_tokens, &t.plan);
     }
     if (!st) {
         *teaching_out = t;
@@ -40,23 +48,15 @@ kd_status teacher_source_open(const worker *w,
                               void *user,
                               teacher_source *source_out)
 {
-    const size_t n = (size_t)w->batches.n_batch * w->batches.n_tokens;
-    teacher_source source = {
-        .batches = &w->batches,
-        .plan = plan,
-        .tokens = malloc(n * sizeof *source.tokens),
-        .labels = malloc(n * sizeof *source.labels),
-    };
+    teacher_source source = {.plan = plan};
     const kd_teacher_settings settings = {
         .max_batch = w->batches.n_batch,
         .n_tokens = w->batches.n_tokens,
         .on_block = on_block,
         .user = user,
     };
-    kd_status st = KD_OK;
-    if (source.tokens == NULL || source.labels == NULL) {
-        st = kd_fail(KD_ERR_NOMEM, "no memory for the teacher's tokens");
-    } else {
+    kd_status st = batch_reader_open(&w->batches, &source.reader);
+    if (!st) {
         st = kd_teacher_load(be, w->job->teachers[0]->checkpoint, &settings, &source.model);
     }
     if (st) {
@@ -70,17 +70,16 @@ kd_status teacher_source_open(const worker *w,
 void teacher_source_close(teacher_source *source)
 {
     kd_teacher_destroy(source->model);
-    free(source->tokens);
-    free(source->labels);
+    batch_reader_close(&source->reader);
     *source = (teacher_source){0};
 }
 
 kd_status teacher_source_fill(void *user, uint64_t m, void *message)
 {
     teacher_source *source = user;
-    batches_read(source->batches, m, source->tokens, source->labels);
-    return kd_teacher_fill(source->model, source->tokens, source->batches->n_batch, source->plan,
-                           message);
+    kd_batch batch;
+    const kd_status st = batch_reader_next(&source->reader, m, &batch);
+    return st ? st : kd_teacher_fill(source->model, &batch, source->plan, message);
 }
 
 static void on_block(void *user)

@@ -6,6 +6,7 @@
 #define KD_WORKER_TEACHER_H
 
 #include "comm/step_order.h"
+#include "distill/objective.h"
 #include "distill/teacher.h"
 #include "worker/worker.h"
 
@@ -19,12 +20,14 @@ typedef struct teaching {
 /* Reads the shapes; KD_ERR_INVALID if vocabularies fit neither each other nor the data. */
 KD_MUST_USE kd_status teaching_plan(const worker *w, teaching *teaching_out);
 
+/* The teacher as losses see it, without its lm_head; {0} without a teacher. Borrows from both. */
+kd_teacher_view teaching_view(const worker *w, const teaching *t);
+
 /* A model with buffers for one micro-batch. */
 typedef struct teacher_source {
-    const batches *batches;
+    batch_reader reader;
     const kd_signal_plan *plan;
     kd_teacher *model;
-    int32_t *tokens, *labels; /* (n_batch, n_tokens); owned */
 } teacher_source;
 
 /* `plan` and `be` are borrowed. on_block: as in kd_teacher_settings. */

@@ -23,7 +23,6 @@ typedef struct worker {
     kd_world *world;
     rank_link *link; /* NULL: no daemon */
     Kd__Job *job;    /* completed and checked */
-    kd_trainer_settings settings;
     batches batches;
     uint64_t hash; /* of the job and its tokens: a checkpoint of other ones is not resumed */
     resume_point resume;

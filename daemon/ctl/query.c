@@ -111,7 +111,11 @@ static void print_status(const Kd__JobStatus *s)
     printf("%-14s %" PRIu64 " of %" PRIu64 "\n", "step", s->step, s->steps);
     for (size_t i = 0; i < s->n_losses; i++) {
         const Kd__Loss *loss = s->losses[i];
-        printf("loss %-9s %.4f (weighted %.4f)\n", loss->name, loss->raw, loss->weighted);
+        if (loss->has_raw) {
+            printf("loss %-9s %.4f (weighted %.4f)\n", loss->name, loss->raw, loss->weighted);
+        } else {
+            printf("loss %-9s not computed\n", loss->name);
+        }
     }
     if (s->has_loss) {
         printf("%-14s %.4f\n", "loss", s->loss);
@@ -186,7 +190,11 @@ static void print_metrics_row(const Kd__StepMetrics *m, bool csv)
         printf("%8" PRIu64 " %10.4f", m->step, m->loss);
     }
     for (size_t i = 0; i < m->n_losses; i++) {
-        printf(csv ? ",%.9g" : " %10.4f", m->losses[i]->raw);
+        if (m->losses[i]->has_raw) {
+            printf(csv ? ",%.9g" : " %10.4f", m->losses[i]->raw);
+        } else {
+            printf("%s", csv ? "," : "          -");
+        }
     }
     printf(csv ? ",%.9g,%.9g,%.1f,%.4f\n" : " %10.3g %10.4f %10.0f %8.3f\n", m->learning_rate,
            m->gradient_norm, m->tokens_per_second, m->stall_share);

@@ -66,8 +66,13 @@ static void format_progress(const Kd__JobStatus *s, kd_text *out)
     }
     for (size_t i = 0; i < s->n_losses; i++) { /* last, since a narrow terminal cuts them off */
         const Kd__Loss *loss = s->losses[i];
-        kd_text_printf(out, "%s%s %.4g%s", i ? ", " : "  (", loss->name ? loss->name : "?",
-                       loss->raw, i + 1 == s->n_losses ? ")" : "");
+        kd_text_printf(out, "%s%s ", i ? ", " : "  (", loss->name ? loss->name : "?");
+        if (loss->has_raw) {
+            kd_text_printf(out, "%.4g", loss->raw);
+        } else {
+            kd_text_add(out, "-");
+        }
+        kd_text_add(out, i + 1 == s->n_losses ? ")" : "");
     }
 }
 

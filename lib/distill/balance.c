@@ -1,49 +1,66 @@
 /*
  * balance.c - balance and z: what keeps a router from favouring few experts and its logits from
- * growing. Both listen to the router of every layer that has one, and are means over those layers.
+ * growing. Both listen to the router's logits of every sparse layer, and are means over all rows
+ * and those layers.
+ *
+ * balance is a product of means over rows, taken per micro-batch: a micro-batch counts by its rows.
  */
 #include "distill/loss.h"
 
-static kd_router_loss router_loss_at(const kd_tap *tap)
+static bool has_router(const kd_loss_context *context)
 {
-    return (kd_router_loss){.logits = tap->value, .d_logits = tap->gradient, .route = tap->route};
+    return context->student->n_experts > 0;
 }
 
-static void balance_at(const kd_layer_loss *loss, const kd_tap *tap)
+/* Of one layer: the loss is a mean over them. */
+static float layer_scale(const kd_loss *loss)
 {
-    kd_router_loss args = router_loss_at(tap);
-    args.balance_scale = (float)loss->scale;
-    args.balance_sum = loss->sum;
-    loss->be->ops->router_loss(loss->be, &args);
+    return (float)(kd_loss_scale(loss) / (double)loss->context->student->n_layers);
 }
 
-static void z_at(const kd_layer_loss *loss, const kd_tap *tap)
+static void add_to(const kd_loss *loss, const kd_tap *tap, kd_router_loss args)
 {
-    kd_router_loss args = router_loss_at(tap);
-    args.z_scale = (float)loss->scale;
-    args.z_sum = loss->sum;
-    loss->be->ops->router_loss(loss->be, &args);
+    kd_backend *be = loss->context->be;
+    if (tap->gradient.data != NULL) { /* the backward pass */
+        args.d_logits = tap->gradient;
+        args.logits = tap->value;
+        args.route = tap->route;
+        be->ops->router_loss(be, &args);
+    }
 }
 
-static int64_t sparse_layers(const kd_model_config *student)
+static void add_balance(kd_loss *loss, const kd_tap *tap)
 {
-    return student->n_experts > 0 ? student->n_layers : 0;
+    add_to(loss, tap,
+           (kd_router_loss){.balance_scale = layer_scale(loss), .balance_sum = loss->sums});
+}
+
+static void add_z(kd_loss *loss, const kd_tap *tap)
+{
+    add_to(loss, tap, (kd_router_loss){.z_scale = layer_scale(loss), .z_sum = loss->sums});
+}
+
+static double mean(const kd_loss *loss, const double *sums)
+{
+    return sums[loss->first_sum] / (double)loss->count / (double)loss->context->student->n_layers;
 }
 
 const kd_loss_kind kd_loss_balance = {
     .name = "balance",
-    .sum = KD_SUM_BALANCE,
-    .count = kd_rows_all,
+    .n_sums = 1,
     .points = KD_TAP_BIT(KD_TAP_ROUTER),
-    .layers = sparse_layers,
-    .at = balance_at,
+    .exists = has_router,
+    .count = kd_loss_count_all,
+    .at = add_balance,
+    .mean = mean,
 };
 
 const kd_loss_kind kd_loss_z = {
     .name = "z",
-    .sum = KD_SUM_Z,
-    .count = kd_rows_all,
+    .n_sums = 1,
     .points = KD_TAP_BIT(KD_TAP_ROUTER),
-    .layers = sparse_layers,
-    .at = z_at,
+    .exists = has_router,
+    .count = kd_loss_count_all,
+    .at = add_z,
+    .mean = mean,
 };

@@ -1,16 +1,23 @@
-/* hard_target.c - hard: cross-entropy with the labels; vocab_loss reports it at any weight. */
+/* hard_target.c - hard: cross-entropy with the labels; the same pass reports it at any weight. */
 #include "distill/loss.h"
 
-static void add_hard_target(const kd_loss_input *input, double scale, kd_vocab_loss *loss)
+static void add_to_vocab(kd_loss *loss, void *message, int64_t n_rows, kd_vocab_loss *args)
 {
-    (void)input;
-    loss->hard_scale = (float)scale;
+    (void)message;
+    (void)n_rows;
+    args->hard_scale = (float)kd_loss_scale(loss);
+}
+
+static double mean(const kd_loss *loss, const double *sums)
+{
+    return sums[KD_VOCAB_SUM_HARD] / (double)loss->count;
 }
 
 const kd_loss_kind kd_loss_hard_target = {
     .name = "hard",
-    .sum = KD_VOCAB_SUM_HARD,
     .needs_labels = true,
-    .count = kd_rows_labelled,
-    .vocab = add_hard_target,
+    .is_free = true,
+    .count = kd_loss_count_labelled,
+    .vocab = add_to_vocab,
+    .mean = mean,
 };

@@ -1,66 +1,75 @@
+/*
+ * loss.c - the table of losses, and what a loss's message has in common with the others: reflection
+ * finds it by its name, and its weight, so that no other place names a loss.
+ */
 #include "distill/loss.h"
 
-#include <string.h>
-
 #include "base/log.h"
-#include "base/text.h"
+#include "message/reflect.h"
 
-static const kd_loss_kind *const kinds[KD_LOSS_COUNT] = {
-    [KD_LOSS_KD] = &kd_loss_soft_target,
-    [KD_LOSS_HARD] = &kd_loss_hard_target,
-    [KD_LOSS_BALANCE] = &kd_loss_balance,
-    [KD_LOSS_Z] = &kd_loss_z,
+static const kd_loss_kind *const kinds[] = {
+    &kd_loss_soft_target,
+    &kd_loss_hard_target,
+    &kd_loss_balance,
+    &kd_loss_z,
 };
+_Static_assert(sizeof kinds / sizeof *kinds <= KD_LOSSES_MAX, "a mask has a bit for every loss");
 
-const kd_loss_kind *kd_loss_get(kd_loss_id id)
+int kd_loss_n_kinds(void)
 {
-    KD_CHECK((unsigned)id < KD_LOSS_COUNT && kinds[id] != NULL);
-    return kinds[id];
+    return (int)(sizeof kinds / sizeof *kinds);
 }
 
-int64_t kd_rows_labelled(const int32_t *labels, int64_t n_rows)
+const kd_loss_kind *kd_loss_kind_at(int i)
+{
+    KD_CHECK(i >= 0 && i < kd_loss_n_kinds());
+    return kinds[i];
+}
+
+static const ProtobufCMessage *message_field(const ProtobufCMessage *message, const char *name)
+{
+    const ProtobufCFieldDescriptor *field = kd_message_field(message->descriptor, name);
+    KD_CHECK(field != NULL && field->type == PROTOBUF_C_TYPE_MESSAGE);
+    if (kd_message_count(message, field) == 0) {
+        return NULL;
+    }
+    return *(ProtobufCMessage *const *)kd_message_at(message, field, 0);
+}
+
+const ProtobufCMessage *kd_loss_message(const kd_loss_kind *kind, const Kd__Objective *objective)
+{
+    return message_field(&objective->base, kind->name);
+}
+
+double kd_loss_weight_at(const ProtobufCMessage *message, uint64_t step)
+{
+    const ProtobufCMessage *weight = message_field(message, "weight");
+    KD_CHECK(weight != NULL && weight->descriptor == &kd__schedule__descriptor);
+    return kd_schedule_at((const Kd__Schedule *)weight, step);
+}
+
+double kd_loss_scale(const kd_loss *loss)
+{
+    return loss->computed && loss->count > 0 ? loss->weight / (double)loss->count : 0.0;
+}
+
+static bool is_real(const kd_batch *batch, int64_t row)
+{
+    return batch->segments == NULL || batch->segments[row] >= 0;
+}
+
+int64_t kd_loss_count_labelled(const kd_loss *loss, const kd_batch *batch)
 {
     int64_t n = 0;
-    if (labels == NULL) {
-        return n_rows;
-    }
-    for (int64_t i = 0; i < n_rows; i++) {
-        n += labels[i] != KD_LABEL_IGNORED;
+    (void)loss;
+    for (int64_t i = 0; i < batch->n_batch * batch->n_tokens; i++) {
+        n += batch->labels != NULL ? batch->labels[i] != KD_LABEL_IGNORED : is_real(batch, i);
     }
     return n;
 }
 
-int64_t kd_rows_all(const int32_t *labels, int64_t n_rows)
+int64_t kd_loss_count_all(const kd_loss *loss, const kd_batch *batch)
 {
-    (void)labels;
-    return n_rows;
-}
-
-static kd_status unknown(const char *name)
-{
-    const char *names[KD_LOSS_COUNT];
-    kd_text all = {0};
-    for (int i = 0; i < KD_LOSS_COUNT; i++) {
-        names[i] = kd_loss_get((kd_loss_id)i)->name;
-        kd_text_printf(&all, "%s%s", i > 0 ? ", " : "", names[i]);
-    }
-    const char *nearest = kd_text_nearest(name, names, KD_LOSS_COUNT);
-    const kd_status st =
-        nearest != NULL
-            ? kd_fail(KD_ERR_NOT_FOUND, "there is no loss '%s'; did you mean '%s'?", name, nearest)
-            : kd_fail(KD_ERR_NOT_FOUND, "there is no loss '%s': expected one of %s", name,
-                      all.failed ? "kd, hard, ..." : all.data);
-    kd_text_release(&all);
-    return st;
-}
-
-kd_status kd_loss_find(const char *name, kd_loss_id *id_out)
-{
-    for (int i = 0; i < KD_LOSS_COUNT; i++) {
-        if (strcmp(kd_loss_get((kd_loss_id)i)->name, name) == 0) {
-            *id_out = (kd_loss_id)i;
-            return KD_OK;
-        }
-    }
-    return unknown(name);
+    (void)loss;
+    return batch->n_batch * batch->n_tokens;
 }

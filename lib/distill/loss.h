@@ -1,18 +1,19 @@
 /*
  * loss.h - what one loss is to the objective: a row of a table.
  *
- * A loss is one file that fills in a kd_loss_kind and one value of kd_loss_id. It says which
- * signals it needs of the teacher, which rows it counts, what it adds to a chunk of rows over the
- * vocabulary, and where its sum stands. Each loss is a mean over the rows of the whole step that it
- * counts: its gradient is divided by that count as it is formed, its sum when it is reported.
+ * A loss is a message with a `weight`, one field of Objective in job.proto, one file here that fills
+ * in a kd_loss_kind, and its row in loss.c. The table finds the message by the row's name; only the
+ * loss's own file knows the other fields. Everything in the message is read anew at each step, so
+ * all of it may change between steps but for what decides the signals.
  *
- *   kd       T^2 * KL(softmax(z_T / T) || softmax(z_S / T))     soft_target.c   labelled rows
+ *   kd       divergence of the softened distributions          soft_target.c   labelled rows
  *   hard     cross-entropy with the labels                      hard_target.c   labelled rows
  *   balance  load balancing of the router (Switch, eq. 4)       balance.c       all rows
  *   z        router z-loss (ST-MoE, eq. 5)                      balance.c       all rows
  *
- * balance is a product of means, and taken per micro-batch. Losses over layers act at the taps of the
- * backward pass (model/taps.h), and are means over the layers where they act, too.
+ * Each loss is a mean over the rows of the whole step, on all ranks, that it counts: its gradient is
+ * divided by that count as it is formed, its sum when it is reported. A loss that counts no row is 0
+ * and has no gradient; one whose weight is 0 at a step is not computed.
  */
 #ifndef KD_DISTILL_LOSS_H
 #define KD_DISTILL_LOSS_H
@@ -23,87 +24,99 @@
 #include "shape/config.h"
 #include "tensor/ops.h"
 
-typedef enum kd_loss_id {
-    KD_LOSS_KD,
-    KD_LOSS_HARD,
-    KD_LOSS_BALANCE,
-    KD_LOSS_Z,
-    KD_LOSS_COUNT,
-} kd_loss_id;
+/* A teacher as both sides see it. */
+typedef struct kd_teacher_view {
+    const kd_model_config *config;
+    Kd__Teacher__Transport transport;
+    kd_tensor
+        lm_head; /* (V', C') compute, borrowed; on the student's side if hidden states travel */
+} kd_teacher_view;
 
-/* Sums over rows that a step gathers, all f64; the first ones are vocab_loss's. */
-enum {
-    KD_SUM_BALANCE = KD_VOCAB_SUMS,
-    KD_SUM_Z,
-    KD_SUM_COUNT,
-};
-
-/* How the teacher's logits travel. */
-typedef enum kd_transport {
-    KD_TRANSPORT_AUTO,   /* the exact one with fewer bytes                                      */
-    KD_TRANSPORT_LOGITS, /* every logit: 4 V bytes a token                                      */
-    KD_TRANSPORT_HIDDEN, /* the last hidden state; the student rank holds the teacher's lm_head */
-} kd_transport;
-
-/* What both sides know before anything runs. */
-typedef struct kd_plan_context {
+/* What is the same for all losses of an objective, known before anything runs. */
+typedef struct kd_loss_context {
+    kd_dtype compute; /* of all models */
     const kd_model_config *student;
-    const kd_model_config *teacher;
-    kd_transport transport;
-    kd_dtype compute; /* of both models */
-    int64_t max_rows; /* N of the largest micro-batch */
-} kd_plan_context;
+    const kd_teacher_view *teachers;
+    int n_teachers;
+    int64_t max_rows;           /* N of the largest micro-batch */
+    kd_backend *be;             /* NULL while only the plan is made  */
+    const kd_signal_plan *plan; /* likewise */
+} kd_loss_context;
 
-/* A micro-batch, as the losses over the vocabulary see it. */
-typedef struct kd_loss_input {
-    const kd_signal_plan *plan;
-    void *message; /* with the plan's signals of this micro-batch */
-    int64_t n_rows;
-    double temperature;
-    bool scale_by_t2;
-    kd_tensor teacher_lm_head; /* (V', C') compute, where hidden states travel                */
-    kd_vocab_teacher *teacher; /* filled in by the loss that reads it; lives as long as needed */
-} kd_loss_input;
+/* One loss of one step, or the part of it that one teacher gives. */
+typedef struct kd_loss_value {
+    const char *name; /* as long as the objective */
+    double weight;    /* at this step */
+    double raw;       /* mean over the rows of the global batch; 0 if not computed */
+    double weighted;  /* raw * weight */
+    bool computed;
+} kd_loss_value;
 
-/* A loss over layers while a backward pass is under way. */
-typedef struct kd_layer_loss {
-    kd_backend *be;
-    double scale;  /* its weight over its count and its layers, > 0 */
-    kd_tensor sum; /* (1) f64: its sum over rows and layers, added to */
-} kd_layer_loss;
+typedef struct kd_loss_kind kd_loss_kind;
 
-typedef struct kd_loss_kind {
-    const char *name;
-    int sum;            /* its place among the sums                                           */
-    bool needs_signals; /* not computed where the teacher gave none                           */
-    bool needs_labels;  /* not computed in a step without labels                              */
-    bool by_t2;         /* its sum lacks the factor T * T, which may be off */
-    /* Adds the signals it needs; NULL: none. Not called when its weight is 0 for ever. */
-    kd_status (*plan)(const kd_plan_context *context, kd_signal_plan *plan);
-    /* The rows of a micro-batch that it is a mean over; labels (n_rows), host, or NULL. */
-    int64_t (*count)(const int32_t *labels, int64_t n_rows);
-    /* Adds its part to the loss over the vocabulary; scale: its weight over its count, > 0. NULL: it
-     * has none. */
-    void (*vocab)(const kd_loss_input *input, double scale, kd_vocab_loss *loss);
-    /* Of a loss over layers: its KD_TAP_BIT()s, at how many layers they are, and its part there. */
-    unsigned points;
-    int64_t (*layers)(const kd_model_config *student);
-    void (*at)(const kd_layer_loss *loss, const kd_tap *tap);
-} kd_loss_kind;
+/* One loss of an objective. */
+typedef struct kd_loss {
+    const kd_loss_kind *kind;
+    const kd_loss_context *context;
+    const ProtobufCMessage *message; /* with the values in force */
+    void *state;                     /* kind->state_bytes, zeroed at first */
+    kd_tensor sums;                  /* (kind->n_sums) f64, its own, cleared at each step */
+    int first_sum;                   /* where they stand among all sums */
+
+    /* Of the step begun last. */
+    double weight;
+    int64_t count;
+    bool computed;
+} kd_loss;
+
+struct kd_loss_kind {
+    const char *name; /* the field of Objective */
+    size_t state_bytes;
+    int n_sums;
+    unsigned points;   /* KD_TAP_BIT()s where `at` is called, in steps where it has a weight */
+    bool needs_labels; /* not computed in a step without them */
+    bool is_free;      /* computed at a weight of 0 too, to be reported */
+
+    /* Whether there can be such a loss between these models; NULL: always. */
+    bool (*exists)(const kd_loss_context *context);
+    /* Adds the signals it needs, whatever its weight, since that may change; NULL: none. */
+    kd_status (*plan)(const ProtobufCMessage *message,
+                      const kd_loss_context *context,
+                      kd_signal_plan *plan);
+    /* The rows of a micro-batch that it counts. */
+    int64_t (*count)(const kd_loss *loss, const kd_batch *batch);
+    /* Reads what its message says of this step; NULL: nothing but the weight. */
+    void (*begin)(kd_loss *loss, uint64_t step);
+    /* Adds its part to the loss over the vocabulary; NULL: it has none. The message may be NULL. */
+    void (*vocab)(kd_loss *loss, void *message, int64_t n_rows, kd_vocab_loss *args);
+    /* Its part at a tap; NULL: it has none. */
+    void (*at)(kd_loss *loss, const kd_tap *tap);
+    /* Its mean, from all sums of the step; count > 0. */
+    double (*mean)(const kd_loss *loss, const double *sums);
+};
 
 extern const kd_loss_kind kd_loss_soft_target;
 extern const kd_loss_kind kd_loss_hard_target;
 extern const kd_loss_kind kd_loss_balance;
 extern const kd_loss_kind kd_loss_z;
 
-const kd_loss_kind *kd_loss_get(kd_loss_id id);
+/* The table, in the order of reports. */
+#define KD_LOSSES_MAX 16
+int kd_loss_n_kinds(void);
+const kd_loss_kind *kd_loss_kind_at(int i);
 
-/* What losses count: rows with a label, which are all of them where labels is NULL, or all. */
-int64_t kd_rows_labelled(const int32_t *labels, int64_t n_rows);
-int64_t kd_rows_all(const int32_t *labels, int64_t n_rows);
+/* Its message in an objective, or NULL. */
+const ProtobufCMessage *kd_loss_message(const kd_loss_kind *kind, const Kd__Objective *objective);
 
-/* KD_ERR_NOT_FOUND names the nearest right name, or all of them. */
-KD_MUST_USE kd_status kd_loss_find(const char *name, kd_loss_id *id_out);
+/* The weight that its message has at a step. */
+double kd_loss_weight_at(const ProtobufCMessage *message, uint64_t step);
+
+/* What its gradient is multiplied by in this step: its weight over its count, or 0. */
+double kd_loss_scale(const kd_loss *loss);
+
+/* What losses count: rows with a label (all real ones where there are no labels), or all rows. */
+int64_t kd_loss_count_labelled(const kd_loss *loss, const kd_batch *batch);
+int64_t kd_loss_count_all(const kd_loss *loss, const kd_batch *batch);
 
 /*
  * The columns that both vocabularies know: the smaller of the two sizes. They must share it as a
@@ -116,7 +129,7 @@ KD_MUST_USE kd_status kd_vocab_common(const kd_model_config *student,
                                       int64_t *n_vocab_out);
 
 /* AUTO becomes the one of the others that moves fewer bytes a token; ties go to LOGITS. */
-kd_transport
-kd_transport_resolve(kd_transport wish, const kd_model_config *teacher, kd_dtype compute);
+Kd__Teacher__Transport
+kd_transport_resolve(Kd__Teacher__Transport wish, const kd_model_config *teacher, kd_dtype compute);
 
 #endif

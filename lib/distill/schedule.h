@@ -8,51 +8,16 @@
  *   linear   v_i + t (v_i+1 - v_i)
  *   cosine   v_i + (1 - cos(pi t)) / 2 * (v_i+1 - v_i)
  *
- * A constant is one point. A plain value without pointers: copy it freely.
+ * A constant has a value instead of points. A step is the number of updates made before it.
  */
 #ifndef KD_DISTILL_SCHEDULE_H
 #define KD_DISTILL_SCHEDULE_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
-#include "base/status.h"
+#include "proto/job.pb-c.h"
 
-#define KD_SCHEDULE_POINTS_MAX 32
-
-typedef enum kd_schedule_kind {
-    KD_SCHEDULE_STEP,
-    KD_SCHEDULE_LINEAR,
-    KD_SCHEDULE_COSINE,
-} kd_schedule_kind;
-
-typedef struct kd_schedule_point {
-    uint64_t step;
-    double value;
-} kd_schedule_point;
-
-typedef struct kd_schedule {
-    kd_schedule_kind kind;
-    int n_points;
-    kd_schedule_point points[KD_SCHEDULE_POINTS_MAX]; /* strictly ascending in step */
-} kd_schedule;
-
-kd_schedule kd_schedule_constant(double value);
-
-/*
- * KD_ERR_INVALID, naming `what` and the point: no points or too many of them, steps that do not
- * ascend, a value that is not finite or below `least`.
- */
-KD_MUST_USE kd_status kd_schedule_check(const kd_schedule *schedule,
-                                        const char *what,
-                                        double least);
-
-/* The schedule must have passed the check. */
-double kd_schedule_at(const kd_schedule *schedule, uint64_t step);
-
-bool kd_schedule_is_constant(const kd_schedule *schedule);
-
-/* 0 at every step: what it weighs is neither computed nor sent. */
-bool kd_schedule_is_zero(const kd_schedule *schedule);
+/* The schedule must be one that a job may have: a value, or points that ascend. */
+double kd_schedule_at(const Kd__Schedule *schedule, uint64_t step);
 
 #endif

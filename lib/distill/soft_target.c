@@ -2,52 +2,85 @@
  * soft_target.c - kd: T^2 * KL(softmax(z_T / T) || softmax(z_S / T)) (Hinton, Vinyals, Dean 2015).
  * The T^2, which may be off, keeps the gradient's size when T changes.
  */
+#include "base/log.h"
 #include "distill/loss.h"
 
-static kd_status plan_logits(const kd_plan_context *context, kd_signal_plan *plan)
+typedef struct soft_target {
+    double temperature; /* of this step */
+    double factor;      /* T * T, or 1 */
+    kd_vocab_teacher teacher;
+} soft_target;
+
+static bool has_teacher(const kd_loss_context *context)
 {
-    const kd_model_config *teacher = context->teacher;
-    if (kd_transport_resolve(context->transport, teacher, context->compute) ==
-        KD_TRANSPORT_HIDDEN) {
+    return context->n_teachers > 0;
+}
+
+static kd_status
+plan_logits(const ProtobufCMessage *message, const kd_loss_context *context, kd_signal_plan *plan)
+{
+    const kd_teacher_view *teacher = &context->teachers[0];
+    (void)message;
+    if (kd_transport_resolve(teacher->transport, teacher->config, context->compute) ==
+        KD__TEACHER__TRANSPORT__HIDDEN) {
         return kd_signal_plan_add(plan, KD_SIGNAL_HIDDEN, 0, context->compute, context->max_rows,
-                                  teacher->hidden_size);
+                                  teacher->config->hidden_size);
     }
     return kd_signal_plan_add(plan, KD_SIGNAL_LOGITS, 0, KD_F32, context->max_rows,
-                              teacher->vocab_size);
+                              teacher->config->vocab_size);
+}
+
+static void begin(kd_loss *loss, uint64_t step)
+{
+    const Kd__SoftTarget *says = (const Kd__SoftTarget *)loss->message;
+    soft_target *state = loss->state;
+    state->temperature = kd_schedule_at(says->temperature, step);
+    state->factor = says->scale_by_t2 ? state->temperature * state->temperature : 1.0;
 }
 
 /* What the message holds: hidden states, of which the back end forms logits, or the logits. */
-static kd_vocab_teacher read_message(const kd_loss_input *input)
+static kd_vocab_teacher read_message(const kd_loss_context *context, void *message, int64_t n_rows)
 {
     kd_vocab_teacher teacher = {.weight = 1.0};
-    const kd_signal *hidden = kd_signal_plan_find(input->plan, KD_SIGNAL_HIDDEN, 0);
+    const kd_signal *hidden = kd_signal_plan_find(context->plan, KD_SIGNAL_HIDDEN, 0);
     if (hidden != NULL) {
-        teacher.hidden = kd_signal_view(hidden, input->message, input->n_rows);
-        teacher.lm_head = input->teacher_lm_head;
+        teacher.hidden = kd_signal_view(hidden, message, n_rows);
+        teacher.lm_head = context->teachers[0].lm_head;
     } else {
-        const kd_signal *logits = kd_signal_plan_find(input->plan, KD_SIGNAL_LOGITS, 0);
+        const kd_signal *logits = kd_signal_plan_find(context->plan, KD_SIGNAL_LOGITS, 0);
         KD_CHECK(logits != NULL);
-        teacher.logits = kd_signal_view(logits, input->message, input->n_rows);
+        teacher.logits = kd_signal_view(logits, message, n_rows);
     }
     return teacher;
 }
 
-static void add_soft_target(const kd_loss_input *input, double scale, kd_vocab_loss *loss)
+static void add_to_vocab(kd_loss *loss, void *message, int64_t n_rows, kd_vocab_loss *args)
 {
-    const double t = input->temperature;
-    *input->teacher = read_message(input);
-    loss->teachers = input->teacher;
-    loss->n_teachers = 1;
-    loss->temperature = (float)t;
-    loss->kd_scale = (float)(scale * (input->scale_by_t2 ? t * t : 1.0));
+    soft_target *state = loss->state;
+    if (message == NULL) {
+        loss->computed = false;
+        return;
+    }
+    state->teacher = read_message(loss->context, message, n_rows);
+    args->teachers = &state->teacher;
+    args->n_teachers = 1;
+    args->temperature = (float)state->temperature;
+    args->kd_scale = (float)(kd_loss_scale(loss) * state->factor);
+}
+
+static double mean(const kd_loss *loss, const double *sums)
+{
+    const soft_target *state = loss->state;
+    return sums[KD_VOCAB_SUM_KD] * state->factor / (double)loss->count;
 }
 
 const kd_loss_kind kd_loss_soft_target = {
     .name = "kd",
-    .sum = KD_VOCAB_SUM_KD,
-    .needs_signals = true,
-    .by_t2 = true,
+    .state_bytes = sizeof(soft_target),
+    .exists = has_teacher,
     .plan = plan_logits,
-    .count = kd_rows_labelled,
-    .vocab = add_soft_target,
+    .count = kd_loss_count_labelled,
+    .begin = begin,
+    .vocab = add_to_vocab,
+    .mean = mean,
 };

@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "format/model_folder.h"
+#include "model/logits.h"
 
 struct kd_teacher {
     kd_parameters *params; /* owned */
@@ -99,39 +100,49 @@ static void write_signal(const kd_teacher *teacher, const kd_signal *signal, kd_
     KD_CHECK(!"a signal of unknown kind");
 }
 
-static kd_status check_tokens(const kd_teacher *teacher, const int32_t *tokens, int64_t n)
+static kd_status check_batch(const kd_teacher *teacher, const kd_batch *batch)
 {
-    const int64_t n_vocab = teacher->params->config.vocab_size;
-    for (int64_t i = 0; i < n; i++) {
-        if (tokens[i] < 0 || tokens[i] >= n_vocab) {
+    const int64_t n_vocab = teacher->params->config.vocab_size, n_tokens = batch->n_tokens;
+    KD_CHECK(batch->n_batch > 0 && batch->n_batch <= teacher->max_batch);
+    KD_CHECK(n_tokens == teacher->n_tokens);
+    for (int64_t i = 0; i < batch->n_batch * n_tokens; i++) {
+        if (batch->tokens[i] < 0 || batch->tokens[i] >= n_vocab) {
             return kd_fail(KD_ERR_INVALID,
                            "teacher, token %lld of sequence %lld: found %d, expected 0 to %lld",
-                           (long long)(i % teacher->n_tokens), (long long)(i / teacher->n_tokens),
-                           tokens[i], (long long)n_vocab - 1);
+                           (long long)(i % n_tokens), (long long)(i / n_tokens), batch->tokens[i],
+                           (long long)n_vocab - 1);
         }
     }
     return KD_OK;
 }
 
 kd_status kd_teacher_fill(kd_teacher *teacher,
-                          const int32_t *tokens,
-                          int64_t n_batch,
+                          const kd_batch *batch,
                           const kd_signal_plan *plan,
                           void *message)
 {
-    KD_CHECK(n_batch > 0 && n_batch <= teacher->max_batch);
-    const kd_batch batch = {.n_batch = n_batch, .n_tokens = teacher->n_tokens, .tokens = tokens};
-    const int64_t n_rows = n_batch * teacher->n_tokens;
-    const kd_status st = check_tokens(teacher, tokens, n_rows);
+    const int64_t n_rows = batch->n_batch * batch->n_tokens;
+    const kd_status st = check_batch(teacher, batch);
     if (st) {
         return st;
     }
     if (plan->n_signals > 0) {
-        kd_decoder_forward(teacher->decoder, &batch);
+        kd_decoder_forward(teacher->decoder, batch);
     }
     for (int i = 0; i < plan->n_signals; i++) {
         write_signal(teacher, &plan->signals[i],
                      kd_signal_view(&plan->signals[i], message, n_rows));
     }
     return kd_backend_wait(teacher->params->be);
+}
+
+kd_status kd_teacher_logits(kd_teacher *teacher, const kd_batch *batch, float *logits_out)
+{
+    const kd_status st = check_batch(teacher, batch);
+    if (st) {
+        return st;
+    }
+    kd_decoder_forward(teacher->decoder, batch);
+    return kd_logits_download(teacher->params->be, kd_decoder_hidden(teacher->decoder),
+                              kd_teacher_lm_head(teacher), logits_out);
 }

@@ -35,13 +35,17 @@ const kd_model_config *kd_teacher_config(const kd_teacher *teacher);
 kd_tensor kd_teacher_lm_head(const kd_teacher *teacher); /* (V', C') compute */
 
 /*
- * The forward pass over tokens (n_batch * T), then the plan's signals into the message, which is
- * complete on return. KD_ERR_INVALID for a token that is not below V'.
+ * The forward pass over a batch of at most max_batch sequences of n_tokens, then the plan's signals
+ * into the message, which is complete on return. KD_ERR_INVALID for a token that is not below V'.
  */
 KD_MUST_USE kd_status kd_teacher_fill(kd_teacher *teacher,
-                                      const int32_t *tokens,
-                                      int64_t n_batch,
+                                      const kd_batch *batch,
                                       const kd_signal_plan *plan,
                                       void *message);
+
+/* Its logits for such a batch: (N, V') f32, host. Allocates a chunk of rows for the call. */
+KD_MUST_USE kd_status kd_teacher_logits(kd_teacher *teacher,
+                                        const kd_batch *batch,
+                                        float *logits_out);
 
 #endif

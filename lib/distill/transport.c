@@ -18,13 +18,13 @@ kd_status kd_vocab_common(const kd_model_config *student,
     return KD_OK;
 }
 
-kd_transport
-kd_transport_resolve(kd_transport wish, const kd_model_config *teacher, kd_dtype compute)
+Kd__Teacher__Transport
+kd_transport_resolve(Kd__Teacher__Transport wish, const kd_model_config *teacher, kd_dtype compute)
 {
-    if (wish != KD_TRANSPORT_AUTO) {
+    if (wish != KD__TEACHER__TRANSPORT__AUTO) {
         return wish;
     }
     const size_t logits = (size_t)teacher->vocab_size * kd_dtype_bytes(KD_F32);
     const size_t hidden = (size_t)teacher->hidden_size * kd_dtype_bytes(compute);
-    return hidden < logits ? KD_TRANSPORT_HIDDEN : KD_TRANSPORT_LOGITS;
+    return hidden < logits ? KD__TEACHER__TRANSPORT__HIDDEN : KD__TEACHER__TRANSPORT__LOGITS;
 }

@@ -77,14 +77,23 @@ static kd_status complete_schedule(Kd__Schedule **schedule, double value)
     return kd_message_fill(&(*schedule)->base);
 }
 
-static kd_status complete_objective(Kd__Objective *objective, bool has_teacher)
+kd_status kd_job_complete_objective(Kd__Objective *objective, bool has_teacher)
 {
-    kd_status st = complete_schedule(&objective->kd->weight, has_teacher ? 0.7 : 0.0);
+    kd_status st = kd_message_fill(&objective->base);
+    if (!st) {
+        st = complete_schedule(&objective->kd->weight, has_teacher ? 0.7 : 0.0);
+    }
     if (!st) {
         st = complete_schedule(&objective->kd->temperature, 4.0);
     }
     if (!st) {
         st = complete_schedule(&objective->hard->weight, has_teacher ? 0.3 : 1.0);
+    }
+    if (!st) {
+        st = complete_schedule(&objective->balance->weight, 0.01);
+    }
+    if (!st) {
+        st = complete_schedule(&objective->z->weight, 0.001);
     }
     return st;
 }
@@ -158,7 +167,7 @@ kd_status kd_job_complete(Kd__Job *job)
             default_micro_batch_size(training->batch_size, job->student->resources->ranks);
     }
     complete_student(job, had_model);
-    return complete_objective(job->objective, job->n_teachers > 0);
+    return kd_job_complete_objective(job->objective, job->n_teachers > 0);
 }
 
 uint32_t kd_job_ranks(const Kd__Job *job)

@@ -14,6 +14,7 @@
 #ifndef KD_JOB_JOB_H
 #define KD_JOB_JOB_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -44,6 +45,9 @@ KD_MUST_USE kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder
  * on the ranks, so it is no property of the job (hash.h).
  */
 KD_MUST_USE kd_status kd_job_complete(Kd__Job *job);
+
+/* The same for an objective alone: what its losses weigh depends on whether there is a teacher. */
+KD_MUST_USE kd_status kd_job_complete_objective(Kd__Objective *objective, bool has_teacher);
 
 /*
  * Checks all ranges and the rules between fields of a completed job. KD_ERR_INVALID: the fault text

@@ -6,23 +6,26 @@
 
 static const double pi = 3.14159265358979323846;
 
-double kd_learning_rate_at(const kd_learning_rate *rate, uint64_t step)
+double kd_learning_rate_at(const Kd__Training *training, uint64_t step)
 {
-    if (step < rate->warmup_steps) {
-        return rate->peak * (double)(step + 1) / (double)rate->warmup_steps;
+    const uint64_t warmup = training->warmup_steps, steps = training->steps;
+    const double peak = training->learning_rate, f = training->final_learning_rate_ratio;
+    if (step < warmup) {
+        return peak * (double)(step + 1) / (double)warmup;
     }
     double t = 1.0;
-    if (step < rate->steps) {
-        t = (double)(step - rate->warmup_steps) / (double)(rate->steps - rate->warmup_steps);
+    if (step < steps) {
+        t = (double)(step - warmup) / (double)(steps - warmup);
     }
-    const double f = rate->final_ratio;
-    switch (rate->decay) {
-    case KD_DECAY_COSINE:
-        return rate->peak * (f + (1.0 - f) * (1.0 + cos(pi * t)) / 2.0);
-    case KD_DECAY_LINEAR:
-        return rate->peak * (1.0 - (1.0 - f) * t);
-    case KD_DECAY_CONSTANT:
-        return rate->peak;
+    switch (training->decay) {
+    case KD__TRAINING__DECAY__COSINE:
+        return peak * (f + (1.0 - f) * (1.0 + cos(pi * t)) / 2.0);
+    case KD__TRAINING__DECAY__LINEAR:
+        return peak * (1.0 - (1.0 - f) * t);
+    case KD__TRAINING__DECAY__CONSTANT:
+        return peak;
+    case _KD__TRAINING__DECAY_IS_INT_SIZE:
+        break;
     }
     KD_CHECK(!"a decay of unknown kind");
     return 0.0;

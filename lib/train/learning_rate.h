@@ -1,7 +1,8 @@
 /*
  * learning_rate.h - warm-up, then decay.
  *
- * Steps count from 0: step s makes update s + 1. With w = warmup_steps, n = steps, f = final_ratio:
+ * Steps count from 0: step s makes update s + 1. With the fields of the message Training, w =
+ * warmup_steps, n = steps, f = final_learning_rate_ratio, peak = learning_rate:
  *
  *   s < w:   peak * (s + 1) / w
  *   else, t = (s - w) / (n - w), at most 1:
@@ -14,16 +15,8 @@
 
 #include <stdint.h>
 
-typedef enum kd_decay { KD_DECAY_COSINE, KD_DECAY_LINEAR, KD_DECAY_CONSTANT } kd_decay;
+#include "proto/job.pb-c.h"
 
-typedef struct kd_learning_rate {
-    double peak;
-    uint64_t warmup_steps;
-    uint64_t steps; /* of the whole job */
-    kd_decay decay;
-    double final_ratio; /* 0..1 */
-} kd_learning_rate;
-
-double kd_learning_rate_at(const kd_learning_rate *rate, uint64_t step);
+double kd_learning_rate_at(const Kd__Training *training, uint64_t step);
 
 #endif

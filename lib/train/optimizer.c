@@ -8,12 +8,6 @@
 
 #include "base/log.h"
 
-kd_optimizer_settings kd_optimizer_defaults(void)
-{
-    return (kd_optimizer_settings){
-        .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1};
-}
-
 static void lay_out(kd_optimizer *o, kd_arena *arena)
 {
     o->norm_sq = kd_tensor_carve_1d(arena, KD_F64, o->n_groups);
@@ -28,7 +22,7 @@ static void lay_out(kd_optimizer *o, kd_arena *arena)
 
 kd_status kd_optimizer_create(const kd_group *groups,
                               int n,
-                              const kd_optimizer_settings *settings,
+                              const Kd__Training *training,
                               kd_optimizer **optimizer_out)
 {
     KD_CHECK(n >= 1 && n <= KD_GROUPS_MAX);
@@ -37,7 +31,7 @@ kd_status kd_optimizer_create(const kd_group *groups,
         return kd_fail(KD_ERR_NOMEM, "no memory for an optimizer");
     }
     o->be = groups[0].params->be;
-    o->settings = *settings;
+    o->training = training;
     o->n_groups = n;
     memcpy(o->groups, groups, (size_t)n * sizeof *groups);
 
@@ -136,10 +130,10 @@ static void apply_group(kd_optimizer *o, int g, double learning_rate, uint64_t u
         .norm_sq = norm_sq_of(o, g),
         .clip_norm = group->clip_norm,
         .learning_rate = learning_rate * group->rate,
-        .beta1 = o->settings.beta1,
-        .beta2 = o->settings.beta2,
-        .epsilon = o->settings.epsilon,
-        .weight_decay = group->decay ? o->settings.weight_decay : 0.0,
+        .beta1 = o->training->beta1,
+        .beta2 = o->training->beta2,
+        .epsilon = o->training->epsilon,
+        .weight_decay = group->decay ? o->training->weight_decay : 0.0,
         .step = update,
     };
 

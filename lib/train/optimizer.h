@@ -10,14 +10,8 @@
 #define KD_TRAIN_OPTIMIZER_H
 
 #include "model/group.h"
+#include "proto/job.pb-c.h"
 #include "train/reduce.h"
-
-typedef struct kd_optimizer_settings {
-    double beta1, beta2, epsilon, weight_decay;
-} kd_optimizer_settings;
-
-/* beta 0.9 and 0.95, epsilon 1e-8, decay 0.1. */
-kd_optimizer_settings kd_optimizer_defaults(void);
 
 typedef struct kd_moments {
     kd_tensor m, v; /* (n_elements) f32; none of a frozen group */
@@ -25,7 +19,7 @@ typedef struct kd_moments {
 
 typedef struct kd_optimizer {
     kd_backend *be;
-    kd_optimizer_settings settings;
+    const Kd__Training *training; /* borrowed: betas, epsilon, decay */
     kd_group groups[KD_GROUPS_MAX];
     int n_groups;
     kd_moments moments[KD_GROUPS_MAX]; /* of each group                                        */
@@ -33,10 +27,13 @@ typedef struct kd_optimizer {
     void *slab;
 } kd_optimizer;
 
-/* Zero moments. 1 <= n <= KD_GROUPS_MAX groups, copied, all of one back end. */
+/*
+ * Zero moments. 1 <= n <= KD_GROUPS_MAX groups, copied, all of one back end. `training` is read at each
+ * update, and outlives the optimizer.
+ */
 KD_MUST_USE kd_status kd_optimizer_create(const kd_group *groups,
                                           int n,
-                                          const kd_optimizer_settings *settings,
+                                          const Kd__Training *training,
                                           kd_optimizer **optimizer_out);
 void kd_optimizer_destroy(kd_optimizer *optimizer);
 

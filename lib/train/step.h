@@ -6,10 +6,9 @@
  *   sum gradients and losses over the student ranks
  *   clip, AdamW
  *
- * Gradients are means from the start: each loss is divided by its own count as it is formed.
- *
- * Cutting the batch into other micro-batches or over other ranks changes nothing but rounding
- * (`balance` alone is taken per micro-batch).
+ * Gradients are means from the start: each loss is divided by its own count as it is formed. Cutting
+ * the batch into other micro-batches or over other ranks changes nothing but rounding (`balance`
+ * alone is taken per micro-batch).
  *
  * Threads: that of the back end. Nothing allocates inside a step.
  */
@@ -22,32 +21,26 @@
 #include "train/learning_rate.h"
 #include "train/optimizer.h"
 #include "train/reduce.h"
+#include "train/source.h"
 
 typedef struct kd_trainer_settings {
-    kd_objective_settings objective;
-    kd_optimizer_settings optimizer;
-    double clip_norm; /* of the model's gradient; 0: no clipping */
-    kd_learning_rate learning_rate;
-    int64_t max_batch; /* sequences of a micro-batch at most */
-    int64_t n_tokens;  /* of each sequence */
+    const Kd__Objective *objective; /* completed (objective.h); copied */
+    const Kd__Training *training;   /* completed; copied               */
+    int64_t max_batch;              /* sequences of a micro-batch at most */
+    int64_t n_tokens;               /* of each sequence */
 } kd_trainer_settings;
 
-typedef struct kd_micro_batch {
-    uint64_t m;            /* its global number: the channel's message */
-    const int32_t *tokens; /* (n_batch * T), host */
-    const int32_t *labels; /* (n_batch * T), host; -100 has no label; NULL: none has  */
-    int64_t n_batch;       /* sequences, at most max_batch */
-} kd_micro_batch;
-
-/* What this rank does in one step. */
+/* What this rank does in one step: micro-batches first_m, first_m + stride, ... */
 typedef struct kd_step_work {
     uint64_t step; /* counted from 0 */
-    const kd_micro_batch *batches;
-    int64_t n_batches; /* at least 1, in ascending m */
+    const kd_source *source;
+    uint64_t first_m, stride;
+    int64_t n_batches; /* at least 1 */
+    uint64_t groups;   /* of signals that its messages carry (kd_objective_groups); 0: none comes */
 } kd_step_work;
 
 typedef struct kd_step_result {
-    kd_loss_value losses[KD_LOSS_COUNT];
+    kd_loss_value losses[KD_LOSSES_MAX];
     int n_losses;
     double loss;          /* the weighted sum */
     double gradient_norm; /* of the exported groups' mean gradient, before clipping */
@@ -63,14 +56,18 @@ typedef struct kd_trainer kd_trainer;
 /* Owns params (for training, filled) from then on, also when it fails. */
 KD_MUST_USE kd_status kd_trainer_create(kd_parameters *params,
                                         const kd_trainer_settings *settings,
-                                        const kd_teacher_view *teacher,
+                                        const kd_teacher_view *teachers,
+                                        int n_teachers,
                                         kd_trainer **trainer_out);
 void kd_trainer_destroy(kd_trainer *trainer);
 
-/* Replaces objective and teacher between two steps; weights and moments stay, on a fault all. */
-KD_MUST_USE kd_status kd_trainer_set_objective(kd_trainer *trainer,
-                                               const kd_objective_settings *objective,
-                                               const kd_teacher_view *teacher);
+/* Other values between two steps (kd_objective_set); nothing is built anew. */
+KD_MUST_USE kd_status kd_trainer_set_objective(kd_trainer *trainer, const Kd__Objective *message);
+
+/* Other teachers between two steps; weights, moments and all values stay, on a fault everything. */
+KD_MUST_USE kd_status kd_trainer_set_teachers(kd_trainer *trainer,
+                                              const kd_teacher_view *teachers,
+                                              int n_teachers);
 
 /* The signals that messages of the channel hold. */
 const kd_signal_plan *kd_trainer_signals(const kd_trainer *trainer);
@@ -81,17 +78,35 @@ kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer);
  * One update. channel NULL: losses that need signals are not computed. Every student rank makes the
  * same call; blocks on the channel and on `reduce`.
  *
- * KD_ERR_INVALID names a token or label out of range, or a loss or gradient norm that is not finite,
- * with the step: all ranks see the same, and the same step again would end the same way; other errors are the channel's, the
- * reduction's or the back end's. After an error the weights are those before the step. An error
- * that only this rank sees leaves the others blocked in `reduce`: the caller ends the whole job
- * then.
+ * KD_ERR_INVALID names a token or label out of range, that some batches have labels and others none,
+ * or a loss or gradient norm that is not finite, with the step: all ranks see the same, and the same
+ * step again would end the same way. Other errors are the source's, the channel's, the reduction's or
+ * the back end's. After an error the weights are those before the step. An error that only this rank
+ * sees leaves the others blocked in `reduce`: the caller ends the whole job then.
  */
 KD_MUST_USE kd_status kd_trainer_step(kd_trainer *trainer,
                                       const kd_step_work *work,
                                       kd_channel *channel,
                                       const kd_reduce *reduce,
                                       kd_step_result *result_out);
+
+/*
+ * The same without the update: what a step would report, forward and backward, of which the
+ * gradient is dropped.
+ */
+KD_MUST_USE kd_status kd_trainer_losses(kd_trainer *trainer,
+                                        const kd_step_work *work,
+                                        kd_channel *channel,
+                                        const kd_reduce *reduce,
+                                        kd_step_result *result_out);
+
+/*
+ * The student's logits for a batch of at most max_batch sequences of n_tokens: (N, V) f32, host.
+ * KD_ERR_INVALID names a token out of range. Allocates a chunk of rows for the call.
+ */
+KD_MUST_USE kd_status kd_trainer_logits(kd_trainer *trainer,
+                                        const kd_batch *batch,
+                                        float *logits_out);
 
 /* kd_evaluate() with the trainer's weights and buffers. */
 KD_MUST_USE kd_status kd_trainer_evaluate(kd_trainer *trainer,

@@ -23,6 +23,8 @@
 #include "base/rng.h"
 #include "comm/stream.h"
 #include "distill/teacher.h"
+#include "job/job.h"
+#include "message/reflect.h"
 #include "shape/count.h"
 #include "train/step.h"
 
@@ -73,7 +75,7 @@ typedef struct bench {
     options o;
     kd_world *world;
     kd_backend *be;
-    kd_trainer_settings settings;
+    Kd__Objective *objective;
     kd_signal_plan plan;
     kd_teacher *teacher; /* of this rank, or NULL */
     kd_trainer *trainer; /* of this rank, or NULL */
@@ -145,22 +147,26 @@ static options parse(int argc, char **argv)
     return o;
 }
 
-/* Weights of DESIGN's defaults for the losses named, 0 for the others. */
-static kd_objective_settings objective(const char *losses)
+/* The losses named, with the weights of a job that says nothing of them; the others are not there. */
+static Kd__Objective *objective(const char *losses)
 {
-    kd_objective_settings wanted = kd_objective_defaults();
-    kd_objective_settings settings = wanted;
+    const ProtobufCMessageDescriptor *type = &kd__objective__descriptor;
+    Kd__Objective *message = (Kd__Objective *)kd_message_create(type);
+    bool wanted[KD_LOSSES_MAX] = {false};
     char names[256];
-    for (int i = 0; i < KD_LOSS_COUNT; i++) {
-        settings.weights[i] = kd_schedule_constant(0.0);
-    }
+    must(message == NULL || kd_job_complete_objective(message, true), "the objective");
     (void)snprintf(names, sizeof names, "%s", losses);
     for (char *name = strtok(names, ","); name != NULL; name = strtok(NULL, ",")) {
-        kd_loss_id id = KD_LOSS_COUNT;
-        must(kd_loss_find(name, &id), "--losses");
-        settings.weights[id] = wanted.weights[id];
+        const ProtobufCFieldDescriptor *field = kd_message_field(type, name);
+        must(field == NULL, "--losses");
+        wanted[field - type->fields] = true;
     }
-    return settings;
+    for (unsigned i = 0; i < type->n_fields; i++) {
+        if (!wanted[i]) {
+            kd_message_clear(&message->base, &type->fields[i]);
+        }
+    }
+    return message;
 }
 
 /* Training start values, also for a model that only infers. */
@@ -191,12 +197,23 @@ static void on_block(void *user)
     }
 }
 
+static kd_status next_batch(void *user, uint64_t m, kd_batch *batch_out)
+{
+    const bench *b = user;
+    const uint64_t at = m % (uint64_t)(N_BATCH / b->o.n_micro) * (uint64_t)b->o.n_micro * N_TOKENS;
+    *batch_out = (kd_batch){.n_batch = b->o.n_micro,
+                            .n_tokens = N_TOKENS,
+                            .tokens = b->tokens + at,
+                            .labels = b->labels + at};
+    return KD_OK;
+}
+
 static kd_status produce(void *user, uint64_t m, void *message)
 {
     bench *b = user;
-    const uint64_t n = (uint64_t)(N_BATCH / b->o.n_micro);
-    return kd_teacher_fill(b->teacher, b->tokens + (m % n) * (uint64_t)b->o.n_micro * N_TOKENS,
-                           b->o.n_micro, &b->plan, message);
+    kd_batch batch;
+    (void)next_batch(b, m, &batch);
+    return kd_teacher_fill(b->teacher, &batch, &b->plan, message);
 }
 
 static void make_teacher(bench *b)
@@ -230,10 +247,17 @@ static kd_tensor teacher_lm_head(bench *b)
 static void make_student(bench *b)
 {
     const bool taught = b->plan.n_signals > 0;
-    const kd_teacher_view teacher = {taught ? &teacher_shape : NULL,
-                                     taught ? teacher_lm_head(b) : kd_tensor_none()};
-    must(kd_trainer_create(parameters(b, &student_shape, KD_PARAMS_TRAIN), &b->settings, &teacher,
-                           &b->trainer),
+    Kd__Training training = KD__TRAINING__INIT;
+    const kd_trainer_settings settings = {.objective = b->objective,
+                                          .training = &training,
+                                          .max_batch = b->o.n_micro,
+                                          .n_tokens = N_TOKENS};
+    const kd_teacher_view teacher = {.config = &teacher_shape,
+                                     .lm_head = taught ? teacher_lm_head(b) : kd_tensor_none()};
+    training.has_decay = 1;
+    training.decay = KD__TRAINING__DECAY__CONSTANT;
+    must(kd_trainer_create(parameters(b, &student_shape, KD_PARAMS_TRAIN), &settings, &teacher,
+                           taught ? 1 : 0, &b->trainer),
          "kd_trainer_create");
     b->reduce = kd_world_reduce(b->world);
 }
@@ -243,17 +267,11 @@ static void set_up(bench *b)
     const uint64_t n_micro = (uint64_t)(N_BATCH / b->o.n_micro);
     const uint64_t end_m = n_micro * (uint64_t)(N_WARM_UP + b->o.n_steps);
     const bool student = kd_world_role(b->world) == KD_ROLE_STUDENT;
+    const kd_teacher_view teacher = {.config = &teacher_shape};
 
     must(kd_backend_create_cpu(KD_BF16, 1, &b->be), "kd_backend_create_cpu");
-    b->settings = (kd_trainer_settings){
-        .objective = objective(b->o.losses),
-        .optimizer = kd_optimizer_defaults(),
-        .clip_norm = 1.0,
-        .learning_rate = {3e-4, 0, STEPS_MAX, KD_DECAY_CONSTANT, 1.0},
-        .max_batch = b->o.n_micro,
-        .n_tokens = N_TOKENS,
-    };
-    must(kd_objective_plan(&b->settings.objective, &student_shape, &teacher_shape, KD_BF16,
+    b->objective = objective(b->o.losses);
+    must(kd_objective_plan(b->objective, &student_shape, &teacher, 1, KD_BF16,
                            (int64_t)b->o.n_micro * N_TOKENS, &b->plan),
          "kd_objective_plan");
     b->tokens = malloc(2 * N_BATCH * N_TOKENS * sizeof *b->tokens);
@@ -334,18 +352,18 @@ static void teach(bench *b)
 static void learn(bench *b)
 {
     const int n_micro = N_BATCH / b->o.n_micro;
-    const int n_rows = b->o.n_micro * N_TOKENS;
-    kd_micro_batch micro[N_BATCH];
+    const kd_source source = {.user = b, .next = next_batch};
     double start_s = kd_clock_monotonic_s();
 
     for (int step = 0; step < N_WARM_UP + b->o.n_steps; step++) {
+        const int first = step * n_micro + kd_world_role_rank(b->world);
+        const kd_step_work work = {.step = (uint64_t)step,
+                                   .source = &source,
+                                   .first_m = (uint64_t)first,
+                                   .stride = (uint64_t)b->o.n_students,
+                                   .n_batches = n_micro / b->o.n_students,
+                                   .groups = ~(uint64_t)0};
         kd_step_result result;
-        int n = 0;
-        for (int i = kd_world_role_rank(b->world); i < n_micro; i += b->o.n_students) {
-            micro[n++] = (kd_micro_batch){(uint64_t)(step * n_micro + i), b->tokens + i * n_rows,
-                                          b->labels + i * n_rows, b->o.n_micro};
-        }
-        const kd_step_work work = {.step = (uint64_t)step, .batches = micro, .n_batches = n};
         must(kd_trainer_step(b->trainer, &work, b->channel, &b->reduce, &result),
              "kd_trainer_step");
         const double now_s = kd_clock_monotonic_s();

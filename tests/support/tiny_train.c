@@ -2,40 +2,42 @@
 
 #include <stdlib.h>
 
-kd_trainer_settings tiny_train_settings(void)
+void tiny_settings_init(tiny_settings *settings)
 {
-    kd_trainer_settings s = {
-        .objective = kd_objective_defaults(),
-        .optimizer = kd_optimizer_defaults(),
-        .clip_norm = 1.0,
-        .learning_rate = {.peak = 1e-2, .decay = KD_DECAY_CONSTANT},
-        .max_batch = TINY_BATCH,
-        .n_tokens = TINY_TOKENS,
-    };
-    s.objective.temperature = kd_schedule_constant(2.0);
-    s.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.0);
-    s.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.0);
-    return s;
+    tiny_objective_init(&settings->objective, 0.7, 0.3, 2.0);
+    kd__training__init(&settings->training);
+    settings->training.has_learning_rate = settings->training.has_decay = 1;
+    settings->training.learning_rate = 1e-2;
+    settings->training.decay = KD__TRAINING__DECAY__CONSTANT;
+}
+
+kd_trainer_settings tiny_trainer_settings(const tiny_settings *settings)
+{
+    return (kd_trainer_settings){.objective = &settings->objective.message,
+                                 .training = &settings->training,
+                                 .max_batch = TINY_BATCH,
+                                 .n_tokens = TINY_TOKENS};
+}
+
+kd_status tiny_train_next(void *user, uint64_t m, kd_batch *batch_out)
+{
+    const tiny_train *t = user;
+    *batch_out = t->batches[m];
+    return KD_OK;
 }
 
 static kd_status teach(void *user, uint64_t m, void *message)
 {
     const tiny_train *t = user;
-    for (int64_t i = 0; i < t->n_batches; i++) {
-        if (t->batches[i].m == m) {
-            return kd_teacher_fill(t->teacher, t->batches[i].tokens, t->batches[i].n_batch,
-                                   kd_trainer_signals(t->trainer), message);
-        }
-    }
-    KD_CHECK(!"a micro-batch that is not of this step");
-    return KD_ERR_ARG;
+    return kd_teacher_fill(t->teacher, &t->batches[m], kd_trainer_signals(t->trainer), message);
 }
 
 tiny_train *
-tiny_train_create(const kd_model_type *type, kd_dtype compute, const kd_trainer_settings *settings)
+tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settings *settings)
 {
     tiny_train *t = calloc(1, sizeof *t);
     const kd_teacher_settings teacher_settings = {.max_batch = TINY_BATCH, .n_tokens = TINY_TOKENS};
+    const kd_trainer_settings trainer_settings = tiny_trainer_settings(settings);
     tiny_model student = tiny_model_with_seed(tiny_config(type), compute, KD_PARAMS_TRAIN, 1);
     tiny_model teacher =
         tiny_model_with_seed(tiny_config(&kd_model_qwen3_moe), compute, KD_PARAMS_INFER, 2);
@@ -46,7 +48,7 @@ tiny_train_create(const kd_model_type *type, kd_dtype compute, const kd_trainer_
     KD_CHECK(kd_teacher_create(teacher.params, &teacher_settings, &t->teacher) == KD_OK);
     const kd_teacher_view seen = {.config = kd_teacher_config(t->teacher),
                                   .lm_head = kd_teacher_lm_head(t->teacher)};
-    KD_CHECK(kd_trainer_create(student.params, settings, &seen, &t->trainer) == KD_OK);
+    KD_CHECK(kd_trainer_create(student.params, &trainer_settings, &seen, 1, &t->trainer) == KD_OK);
     KD_CHECK(kd_channel_create_local(kd_trainer_signals(t->trainer)->message_bytes, teach, t,
                                      &t->channel) == KD_OK);
     return t;
@@ -64,14 +66,15 @@ void tiny_train_destroy(tiny_train *t)
 
 kd_status tiny_train_step(tiny_train *t,
                           uint64_t step,
-                          const kd_micro_batch *batches,
+                          const kd_batch *batches,
                           int64_t n_batches,
                           kd_step_result *result_out)
 {
-    const kd_step_work work = {.step = step, .batches = batches, .n_batches = n_batches};
+    const kd_source source = {.user = t, .next = tiny_train_next};
+    const kd_step_work work = {
+        .step = step, .source = &source, .stride = 1, .n_batches = n_batches, .groups = 1};
     const kd_reduce alone = kd_reduce_single();
     t->batches = batches;
-    t->n_batches = n_batches;
     return kd_trainer_step(t->trainer, &work, t->channel, &alone, result_out);
 }
 
@@ -85,10 +88,12 @@ tiny_batch tiny_batch_create(uint64_t seed)
     return b;
 }
 
-kd_micro_batch tiny_batch_whole(const tiny_batch *batch, uint64_t m)
+kd_batch tiny_batch_whole(const tiny_batch *batch)
 {
-    return (kd_micro_batch){
-        .m = m, .tokens = batch->tokens, .labels = batch->labels, .n_batch = TINY_BATCH};
+    return (kd_batch){.n_batch = TINY_BATCH,
+                      .n_tokens = TINY_TOKENS,
+                      .tokens = batch->tokens,
+                      .labels = batch->labels};
 }
 
 float *tiny_train_weights(const tiny_train *t)

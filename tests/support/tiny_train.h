@@ -8,30 +8,42 @@
 
 #include "distill/teacher.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/tiny_objective.h"
 #include "train/step.h"
 
 enum { TINY_BATCH = 4, TINY_TOKENS = 6, TINY_ROWS = TINY_BATCH * TINY_TOKENS };
+
+/* What a test may say of training; it is not copied. */
+typedef struct tiny_settings {
+    tiny_objective objective;
+    Kd__Training training;
+} tiny_settings;
+
+/* kd 0.7, hard 0.3, balance and z 0, T 2, learning rate 1e-2, constant. */
+void tiny_settings_init(tiny_settings *settings);
 
 typedef struct tiny_train {
     kd_backend *be, *teacher_be;
     kd_trainer *trainer;
     kd_teacher *teacher;
-    kd_channel *channel; /* runs the teacher on the micro-batches below */
-    const kd_micro_batch *batches;
-    int64_t n_batches;
+    kd_channel *channel;     /* runs the teacher on the micro-batches below */
+    const kd_batch *batches; /* micro-batch m is batches[m] */
 } tiny_train;
 
-/* kd 0.7, hard 0.3, balance and z 0, T 2, learning rate 1e-2. */
-kd_trainer_settings tiny_train_settings(void);
-
 tiny_train *
-tiny_train_create(const kd_model_type *type, kd_dtype compute, const kd_trainer_settings *settings);
+tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settings *settings);
 void tiny_train_destroy(tiny_train *t);
+
+/* The trainer's settings as they stand in `settings`. */
+kd_trainer_settings tiny_trainer_settings(const tiny_settings *settings);
+
+/* next() of a kd_source whose user is a tiny_train. */
+kd_status tiny_train_next(void *t, uint64_t m, kd_batch *batch_out);
 
 /* One step of a single rank with the teacher. */
 kd_status tiny_train_step(tiny_train *t,
                           uint64_t step,
-                          const kd_micro_batch *batches,
+                          const kd_batch *batches,
                           int64_t n_batches,
                           kd_step_result *result_out);
 
@@ -41,7 +53,7 @@ typedef struct tiny_batch {
 } tiny_batch;
 
 tiny_batch tiny_batch_create(uint64_t seed);
-kd_micro_batch tiny_batch_whole(const tiny_batch *batch, uint64_t m);
+kd_batch tiny_batch_whole(const tiny_batch *batch);
 
 /* All master weights; the caller frees. */
 float *tiny_train_weights(const tiny_train *t);

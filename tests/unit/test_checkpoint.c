@@ -33,25 +33,22 @@ static void run_steps(tiny_train *t, uint64_t from, uint64_t to)
 {
     for (uint64_t step = from; step < to; step++) {
         const tiny_batch batch = tiny_batch_create(step);
-        const kd_micro_batch whole = tiny_batch_whole(&batch, step);
+        const kd_batch whole = tiny_batch_whole(&batch);
         kd_step_result result;
         cr_assert_eq(tiny_train_step(t, step, &whole, 1, &result), KD_OK);
     }
 }
 
-static kd_trainer_settings resume_settings(void)
-{
-    kd_trainer_settings settings = tiny_train_settings();
-    settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.01);
-    settings.objective.temperature =
-        (kd_schedule){.kind = KD_SCHEDULE_LINEAR, .n_points = 2, .points = {{0, 4.0}, {6, 1.0}}};
-    settings.learning_rate.warmup_steps = 2;
-    return settings;
-}
-
 static tiny_train *start(const kd_model_type *type, kd_dtype compute)
 {
-    const kd_trainer_settings settings = resume_settings();
+    tiny_settings settings;
+    tiny_points room;
+    tiny_settings_init(&settings);
+    settings.objective.balance_weight.value = 0.01;
+    settings.objective.temperature =
+        tiny_schedule(&room, KD__SCHEDULE__KIND__LINEAR, 0, 4.0, 6, 1.0);
+    settings.training.has_warmup_steps = 1;
+    settings.training.warmup_steps = 2;
     return tiny_train_create(type, compute, &settings);
 }
 

@@ -35,7 +35,7 @@ static pair make_with(kd_parameter_use model_use, uint64_t seed, double factor, 
          .n_dims = 1,
          .dims = {7, 1, 1}},
     };
-    const kd_optimizer_settings settings = kd_optimizer_defaults();
+    static const Kd__Training settings = KD__TRAINING__INIT;
     pair p = {.model =
                   tiny_model_with_seed(tiny_config(&kd_model_qwen2_moe), KD_F32, model_use, seed)};
     cr_assert_eq(kd_parameters_create_table(p.model.be, entries, 2, KD_PARAMS_TRAIN, &p.adapter),
@@ -130,7 +130,7 @@ Test(groups, a_frozen_one_has_no_memory_for_training_and_stays_as_it_is)
 Test(groups, each_is_clipped_by_its_own_norm)
 {
     pair both = make_with(KD_PARAMS_TRAIN, 1, 3.0, 1e-6), alone = make(KD_PARAMS_TRAIN);
-    const kd_optimizer_settings settings = kd_optimizer_defaults();
+    static const Kd__Training settings = KD__TRAINING__INIT;
     kd_optimizer *model_only;
 
     cr_assert_eq(kd_optimizer_create(alone.groups, 1, &settings, &model_only), KD_OK);

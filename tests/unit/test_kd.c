@@ -142,26 +142,52 @@ Test(kd, a_step_needs_no_labels)
     kd_student_destroy(student);
 }
 
+/* hard has 0.3 beside a teacher; alone it is all there is to learn from. */
+Test(kd, hard_targets_weigh_more_while_nothing_distils)
+{
+    const kd_student_options options = small_options(2);
+    kd_student *student = create(&options);
+    double weight = 0.0;
+    cr_assert_eq(kd_student_attach_teacher(student, make_teacher()), KD_OK);
+    kd_losses losses = train(student, 1);
+    cr_expect_eq(find(&losses, "hard")->weight, 0.3);
+    kd_student_set_distillation(student, false);
+    losses = train(student, 1);
+    cr_expect_eq(find(&losses, "hard")->weight, 1.0);
+    kd_student_set_distillation(student, true);
+    cr_assert_eq(kd_student_get_weight(student, "hard", &weight), KD_OK);
+    cr_expect_eq(weight, 0.3);
+    cr_assert_eq(kd_student_set_weight(student, "hard", 0.25), KD_OK);
+    kd_student_set_distillation(student, false);
+    losses = train(student, 1);
+    cr_expect_eq(find(&losses, "hard")->weight, 0.25, "as it was given");
+    kd_student_destroy(student);
+}
+
 Test(kd, weights_are_set_by_name)
 {
     const kd_student_options options = small_options(2);
     kd_student *student = create(&options);
     double weight = 0.0;
     cr_assert_eq(kd_student_get_weight(student, "hard", &weight), KD_OK);
-    cr_expect_eq(weight, 0.3);
-    cr_assert_eq(kd_student_set_weight(student, "hard", 1.0), KD_OK);
+    cr_expect_eq(weight, 1.0, "nobody teaches");
+    cr_assert_eq(kd_student_set_weight(student, "hard", 0.5), KD_OK);
     cr_assert_eq(kd_student_set_weight(student, "balance", 0.0), KD_OK);
     cr_assert_eq(kd_student_get_weight(student, "hard", &weight), KD_OK);
-    cr_expect_eq(weight, 1.0);
+    cr_expect_eq(weight, 0.5);
     const kd_losses losses = train(student, 1);
-    cr_expect_float_eq(find(&losses, "hard")->weighted, find(&losses, "hard")->raw, 1e-12);
+    cr_expect_float_eq(find(&losses, "hard")->weighted, 0.5 * find(&losses, "hard")->raw, 1e-12);
     cr_expect_null(find(&losses, "balance"));
 
     cr_expect_eq(kd_student_set_weight(student, "hrad", 1.0), KD_ERR_NOT_FOUND);
     cr_expect_not_null(strstr(kd_error_text(), "did you mean 'hard'"));
     cr_expect_eq(kd_student_get_weight(student, "hrad", &weight), KD_ERR_NOT_FOUND);
     cr_expect_eq(kd_student_set_weight(student, "hard", -1.0), KD_ERR_INVALID);
+    cr_expect_not_null(strstr(kd_error_text(), "hard.weight: found -1"));
+    cr_expect_eq(kd_student_set_weight(student, "hard", NAN), KD_ERR_INVALID);
     cr_expect_eq(kd_student_set_temperature(student, 0.0), KD_ERR_INVALID);
+    cr_assert_eq(kd_student_get_weight(student, "hard", &weight), KD_OK);
+    cr_expect_eq(weight, 0.5);
     kd_student_destroy(student);
 }
 

@@ -9,6 +9,10 @@
 #include "distill/teacher.h"
 #include "tests/support/fault.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/tiny_objective.h"
+
+#define LOGITS KD__TEACHER__TRANSPORT__LOGITS
+#define HIDDEN KD__TEACHER__TRANSPORT__HIDDEN
 
 enum { N_BATCH = 2, N_TOKENS = 5, N_ROWS = N_BATCH * N_TOKENS };
 
@@ -24,16 +28,9 @@ typedef struct scene {
     void *message;
 } scene;
 
-static kd_objective_settings settings_with(double kd, double hard, double temperature)
-{
-    kd_objective_settings s = kd_objective_defaults();
-    s.weights[KD_LOSS_KD] = kd_schedule_constant(kd);
-    s.weights[KD_LOSS_HARD] = kd_schedule_constant(hard);
-    s.temperature = kd_schedule_constant(temperature);
-    return s;
-}
-
-static scene scene_create(const kd_objective_settings *settings, int64_t teacher_vocab)
+static scene scene_create(const tiny_objective *objective,
+                          Kd__Teacher__Transport transport,
+                          int64_t teacher_vocab)
 {
     scene s;
     int32_t tokens[N_ROWS];
@@ -48,11 +45,15 @@ static scene scene_create(const kd_objective_settings *settings, int64_t teacher
     s.teacher_model = tiny_model_with_seed(teacher, KD_F32, KD_PARAMS_INFER, 2);
     cr_assert_eq(kd_teacher_create(s.teacher_model.params, &teacher_settings, &s.teacher), KD_OK);
     kd_backend *be = s.student.be;
-    const kd_teacher_view seen = {.config = &teacher, .lm_head = kd_teacher_lm_head(s.teacher)};
-    cr_assert_eq(kd_objective_create(be, settings, &student, &seen, N_ROWS, &s.objective), KD_OK);
+    const kd_teacher_view seen = {
+        .config = &teacher, .transport = transport, .lm_head = kd_teacher_lm_head(s.teacher)};
+    const kd_batch batch = {.n_batch = N_BATCH, .n_tokens = N_TOKENS, .tokens = tokens};
+    cr_assert_eq(
+        kd_objective_create(be, &objective->message, &student, &seen, 1, N_ROWS, &s.objective),
+        KD_OK);
     const kd_signal_plan *plan = kd_objective_signals(s.objective);
     s.message = be->ops->alloc(be, plan->message_bytes + KD_ARENA_ALIGN);
-    cr_assert_eq(kd_teacher_fill(s.teacher, tokens, N_BATCH, plan, s.message), KD_OK);
+    cr_assert_eq(kd_teacher_fill(s.teacher, &batch, plan, s.message), KD_OK);
 
     s.decoder = tiny_decoder(
         &s.student,
@@ -77,11 +78,11 @@ static void scene_destroy(scene *s)
 }
 
 /* Each loss counts as many rows, so that a gradient times that number is one of sums. */
-static const kd_step_counts one_row = {.rows = {1, 1, 1, 1}, .labelled = true};
+static const int64_t one_row[] = {1, 1, 1, 1};
 
 /* What one run gave. */
 typedef struct outcome {
-    double sums[KD_SUM_COUNT];
+    double sums[KD_VOCAB_SUMS + 2];
     float *d_hidden, *d_lm_head;
 } outcome;
 
@@ -90,8 +91,9 @@ static outcome run(scene *s, uint64_t step, void *message)
     kd_backend *be = s->student.be;
     outcome o = {0};
     be->ops->zero(be, kd_decoder_lm_head_weight(s->decoder).grad);
-    kd_objective_begin(s->objective, step, &one_row);
-    const kd_tensor d_hidden = kd_objective_run(s->objective, s->decoder, s->labels, message);
+    kd_objective_begin(s->objective, step, one_row, true);
+    const kd_tensor d_hidden =
+        kd_objective_run(s->objective, s->decoder, N_ROWS, s->labels, message);
     o.d_hidden = tiny_values(be, d_hidden);
     o.d_lm_head = tiny_values(be, kd_decoder_lm_head_weight(s->decoder).grad);
     be->ops->download(be, o.sums, kd_objective_sums(s->objective));
@@ -161,7 +163,7 @@ static naive_loss naive(const double *student,
             double *d = &l.d_logits[r * v_student + i];
             *d = weights[1] * (hard[i] - (i == labels[r] ? 1.0 : 0.0));
             if (i < v) {
-                l.kd += p[i] * (log(p[i]) - log(q[i]));
+                l.kd += weights[3] * p[i] * (log(p[i]) - log(q[i]));
                 *d += weights[0] * weights[3] / weights[2] * (q[i] - p[i]);
             }
         }
@@ -205,13 +207,13 @@ static void expect_gradients(scene *s, const outcome *o, const double *d_logits)
     free(hidden);
 }
 
-static void expect_naive(int64_t teacher_vocab, double temperature, bool scale_by_t2, int64_t chunk)
+static void expect_naive(int64_t teacher_vocab, double temperature, bool scale_by_t2)
 {
-    kd_objective_settings settings = settings_with(0.7, 0.3, temperature);
-    settings.scale_by_t2 = scale_by_t2;
-    settings.chunk_rows = chunk;
-    settings.transport = KD_TRANSPORT_LOGITS;
-    scene s = scene_create(&settings, teacher_vocab);
+    tiny_objective objective;
+    tiny_objective_init(&objective, 0.7, 0.3, temperature);
+    objective.kd.has_scale_by_t2 = 1;
+    objective.kd.scale_by_t2 = scale_by_t2;
+    scene s = scene_create(&objective, LOGITS, teacher_vocab);
     const double weights[] = {0.7, 0.3, temperature, scale_by_t2 ? temperature * temperature : 1.0};
     double *student =
         multiply(s.student.be, kd_decoder_hidden(s.decoder), kd_decoder_lm_head(s.decoder));
@@ -224,7 +226,9 @@ static void expect_naive(int64_t teacher_vocab, double temperature, bool scale_b
     naive_loss wanted = naive(student, teacher, 11, teacher_vocab, weights, test_labels);
     outcome o = run(&s, 0, s.message);
 
-    cr_expect_float_eq(o.sums[KD_VOCAB_SUM_KD], wanted.kd, 2e-5 * wanted.kd);
+    kd_loss_value values[4];
+    (void)kd_objective_report(s.objective, o.sums, values);
+    cr_expect_float_eq(values[0].raw, wanted.kd, 2e-5 * wanted.kd);
     cr_expect_float_eq(o.sums[KD_VOCAB_SUM_HARD], wanted.hard, 1e-5 * wanted.hard);
     cr_expect_eq(o.sums[KD_VOCAB_SUM_ROWS], wanted.rows);
     cr_expect_eq(wanted.rows, 8.0);
@@ -238,33 +242,24 @@ static void expect_naive(int64_t teacher_vocab, double temperature, bool scale_b
 
 Test(objective, follows_the_formulas)
 {
-    expect_naive(11, 1.0, true, 0);
-    expect_naive(11, 4.0, true, 0);
-    expect_naive(11, 2.0, false, 0);
+    expect_naive(11, 1.0, true);
+    expect_naive(11, 4.0, true);
+    expect_naive(11, 2.0, false);
 }
 
 Test(objective, padding_of_either_vocabulary_gets_no_divergence)
 {
-    expect_naive(13, 2.0, true, 0);
-    expect_naive(9, 2.0, true, 0);
-}
-
-Test(objective, chunks_of_any_size_give_the_same)
-{
-    const int64_t chunks[] = {1, 3, 7, 10, 1000};
-    for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-        expect_naive(11, 2.0, true, chunks[i]);
-    }
+    expect_naive(13, 2.0, true);
+    expect_naive(9, 2.0, true);
 }
 
 Test(objective, hidden_states_give_the_same_as_logits)
 {
     outcome outcomes[2];
-    const kd_transport transports[2] = {KD_TRANSPORT_LOGITS, KD_TRANSPORT_HIDDEN};
+    tiny_objective objective;
+    tiny_objective_init(&objective, 0.7, 0.3, 2.0);
     for (int i = 0; i < 2; i++) {
-        kd_objective_settings settings = settings_with(0.7, 0.3, 2.0);
-        settings.transport = transports[i];
-        scene s = scene_create(&settings, 11);
+        scene s = scene_create(&objective, i == 0 ? LOGITS : HIDDEN, 11);
         cr_expect_eq(kd_objective_signals(s.objective)->signals[0].kind,
                      i == 0 ? KD_SIGNAL_LOGITS : KD_SIGNAL_HIDDEN);
         outcomes[i] = run(&s, 0, s.message);
@@ -277,76 +272,71 @@ Test(objective, hidden_states_give_the_same_as_logits)
     outcome_release(&outcomes[1]);
 }
 
-Test(objective, a_weight_of_zero_for_ever_needs_no_signal)
+Test(objective, signals_are_those_that_a_weight_could_ask_for)
 {
-    const kd_objective_settings off = settings_with(0.0, 1.0, 1.0);
     const kd_model_config config = tiny_config(&kd_model_mixtral);
+    const kd_teacher_view teacher = {.config = &config};
+    tiny_objective objective;
     kd_signal_plan plan;
-    cr_assert_eq(kd_objective_plan(&off, &config, &config, KD_F32, N_ROWS, &plan), KD_OK);
+    tiny_objective_init(&objective, 0.0, 1.0, 1.0);
+    cr_assert_eq(kd_objective_plan(&objective.message, &config, &teacher, 1, KD_F32, N_ROWS, &plan),
+                 KD_OK);
+    cr_expect_eq(plan.n_signals, 1);
+    cr_assert_eq(kd_objective_plan(&objective.message, &config, NULL, 0, KD_F32, N_ROWS, &plan),
+                 KD_OK);
     cr_expect_eq(plan.n_signals, 0);
     cr_expect_eq(plan.message_bytes, 0);
-    const kd_objective_settings on = settings_with(0.5, 1.0, 1.0);
-    cr_assert_eq(kd_objective_plan(&on, &config, NULL, KD_F32, N_ROWS, &plan), KD_OK);
+    objective.message.kd = NULL;
+    cr_assert_eq(kd_objective_plan(&objective.message, &config, &teacher, 1, KD_F32, N_ROWS, &plan),
+                 KD_OK);
     cr_expect_eq(plan.n_signals, 0);
-    cr_assert_eq(kd_objective_plan(&on, &config, &config, KD_F32, N_ROWS, &plan), KD_OK);
-    cr_expect_eq(plan.n_signals, 1);
+}
+
+Test(objective, groups_are_on_while_a_loss_that_reads_them_has_weight)
+{
+    tiny_objective objective;
+    tiny_points room;
+    tiny_objective_init(&objective, 0.0, 1.0, 1.0);
+    cr_expect_eq(kd_objective_groups(&objective.message, 0), 0);
+    objective.kd_weight = tiny_schedule(&room, KD__SCHEDULE__KIND__STEP, 0, 0.0, 5, 0.7);
+    cr_expect_eq(kd_objective_groups(&objective.message, 4), 0);
+    cr_expect_eq(kd_objective_groups(&objective.message, 5), 1);
+    objective.message.kd = NULL;
+    cr_expect_eq(kd_objective_groups(&objective.message, 5), 0);
 }
 
 Test(objective, a_weight_of_zero_at_a_step_is_not_computed_then)
 {
-    kd_objective_settings settings = settings_with(0.0, 0.3, 2.0);
-    settings.weights[KD_LOSS_KD] =
-        (kd_schedule){.kind = KD_SCHEDULE_STEP, .n_points = 2, .points = {{0, 0.0}, {5, 0.7}}};
-    scene s = scene_create(&settings, 11);
-    kd_loss_value values[KD_LOSS_COUNT];
-    double total;
+    tiny_objective objective;
+    tiny_points room;
+    tiny_objective_init(&objective, 0.0, 0.3, 2.0);
+    objective.kd_weight = tiny_schedule(&room, KD__SCHEDULE__KIND__STEP, 0, 0.0, 5, 0.7);
+    scene s = scene_create(&objective, LOGITS, 11);
+    kd_loss_value values[4];
 
     outcome o = run(&s, 4, s.message);
     cr_expect_eq(o.sums[KD_VOCAB_SUM_KD], 0.0);
-    cr_assert_eq(kd_objective_report(s.objective, o.sums, values, &total), 4);
+    cr_assert_eq(kd_objective_n_losses(s.objective), 4);
+    (void)kd_objective_report(s.objective, o.sums, values);
     cr_expect_str_eq(values[0].name, "kd");
     cr_expect_not(values[0].computed);
     outcome_release(&o);
 
     o = run(&s, 5, s.message);
     cr_expect_gt(o.sums[KD_VOCAB_SUM_KD], 0.0);
-    (void)kd_objective_report(s.objective, o.sums, values, &total);
+    (void)kd_objective_report(s.objective, o.sums, values);
     cr_expect(values[0].computed);
     cr_expect_eq(values[0].weight, 0.7);
     outcome_release(&o);
     scene_destroy(&s);
 }
 
-Test(objective, a_loss_that_counts_no_row_is_zero)
-{
-    const kd_objective_settings settings = settings_with(0.5, 0.25, 2.0);
-    const kd_step_counts nothing = {.labelled = true};
-    scene s = scene_create(&settings, 11);
-    const double sums[KD_SUM_COUNT] = {0};
-    kd_loss_value values[KD_LOSS_COUNT];
-    double total;
-    kd_objective_begin(s.objective, 0, &nothing);
-    const kd_tensor d_hidden = kd_objective_run(s.objective, s.decoder, s.labels, s.message);
-    float *values_found = tiny_values(s.student.be, d_hidden);
-    for (int i = 0; i < N_ROWS * 8; i++) {
-        cr_assert_eq(values_found[i], 0.0f);
-    }
-    cr_expect_not(kd_objective_teaches(s.objective));
-    cr_assert_eq(kd_objective_report(s.objective, sums, values, &total), 4);
-    for (int i = 0; i < 4; i++) {
-        cr_expect(values[i].computed);
-        cr_expect_eq(values[i].raw, 0.0);
-    }
-    cr_expect_eq(total, 0.0);
-    free(values_found);
-    scene_destroy(&s);
-}
-
 Test(objective, without_a_message_only_the_labels_teach)
 {
-    const kd_objective_settings settings = settings_with(0.7, 1.0, 2.0);
-    const kd_objective_settings alone = settings_with(0.0, 1.0, 2.0);
-    scene s = scene_create(&settings, 11), t = scene_create(&alone, 11);
+    tiny_objective both, alone;
+    tiny_objective_init(&both, 0.7, 1.0, 2.0);
+    tiny_objective_init(&alone, 0.0, 1.0, 2.0);
+    scene s = scene_create(&both, LOGITS, 11), t = scene_create(&alone, LOGITS, 11);
     outcome o = run(&s, 0, NULL), wanted = run(&t, 0, NULL);
     cr_expect_eq(o.sums[KD_VOCAB_SUM_KD], 0.0);
     cr_expect_arr_eq(o.d_hidden, wanted.d_hidden, N_ROWS * 8 * sizeof(float));
@@ -356,73 +346,129 @@ Test(objective, without_a_message_only_the_labels_teach)
     scene_destroy(&t);
 }
 
-Test(objective, report_divides_each_loss_by_its_own_count)
+Test(objective, a_loss_that_counts_no_row_is_zero)
 {
-    const kd_objective_settings settings = settings_with(0.5, 0.25, 2.0);
-    scene s = scene_create(&settings, 11);
-    const double sums[KD_SUM_COUNT] = {
-        [KD_VOCAB_SUM_KD] = 2.0,
-        [KD_VOCAB_SUM_HARD] = 12.0,
-        [KD_SUM_BALANCE] = 2.0 * 5.0, /* over two layers, of which it is a mean too */
-        [KD_SUM_Z] = 2.0 * 60.0,
-    };
-    const kd_step_counts counts = {
-        .rows = {[KD_LOSS_KD] = 4, [KD_LOSS_HARD] = 3, [KD_LOSS_BALANCE] = 5, [KD_LOSS_Z] = 6},
-        .labelled = true};
-    kd_loss_value values[KD_LOSS_COUNT];
-    double total;
-    kd_objective_begin(s.objective, 0, &counts);
-    (void)kd_objective_run(s.objective, s.decoder, s.labels, s.message);
-    cr_assert_eq(kd_objective_report(s.objective, sums, values, &total), 4);
-    cr_expect_eq(values[0].raw, 2.0, "the sum lacks T * T");
-    cr_expect_eq(values[0].weighted, 1.0);
-    cr_expect_eq(values[1].raw, 4.0);
-    cr_expect_eq(values[2].raw, 1.0);
-    cr_expect_eq(values[3].raw, 10.0);
-    cr_expect_float_eq(total, 1.0 + 1.0 + 0.01 + 0.01, 1e-12);
+    const int64_t counts[4] = {0};
+    const double sums[KD_VOCAB_SUMS + 2] = {0};
+    tiny_objective objective;
+    kd_loss_value values[4];
+    tiny_objective_init(&objective, 0.5, 0.25, 2.0);
+    scene s = scene_create(&objective, LOGITS, 11);
+    kd_objective_begin(s.objective, 0, counts, true);
+    const kd_tensor d_hidden =
+        kd_objective_run(s.objective, s.decoder, N_ROWS, s.labels, s.message);
+    float *found = tiny_values(s.student.be, d_hidden);
+    for (int i = 0; i < N_ROWS * 8; i++) {
+        cr_assert_eq(found[i], 0.0f);
+    }
+    cr_expect_not(kd_objective_teaches(s.objective));
+    cr_expect_eq(kd_objective_report(s.objective, sums, values), 0.0);
+    for (int i = 0; i < 2; i++) {
+        cr_expect(values[i].computed);
+        cr_expect_eq(values[i].raw, 0.0);
+    }
+    free(found);
     scene_destroy(&s);
 }
 
-Test(objective, bad_settings_are_refused_by_name)
+Test(objective, report_divides_each_loss_by_its_own_count)
+{
+    const double sums[] = {
+        [KD_VOCAB_SUM_KD] = 8.0,
+        [KD_VOCAB_SUM_HARD] = 12.0,
+        [KD_VOCAB_SUMS] = 2 * 5.0, /* over two layers */
+        [KD_VOCAB_SUMS + 1] = 2 * 60.0,
+    };
+    const int64_t counts[] = {4, 3, 5, 6};
+    tiny_objective objective;
+    kd_loss_value values[4];
+    tiny_objective_init(&objective, 0.5, 0.25, 2.0);
+    objective.balance_weight.value = 0.01;
+    objective.z_weight.value = 0.001;
+    scene s = scene_create(&objective, LOGITS, 11);
+    kd_objective_begin(s.objective, 0, counts, true);
+    (void)kd_objective_run(s.objective, s.decoder, N_ROWS, s.labels, s.message);
+    const double total = kd_objective_report(s.objective, sums, values);
+    cr_expect_eq(values[0].raw, 8.0, "2 * T * T");
+    cr_expect_eq(values[0].weighted, 4.0);
+    cr_expect_eq(values[1].raw, 4.0);
+    cr_expect_eq(values[2].raw, 1.0);
+    cr_expect_eq(values[3].raw, 10.0);
+    cr_expect_float_eq(total, 4.0 + 1.0 + 0.01 + 0.01, 1e-12);
+    scene_destroy(&s);
+}
+
+Test(objective, each_loss_counts_its_own_rows)
+{
+    const int32_t segments[N_ROWS] = {0, 0, 0, 1, 1, 0, 0, 0, -1, -1};
+    kd_batch batch = {.n_batch = N_BATCH, .n_tokens = N_TOKENS, .labels = test_labels};
+    tiny_objective objective;
+    tiny_objective_init(&objective, 0.5, 0.25, 2.0);
+    scene s = scene_create(&objective, LOGITS, 11);
+    int64_t labelled[4] = {0}, bare[4] = {0};
+    kd_objective_count(s.objective, &batch, labelled);
+    kd_objective_count(s.objective, &batch, labelled); /* adds */
+    batch.labels = NULL;
+    batch.segments = segments;
+    kd_objective_count(s.objective, &batch, bare);
+    const int64_t wanted_labelled[] = {16, 16, 20, 20}, wanted_bare[] = {8, 8, 10, 10};
+    cr_expect_arr_eq(labelled, wanted_labelled, sizeof labelled);
+    cr_expect_arr_eq(bare, wanted_bare, sizeof bare);
+    scene_destroy(&s);
+}
+
+Test(objective, what_was_not_there_cannot_be_added)
+{
+    tiny_objective objective;
+    tiny_objective_init(&objective, 0.5, 0.25, 2.0);
+    objective.message.z = NULL;
+    scene s = scene_create(&objective, LOGITS, 11);
+    objective.message.z = &objective.z;
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_objective_set(s.objective, &objective.message), KD_ERR_STATE);
+    EXPECT_FAULT("loss z cannot be added");
+    objective.message.z = NULL;
+    objective.message.kd = NULL;
+    cr_expect_eq(kd_objective_set(s.objective, &objective.message), KD_OK);
+    outcome o = run(&s, 0, s.message);
+    cr_expect_eq(o.sums[KD_VOCAB_SUM_KD], 0.0);
+    outcome_release(&o);
+    scene_destroy(&s);
+}
+
+Test(objective, teachers_that_do_not_fit_are_refused)
 {
     const kd_model_config config = tiny_config(&kd_model_mixtral);
     tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_TRAIN);
     kd_model_config large = config;
-    const kd_teacher_view too_large = {.config = &large}, headless = {.config = &config};
+    const kd_teacher_view too_large = {.config = &large};
+    const kd_teacher_view headless = {.config = &config, .transport = HIDDEN};
     kd_objective *objective = NULL;
+    tiny_objective says;
+    tiny_objective_init(&says, 0.5, 1.0, 1.0);
     kd_fault_quiet(1);
-
-    kd_objective_settings settings = settings_with(-0.1, 1.0, 1.0);
-    cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
-    EXPECT_FAULT("weight of loss kd");
-    settings = settings_with(0.5, 1.0, 0.0);
-    cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
-    EXPECT_FAULT("temperature");
-    settings = settings_with(0.5, 1.0, 1.0);
-    settings.chunk_rows = -1;
-    cr_expect_eq(kd_objective_check(&settings), KD_ERR_INVALID);
-
-    settings = settings_with(0.5, 1.0, 1.0);
     large.vocab_size += KD_VOCAB_PADDING_MAX;
-    cr_expect_eq(kd_objective_create(model.be, &settings, &config, &too_large, N_ROWS, &objective),
-                 KD_ERR_INVALID);
-    settings.transport = KD_TRANSPORT_HIDDEN;
-    cr_expect_eq(kd_objective_create(model.be, &settings, &config, &headless, N_ROWS, &objective),
-                 KD_ERR_ARG);
+    cr_expect_eq(
+        kd_objective_create(model.be, &says.message, &config, &too_large, 1, N_ROWS, &objective),
+        KD_ERR_INVALID);
+    cr_expect_eq(
+        kd_objective_create(model.be, &says.message, &config, &headless, 1, N_ROWS, &objective),
+        KD_ERR_ARG);
     cr_expect_null(objective);
     tiny_model_destroy(&model);
 }
 
 Test(objective, teacher_refuses_tokens_that_it_does_not_know)
 {
-    const kd_objective_settings settings = settings_with(0.7, 0.3, 1.0);
-    scene s = scene_create(&settings, 11);
+    tiny_objective objective;
+    tiny_objective_init(&objective, 0.7, 0.3, 1.0);
+    scene s = scene_create(&objective, LOGITS, 11);
     int32_t tokens[N_ROWS] = {0};
+    const kd_batch batch = {.n_batch = N_BATCH, .n_tokens = N_TOKENS, .tokens = tokens};
     tokens[7] = 11;
     kd_fault_quiet(1);
-    cr_expect_eq(
-        kd_teacher_fill(s.teacher, tokens, N_BATCH, kd_objective_signals(s.objective), s.message),
-        KD_ERR_INVALID);
+    cr_expect_eq(kd_teacher_fill(s.teacher, &batch, kd_objective_signals(s.objective), s.message),
+                 KD_ERR_INVALID);
     EXPECT_FAULT("token 2 of sequence 1: found 11, expected 0 to 10");
     scene_destroy(&s);
 }

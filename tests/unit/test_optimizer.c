@@ -15,7 +15,7 @@ typedef struct bench {
     int64_t n;
 } bench;
 
-static bench bench_create(kd_dtype compute, const kd_optimizer_settings *settings, double clip_norm)
+static bench bench_create(kd_dtype compute, const Kd__Training *settings, double clip_norm)
 {
     bench b = {.model =
                    tiny_model_create(tiny_config(&kd_model_qwen2_moe), compute, KD_PARAMS_TRAIN)};
@@ -60,7 +60,7 @@ static double norm_sq(const bench *b)
 }
 
 /* Two updates by the formula, in doubles. */
-static double naive(const kd_optimizer_settings *s, double w, double g, double decay, double lr)
+static double naive(const Kd__Training *s, double w, double g, double decay, double lr)
 {
     double m = 0.0, v = 0.0;
     for (int t = 1; t <= 2; t++) {
@@ -72,7 +72,7 @@ static double naive(const kd_optimizer_settings *s, double w, double g, double d
     return w;
 }
 
-static void expect_naive(const kd_optimizer_settings *settings, double clip_norm)
+static void expect_naive(const Kd__Training *settings, double clip_norm)
 {
     bench b = bench_create(KD_F32, settings, clip_norm);
     const double lr = 1e-2;
@@ -98,21 +98,21 @@ static void expect_naive(const kd_optimizer_settings *settings, double clip_norm
 
 Test(optimizer, matrices_decay_and_vectors_do_not)
 {
-    kd_optimizer_settings settings = kd_optimizer_defaults();
+    Kd__Training settings = KD__TRAINING__INIT;
     settings.weight_decay = 0.5;
     expect_naive(&settings, 0.0);
 }
 
 Test(optimizer, gradient_is_clipped_by_its_global_norm)
 {
-    kd_optimizer_settings settings = kd_optimizer_defaults();
+    Kd__Training settings = KD__TRAINING__INIT;
     settings.epsilon = 1e-3; /* so that the gradient's size matters */
     expect_naive(&settings, 0.1);
 }
 
 Test(optimizer, measure_sums_the_squares_of_the_whole_gradient)
 {
-    const kd_optimizer_settings settings = kd_optimizer_defaults();
+    const Kd__Training settings = KD__TRAINING__INIT;
     bench b = bench_create(KD_F32, &settings, 1.0);
     double found;
     kd_optimizer_measure(b.optimizer);
@@ -124,7 +124,7 @@ Test(optimizer, measure_sums_the_squares_of_the_whole_gradient)
 
 Test(optimizer, products_read_the_new_weights_in_bf16)
 {
-    const kd_optimizer_settings settings = kd_optimizer_defaults();
+    const Kd__Training settings = KD__TRAINING__INIT;
     bench b = bench_create(KD_BF16, &settings, 1.0);
     const int64_t n = b.model.params->n_matrix;
     kd_optimizer_measure(b.optimizer);
@@ -141,26 +141,34 @@ Test(optimizer, products_read_the_new_weights_in_bf16)
     bench_destroy(&b);
 }
 
+static Kd__Training rate_of(double peak, uint64_t warmup, uint64_t steps, double final_ratio)
+{
+    Kd__Training t = KD__TRAINING__INIT;
+    t.learning_rate = peak;
+    t.warmup_steps = warmup;
+    t.steps = steps;
+    t.final_learning_rate_ratio = final_ratio;
+    return t;
+}
+
 Test(learning_rate, warms_up_then_decays_to_its_final_ratio)
 {
-    kd_learning_rate rate = {
-        .peak = 2.0, .warmup_steps = 4, .steps = 14, .decay = KD_DECAY_COSINE, .final_ratio = 0.1};
+    Kd__Training rate = rate_of(2.0, 4, 14, 0.1);
     cr_expect_float_eq(kd_learning_rate_at(&rate, 0), 0.5, 1e-12);
     cr_expect_float_eq(kd_learning_rate_at(&rate, 3), 2.0, 1e-12);
     cr_expect_float_eq(kd_learning_rate_at(&rate, 4), 2.0, 1e-12);
     cr_expect_float_eq(kd_learning_rate_at(&rate, 9), 2.0 * 0.55, 1e-12);
     cr_expect_float_eq(kd_learning_rate_at(&rate, 14), 0.2, 1e-12);
     cr_expect_float_eq(kd_learning_rate_at(&rate, 999), 0.2, 1e-12);
-    rate.decay = KD_DECAY_LINEAR;
+    rate.decay = KD__TRAINING__DECAY__LINEAR;
     cr_expect_float_eq(kd_learning_rate_at(&rate, 6), 2.0 * (1.0 - 0.9 * 0.2), 1e-12);
-    rate.decay = KD_DECAY_CONSTANT;
+    rate.decay = KD__TRAINING__DECAY__CONSTANT;
     cr_expect_float_eq(kd_learning_rate_at(&rate, 13), 2.0, 1e-12);
 }
 
 Test(learning_rate, a_job_that_only_warms_up_is_well_defined)
 {
-    const kd_learning_rate rate = {
-        .peak = 1.0, .warmup_steps = 5, .steps = 5, .decay = KD_DECAY_COSINE, .final_ratio = 0.5};
+    const Kd__Training rate = rate_of(1.0, 5, 5, 0.5);
     cr_expect_float_eq(kd_learning_rate_at(&rate, 4), 1.0, 1e-12);
     cr_expect_float_eq(kd_learning_rate_at(&rate, 5), 0.5, 1e-12);
 }

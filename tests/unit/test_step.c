@@ -9,18 +9,18 @@
 #include "tests/support/tiny_train.h"
 
 /* Cuts a batch into n micro-batches of equal size. */
-static void cut(const tiny_batch *batch, int n, kd_micro_batch *cut_out)
+static void cut(const tiny_batch *batch, int n, kd_batch *cut_out)
 {
     const int64_t size = TINY_BATCH / n;
     for (int i = 0; i < n; i++) {
-        cut_out[i] = (kd_micro_batch){.m = (uint64_t)i,
-                                      .tokens = batch->tokens + i * size * TINY_TOKENS,
-                                      .labels = batch->labels + i * size * TINY_TOKENS,
-                                      .n_batch = size};
+        cut_out[i] = (kd_batch){.n_batch = size,
+                                .n_tokens = TINY_TOKENS,
+                                .tokens = batch->tokens + i * size * TINY_TOKENS,
+                                .labels = batch->labels + i * size * TINY_TOKENS};
     }
 }
 
-static double loss_of(tiny_train *t, const kd_micro_batch *batch)
+static double loss_of(tiny_train *t, const kd_batch *batch)
 {
     kd_step_result result;
     cr_assert_eq(tiny_train_step(t, 0, batch, 1, &result), KD_OK);
@@ -31,7 +31,7 @@ static double loss_of(tiny_train *t, const kd_micro_batch *batch)
  * Central difference of the loss in one weight, extrapolated (Richardson): an error of h^4. The
  * steps are so small that no token's choice of experts flips, where the loss has no slope.
  */
-static double slope_of(tiny_train *t, const kd_micro_batch *batch, int64_t element)
+static double slope_of(tiny_train *t, const kd_batch *batch, int64_t element)
 {
     kd_parameters *params = kd_trainer_parameters(t->trainer);
     double slopes[2];
@@ -55,14 +55,15 @@ static double slope_of(tiny_train *t, const kd_micro_batch *batch, int64_t eleme
  */
 static void expect_true_gradient(const kd_model_type *type)
 {
-    kd_trainer_settings settings = tiny_train_settings();
-    settings.learning_rate.peak = 0.0;
-    settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.2);
-    settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    settings.training.learning_rate = 0.0;
+    settings.objective.balance_weight.value = 0.2;
+    settings.objective.z_weight.value = 0.1;
     tiny_train *t = tiny_train_create(type, KD_F32, &settings);
     const kd_parameters *params = kd_trainer_parameters(t->trainer);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     double difference = 0.0, size = 0.0;
 
     (void)loss_of(t, &whole);
@@ -105,13 +106,14 @@ static void spoil_gradients(const tiny_train *t)
 
 static void expect_nothing_left(const kd_model_type *type, double kd, double hard)
 {
-    kd_trainer_settings settings = tiny_train_settings();
-    settings.objective.weights[KD_LOSS_KD] = kd_schedule_constant(kd);
-    settings.objective.weights[KD_LOSS_HARD] = kd_schedule_constant(hard);
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    settings.objective.kd_weight.value = kd;
+    settings.objective.hard_weight.value = hard;
     tiny_train *clean = tiny_train_create(type, KD_F32, &settings);
     tiny_train *spoilt = tiny_train_create(type, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     kd_step_result a, b;
     for (uint64_t step = 0; step < 2; step++) {
         cr_assert_eq(tiny_train_step(clean, step, &whole, 1, &a), KD_OK);
@@ -138,19 +140,22 @@ Test(step, nothing_is_left_of_the_gradients_of_the_step_before)
 
 Test(step, losses_are_reported_raw_and_weighted)
 {
-    kd_trainer_settings settings = tiny_train_settings();
-    settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.01);
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    settings.objective.balance_weight.value = 0.01;
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     kd_step_result r;
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
-    cr_assert_eq(r.n_losses, 3);
+    cr_assert_eq(r.n_losses, 4);
     cr_expect_str_eq(r.losses[0].name, "kd");
     cr_expect_str_eq(r.losses[1].name, "hard");
     cr_expect_str_eq(r.losses[2].name, "balance");
+    cr_expect_str_eq(r.losses[3].name, "z");
+    cr_expect_not(r.losses[3].computed, "its weight is 0");
     double total = 0.0;
-    for (int i = 0; i < r.n_losses; i++) {
+    for (int i = 0; i < 3; i++) {
         cr_expect(r.losses[i].computed);
         cr_expect_gt(r.losses[i].raw, 0.0);
         cr_expect_float_eq(r.losses[i].weighted, r.losses[i].raw * r.losses[i].weight, 1e-12);
@@ -168,10 +173,11 @@ Test(step, losses_are_reported_raw_and_weighted)
 
 static void expect_falling(kd_dtype compute)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, compute, &settings);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     kd_step_result first, last;
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &first), KD_OK);
     for (uint64_t step = 1; step < 60; step++) {
@@ -191,19 +197,20 @@ Test(step, loss_falls)
 /* The routers' losses beside the others; balance, a product of means, keeps its micro-batch. */
 Test(step, cutting_the_batch_changes_nothing_but_rounding)
 {
-    kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_batch batch = tiny_batch_create(3);
     const int cuts[] = {1, 2, 4};
     kd_step_result results[3];
     float *weights[3];
     int64_t n = 0;
 
-    settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
+    settings.objective.z_weight.value = 0.1;
     for (int i = 0; i < 2 * TINY_TOKENS - 1; i++) { /* one quarter has none, another hardly any */
         batch.labels[i] = -100;
     }
     for (int i = 0; i < 3; i++) {
-        kd_micro_batch batches[TINY_BATCH];
+        kd_batch batches[TINY_BATCH];
         tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
         cut(&batch, cuts[i], batches);
         for (uint64_t step = 0; step < 3; step++) {
@@ -226,8 +233,8 @@ Test(step, cutting_the_batch_changes_nothing_but_rounding)
 /* The other rank of two, whose sums were taken before. */
 typedef struct other_rank {
     float *grad;
-    double sums[KD_SUM_COUNT];
-    int64_t counts[KD_LOSS_COUNT]; /* of both */
+    double sums[16];
+    int64_t counts[4]; /* of both */
     bool records;
 } other_rank;
 
@@ -248,7 +255,7 @@ static kd_status meet_f32(void *user, float *values, int64_t n)
 static kd_status meet_f64(void *user, double *values, int64_t n)
 {
     other_rank *other = user;
-    cr_assert_eq(n, KD_SUM_COUNT);
+    cr_assert_leq(n, 16);
     for (int64_t i = 0; i < n; i++) {
         if (other->records) {
             other->sums[i] = values[i];
@@ -263,15 +270,13 @@ static kd_status meet_f64(void *user, double *values, int64_t n)
 static kd_status meet_i64(void *user, int64_t *values, int64_t n)
 {
     const other_rank *other = user;
-    cr_assert_eq(n, KD_LOSS_COUNT);
+    cr_assert_eq(n, 4);
     memcpy(values, other->counts, (size_t)n * sizeof *values);
     return KD_OK;
 }
 
-static kd_status step_of_two(tiny_train *t,
-                             const kd_micro_batch *batch,
-                             other_rank *other,
-                             kd_step_result *result_out)
+static kd_status
+step_of_two(tiny_train *t, const kd_batch *batch, other_rank *other, kd_step_result *result_out)
 {
     const kd_reduce reduce = {.user = other,
                               .rank = 0,
@@ -279,18 +284,19 @@ static kd_status step_of_two(tiny_train *t,
                               .sum_f32 = meet_f32,
                               .sum_f64 = meet_f64,
                               .sum_i64 = meet_i64};
-    const kd_step_work work = {.batches = batch, .n_batches = 1};
+    const kd_source source = {.user = t, .next = tiny_train_next};
+    const kd_step_work work = {.source = &source, .stride = 1, .n_batches = 1, .groups = 1};
     t->batches = batch;
-    t->n_batches = 1;
     return kd_trainer_step(t->trainer, &work, t->channel, &reduce, result_out);
 }
 
 Test(step, two_ranks_give_what_one_gives)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
-    kd_micro_batch halves[2];
+    const kd_batch whole = tiny_batch_whole(&batch);
+    kd_batch halves[2];
     const int64_t n_labelled = TINY_ROWS - 2;
     other_rank other = {
         .records = true,
@@ -321,7 +327,7 @@ Test(step, two_ranks_give_what_one_gives)
 
 /* Runs a step that must fail with `wanted` and a text that holds `words`, and changes no weight. */
 static void
-expect_refused(tiny_train *t, const kd_micro_batch *batch, kd_status wanted, const char *words)
+expect_refused(tiny_train *t, const kd_batch *batch, kd_status wanted, const char *words)
 {
     const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
     kd_step_result result = {.loss = -7.0};
@@ -338,10 +344,11 @@ expect_refused(tiny_train *t, const kd_micro_batch *batch, kd_status wanted, con
 
 Test(step, tokens_and_labels_out_of_range_are_refused)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     batch.tokens[8] = 11;
     expect_refused(t, &whole, KD_ERR_INVALID, "sequence 1, token 2: found 11, expected 0 to 10");
     batch.tokens[8] = -1;
@@ -363,11 +370,12 @@ static tiny_batch without_a_label(void)
 
 Test(step, a_batch_without_a_label_teaches_nothing)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
     const tiny_batch batch = without_a_label();
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     kd_step_result r;
     float *before = tiny_train_weights(t);
     cr_assert_eq(tiny_train_step(t, 41, &whole, 1, &r), KD_OK);
@@ -386,15 +394,16 @@ Test(step, a_batch_without_a_label_teaches_nothing)
 
 Test(step, the_routers_losses_need_no_label)
 {
-    kd_trainer_settings settings = tiny_train_settings();
-    settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    settings.objective.z_weight.value = 0.1;
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = without_a_label();
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     kd_step_result r;
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
     cr_expect(r.updated);
-    cr_expect_gt(r.losses[2].raw, 0.0);
+    cr_expect_gt(r.losses[3].raw, 0.0);
     cr_expect_gt(r.gradient_norm, 0.0);
     tiny_train_destroy(t);
 }
@@ -402,12 +411,13 @@ Test(step, the_routers_losses_need_no_label)
 /* Raw balance and z, and the gradient's norm, with these labels and no other loss. */
 static kd_step_result router_losses(const tiny_batch *batch)
 {
-    kd_trainer_settings settings = tiny_train_settings();
-    settings.objective.weights[KD_LOSS_KD] = kd_schedule_constant(0.0);
-    settings.objective.weights[KD_LOSS_HARD] = kd_schedule_constant(0.0);
-    settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.2);
-    settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
-    const kd_micro_batch whole = tiny_batch_whole(batch, 0);
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    settings.objective.kd_weight.value = 0.0;
+    settings.objective.hard_weight.value = 0.0;
+    settings.objective.balance_weight.value = 0.2;
+    settings.objective.z_weight.value = 0.1;
+    const kd_batch whole = tiny_batch_whole(batch);
     kd_step_result r;
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
@@ -423,8 +433,9 @@ Test(step, the_routers_losses_are_means_over_all_rows)
         batch.labels[i] = batch.labels[i] < 0 ? 0 : batch.labels[i];
     }
     const kd_step_result all = router_losses(&batch);
-    cr_assert_eq(some.n_losses, 3);
-    for (int i = 1; i < 3; i++) {
+    cr_assert_eq(some.n_losses, 4);
+    for (int i = 2; i < 4; i++) {
+        cr_expect(some.losses[i].computed);
         cr_expect_eq(some.losses[i].raw, all.losses[i].raw, "%s: %g, not %g", some.losses[i].name,
                      some.losses[i].raw, all.losses[i].raw);
     }
@@ -434,13 +445,14 @@ Test(step, the_routers_losses_are_means_over_all_rows)
 /* With no preference at all every expert has probability 1 / E: balance is 1, z is log(E)^2. */
 Test(step, the_routers_losses_of_an_indifferent_router_are_known)
 {
-    kd_trainer_settings settings = tiny_train_settings();
-    settings.objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.2);
-    settings.objective.weights[KD_LOSS_Z] = kd_schedule_constant(0.1);
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    settings.objective.balance_weight.value = 0.2;
+    settings.objective.z_weight.value = 0.1;
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const kd_parameters *params = kd_trainer_parameters(t->trainer);
     const tiny_batch batch = tiny_batch_create(3);
-    kd_micro_batch halves[2];
+    kd_batch halves[2];
     kd_step_result r;
 
     for (int64_t layer = 0; layer < params->config.n_layers; layer++) {
@@ -457,32 +469,35 @@ Test(step, the_routers_losses_of_an_indifferent_router_are_known)
 /* Their weights are values of a step: nothing is computed, and nothing moves, while they are 0. */
 Test(step, the_routers_losses_follow_a_schedule)
 {
-    kd_trainer_settings settings = tiny_train_settings();
-    settings.objective.weights[KD_LOSS_KD] = kd_schedule_constant(0.0);
-    settings.objective.weights[KD_LOSS_HARD] = kd_schedule_constant(0.0);
-    settings.objective.weights[KD_LOSS_BALANCE] =
-        (kd_schedule){.kind = KD_SCHEDULE_STEP, .n_points = 2, .points = {{0, 0.0}, {1, 0.5}}};
+    tiny_settings settings;
+    tiny_points room;
+    tiny_settings_init(&settings);
+    settings.objective.kd_weight.value = 0.0;
+    settings.objective.hard_weight.value = 0.0;
+    settings.objective.balance_weight =
+        tiny_schedule(&room, KD__SCHEDULE__KIND__STEP, 0, 0.0, 1, 0.5);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     kd_step_result off, on;
 
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &off), KD_OK);
     cr_expect_not(off.updated);
-    cr_expect_not(off.losses[1].computed);
+    cr_expect_not(off.losses[2].computed);
     cr_expect_eq(off.gradient_norm, 0.0);
     cr_assert_eq(tiny_train_step(t, 1, &whole, 1, &on), KD_OK);
-    cr_expect(on.updated && on.losses[1].computed);
-    cr_expect_gt(on.losses[1].raw, 0.9);
+    cr_expect(on.updated && on.losses[2].computed);
+    cr_expect_gt(on.losses[2].raw, 0.9);
     cr_expect_gt(on.gradient_norm, 0.0);
     tiny_train_destroy(t);
 }
 
 Test(step, without_labels_kd_runs_over_all_rows)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_batch batch = tiny_batch_create(3);
-    kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    kd_batch whole = tiny_batch_whole(&batch);
     kd_step_result bare, labelled;
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     whole.labels = NULL;
@@ -506,10 +521,11 @@ Test(step, without_labels_kd_runs_over_all_rows)
 
 Test(step, micro_batches_have_labels_or_none_has)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
-    kd_micro_batch halves[2];
+    kd_batch halves[2];
     kd_step_result r;
     cut(&batch, 2, halves);
     halves[1].labels = NULL;
@@ -521,12 +537,13 @@ Test(step, micro_batches_have_labels_or_none_has)
 
 Test(step, a_loss_that_is_not_finite_changes_nothing)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     kd_parameters *params = kd_trainer_parameters(t->trainer);
     const kd_parameter *norm = kd_parameters_find(params, KD_PARAM_FINAL_NORM, 0);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     const float bad = INFINITY;
     kd_parameters_write(params, norm->offset, &bad, 1);
     expect_refused(t, &whole, KD_ERR_INVALID, "step 41: loss kd is not a number, expected");
@@ -543,10 +560,11 @@ static kd_status lose_connection(void *user, uint64_t m, void *message)
 
 Test(step, a_fault_of_the_channel_ends_the_step)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
+    const kd_batch whole = tiny_batch_whole(&batch);
     kd_channel_destroy(t->channel);
     cr_assert_eq(kd_channel_create_local(8, lose_connection, NULL, &t->channel), KD_OK);
     expect_refused(t, &whole, KD_ERR_IO, "the teacher is gone");
@@ -555,42 +573,79 @@ Test(step, a_fault_of_the_channel_ends_the_step)
 
 Test(step, without_a_channel_kd_is_not_computed)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
-    const kd_step_work work = {.batches = &whole, .n_batches = 1};
-    const kd_reduce alone = kd_reduce_single();
+    const kd_batch whole = tiny_batch_whole(&batch);
     kd_step_result r;
-    cr_assert_eq(kd_trainer_step(t->trainer, &work, NULL, &alone, &r), KD_OK);
+    kd_channel *channel = t->channel;
+    t->channel = NULL;
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
+    t->channel = channel;
     cr_expect_str_eq(r.losses[0].name, "kd");
     cr_expect_not(r.losses[0].computed);
     cr_expect_float_eq(r.loss, 0.3 * r.losses[1].raw, 1e-12);
     tiny_train_destroy(t);
 }
 
-Test(step, another_objective_keeps_weights_and_moments)
+/* Each is a value that the next step reads: nothing is built for it. */
+Test(step, other_values_of_the_objective_need_nothing_new)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
-    const kd_teacher_view nobody = {0};
+    const kd_batch whole = tiny_batch_whole(&batch);
+    const kd_signal_plan *signals = kd_trainer_signals(t->trainer);
+    kd_step_result before, after, warm;
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &before), KD_OK);
+    const kd_ops *whole_table = t->be->ops;
+    kd_ops table = *whole_table;
+    table.alloc = NULL; /* whoever asks for memory crashes */
+    t->be->ops = &table;
+
+    settings.objective.kd_weight.value = 0.25;
+    settings.objective.temperature.value = 5.0;
+    settings.objective.z_weight.value = 0.1;
+    cr_assert_eq(kd_trainer_set_objective(t->trainer, &settings.objective.message), KD_OK);
+    cr_assert_eq(tiny_train_step(t, 1, &whole, 1, &after), KD_OK);
+    cr_expect_eq(kd_trainer_signals(t->trainer), signals);
+    cr_expect_eq(after.losses[0].weight, 0.25);
+    cr_expect_neq(after.losses[0].raw, before.losses[0].raw);
+    cr_expect_not(before.losses[3].computed);
+    cr_expect(after.losses[3].computed);
+
+    settings.objective.kd_weight.value = 0.0;
+    cr_assert_eq(kd_trainer_set_objective(t->trainer, &settings.objective.message), KD_OK);
+    cr_assert_eq(tiny_train_step(t, 2, &whole, 1, &warm), KD_OK);
+    cr_expect_not(warm.losses[0].computed);
+    cr_expect_eq(kd_objective_groups(&settings.objective.message, 2), 0);
+    t->be->ops = whole_table;
+    tiny_train_destroy(t);
+}
+
+Test(step, other_teachers_keep_weights_and_moments)
+{
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    const tiny_batch batch = tiny_batch_create(3);
+    const kd_batch whole = tiny_batch_whole(&batch);
     const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
-    kd_objective_settings objective = settings.objective;
+    kd_model_config large = tiny_config(&kd_model_mixtral);
+    const kd_teacher_view stranger = {.config = &large};
     kd_step_result r;
     cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
     float *weights = tiny_train_weights(t);
     float *m = tiny_values(t->be, kd_trainer_optimizer(t->trainer)->moments[0].m);
 
     kd_fault_quiet(1);
-    objective.temperature = kd_schedule_constant(-1.0);
-    cr_expect_eq(kd_trainer_set_objective(t->trainer, &objective, &nobody), KD_ERR_INVALID);
+    large.vocab_size += KD_VOCAB_PADDING_MAX;
+    cr_expect_eq(kd_trainer_set_teachers(t->trainer, &stranger, 1), KD_ERR_INVALID);
     kd_fault_quiet(0);
     cr_expect_eq(kd_trainer_signals(t->trainer)->n_signals, 1);
-    objective.temperature = kd_schedule_constant(1.0);
-    objective.weights[KD_LOSS_BALANCE] = kd_schedule_constant(0.01);
-    cr_assert_eq(kd_trainer_set_objective(t->trainer, &objective, &nobody), KD_OK);
+    cr_assert_eq(kd_trainer_set_teachers(t->trainer, NULL, 0), KD_OK);
     cr_expect_eq(kd_trainer_signals(t->trainer)->n_signals, 0);
     float *weights_after = tiny_train_weights(t);
     float *m_after = tiny_values(t->be, kd_trainer_optimizer(t->trainer)->moments[0].m);
@@ -598,13 +653,84 @@ Test(step, another_objective_keeps_weights_and_moments)
     cr_expect_arr_eq(m, m_after, bytes);
 
     cr_assert_eq(tiny_train_step(t, 1, &whole, 1, &r), KD_OK);
-    cr_assert_eq(r.n_losses, 2);
+    cr_assert_eq(r.n_losses, 3);
     cr_expect_str_eq(r.losses[0].name, "hard");
-    cr_expect_str_eq(r.losses[1].name, "balance");
     free(m_after);
     free(weights_after);
     free(m);
     free(weights);
+    tiny_train_destroy(t);
+}
+
+Test(step, losses_can_be_asked_for_without_an_update)
+{
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    settings.objective.balance_weight.value = 0.2;
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
+    const tiny_batch batch = tiny_batch_create(3);
+    const kd_batch whole = tiny_batch_whole(&batch);
+    const kd_source source = {.user = t, .next = tiny_train_next};
+    const kd_step_work work = {.source = &source, .stride = 1, .n_batches = 1, .groups = 1};
+    const kd_reduce alone = kd_reduce_single();
+    kd_step_result asked, stepped;
+    float *before = tiny_train_weights(t);
+    t->batches = &whole;
+    cr_assert_eq(kd_trainer_losses(t->trainer, &work, t->channel, &alone, &asked), KD_OK);
+    float *after = tiny_train_weights(t);
+    cr_expect_arr_eq(before, after, bytes);
+    cr_expect_not(asked.updated);
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &stepped), KD_OK);
+    cr_expect(stepped.updated);
+    cr_expect_eq(asked.loss, stepped.loss);
+    cr_expect_eq(asked.gradient_norm, stepped.gradient_norm);
+    cr_assert_eq(asked.n_losses, stepped.n_losses);
+    for (int i = 0; i < asked.n_losses; i++) {
+        cr_expect_eq(asked.losses[i].raw, stepped.losses[i].raw);
+    }
+    free(after);
+    free(before);
+    tiny_train_destroy(t);
+}
+
+/* The mean cross-entropy that follows from (N, V) logits. */
+static double cross_entropy(const float *logits, const int32_t *labels, int64_t n_vocab)
+{
+    double total = 0.0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < TINY_ROWS; i++) {
+        double sum = 0.0;
+        if (labels[i] < 0) {
+            continue;
+        }
+        for (int64_t v = 0; v < n_vocab; v++) {
+            sum += exp((double)logits[i * n_vocab + v]);
+        }
+        total += log(sum) - (double)logits[i * n_vocab + labels[i]];
+        n++;
+    }
+    return total / (double)n;
+}
+
+Test(step, logits_of_student_and_teacher_can_be_seen)
+{
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_batch batch = tiny_batch_create(3);
+    const kd_batch whole = tiny_batch_whole(&batch);
+    float logits[TINY_ROWS * 11], taught[TINY_ROWS * 11];
+    kd_step_result r;
+    cr_assert_eq(kd_trainer_logits(t->trainer, &whole, logits), KD_OK);
+    cr_assert_eq(kd_teacher_logits(t->teacher, &whole, taught), KD_OK);
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
+    cr_expect_float_eq(cross_entropy(logits, batch.labels, 11), r.losses[1].raw, 1e-5);
+    cr_expect_gt(fabs(cross_entropy(taught, batch.labels, 11) - r.losses[1].raw), 1e-3);
+    batch.tokens[2] = 11;
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_trainer_logits(t->trainer, &whole, logits), KD_ERR_INVALID);
+    cr_expect_eq(kd_teacher_logits(t->teacher, &whole, taught), KD_ERR_INVALID);
     tiny_train_destroy(t);
 }
 
@@ -623,12 +749,15 @@ static void *limited_alloc(kd_backend *be, size_t size_bytes)
 
 Test(step, every_allocation_that_fails_is_reported)
 {
-    const kd_trainer_settings settings = tiny_train_settings();
-    const kd_teacher_view nobody = {0};
+    tiny_settings settings;
+    tiny_settings_init(&settings);
     const kd_reduce alone = kd_reduce_single();
     const tiny_batch batch = tiny_batch_create(3);
-    const kd_micro_batch whole = tiny_batch_whole(&batch, 0);
-    const kd_step_work work = {.batches = &whole, .n_batches = 1};
+    const kd_batch whole = tiny_batch_whole(&batch);
+    tiny_train stub = {.batches = &whole};
+    const kd_source source = {.user = &stub, .next = tiny_train_next};
+    const kd_step_work work = {.source = &source, .stride = 1, .n_batches = 1};
+    const kd_trainer_settings trainer_settings = tiny_trainer_settings(&settings);
     kd_status st = KD_ERR_NOMEM;
     int n = 0;
 
@@ -643,7 +772,7 @@ Test(step, every_allocation_that_fails_is_reported)
         table.alloc = limited_alloc;
         m.be->ops = &table;
         n_allowed = n;
-        st = kd_trainer_create(m.params, &settings, &nobody, &trainer);
+        st = kd_trainer_create(m.params, &trainer_settings, NULL, 0, &trainer);
         cr_expect_eq(trainer == NULL, st != KD_OK);
         cr_expect(st == KD_OK || st == KD_ERR_NOMEM);
         if (!st) {

@@ -29,21 +29,10 @@ static Kd__Job *job_of(const char *text)
 
 Test(settings, carry_the_job_to_the_libraries)
 {
-    Kd__Job *job = job_of(SMALL "objective: {kd: {weight: 0.5, temperature: {kind: cosine, points: "
-                                "[{step: 0, value: 4}, {step: 9, value: 1}]}}}\n"
-                                "training: {steps: 20, batch_size: 8, micro_batch_size: 2, "
-                                "learning_rate: 0.01, dtype: f32}\n");
-    kd_trainer_settings s;
+    Kd__Job *job =
+        job_of(SMALL "training: {steps: 20, batch_size: 8, micro_batch_size: 2, dtype: f32}\n");
     kd_model_config config;
-    cr_assert(eq(int, settings_trainer(job, &s), KD_OK));
     cr_assert(eq(int, settings_student_model(job, &config), KD_OK));
-    cr_expect(eq(i64, s.max_batch, 2));
-    cr_expect(eq(i64, s.n_tokens, 64));
-    cr_expect(eq(dbl, kd_schedule_at(&s.objective.weights[KD_LOSS_KD], 3), 0.5));
-    cr_expect(eq(dbl, kd_schedule_at(&s.objective.temperature, 9), 1.0));
-    cr_expect(eq(int, (int)s.objective.temperature.kind, KD_SCHEDULE_COSINE));
-    cr_expect(eq(int, (int)s.objective.transport, KD_TRANSPORT_HIDDEN));
-    cr_expect(eq(dbl, s.learning_rate.peak, 0.01));
     cr_expect(eq(int, (int)settings_dtype(job), KD_F32));
     cr_expect(eq(u64, settings_micro_batches(job), 4));
     cr_expect(config.type == &kd_model_qwen3_moe);
@@ -116,7 +105,5 @@ Test(options, only_bad_input_is_permanent)
 /* Arrays of the engine have as many places as a job may ask for. */
 Test(settings, what_a_job_may_have_fits_the_engine)
 {
-    cr_expect(
-        eq(dbl, kd_field_facts_named("kd.Schedule", "points")->count.most, KD_SCHEDULE_POINTS_MAX));
     cr_expect(eq(dbl, kd_field_facts_named("kd.Model", "num_experts")->range.most, KD_EXPERTS_MAX));
 }

@@ -1,0 +1,18 @@
+/*
+ * logits.h - all logits of a micro-batch, for those who want to see them; training never does.
+ */
+#ifndef KD_MODEL_LOGITS_H
+#define KD_MODEL_LOGITS_H
+
+#include "tensor/ops.h"
+
+/*
+ * logits_out (N, V) f32, host = hidden (N, C) lm_head (V, C)^T, by chunks of rows. Blocks; allocates
+ * one chunk for the call.
+ */
+KD_MUST_USE kd_status kd_logits_download(kd_backend *be,
+                                         kd_tensor hidden,
+                                         kd_tensor lm_head,
+                                         float *logits_out);
+
+#endif

@@ -1,0 +1,22 @@
+/*
+ * trainer.h - what the files of the trainer (step.h) share; private to lib/train.
+ */
+#ifndef KD_TRAIN_TRAINER_H
+#define KD_TRAIN_TRAINER_H
+
+#include "train/step.h"
+
+struct kd_trainer {
+    kd_parameters *params; /* owned, as are the next five */
+    kd_optimizer *optimizer;
+    kd_decoder *decoder;
+    kd_objective *objective;
+    Kd__Objective *message; /* the values in force */
+    Kd__Training *training;
+    int64_t max_batch, n_tokens;
+    kd_tensor labels;    /* (max_batch * T) i32 */
+    double *sums;        /* (n) of the objective's, host */
+    kd_channel *channel; /* of the step under way, or NULL */
+};
+
+#endif
