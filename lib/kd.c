@@ -329,6 +329,12 @@ kd_status kd_student_attach_teacher(kd_student *s, const char *folder)
     return KD_OK;
 }
 
+/* What a step of this student's own is taught by. */
+static source own_source(const kd_student *s)
+{
+    return s->distils && s->teacher != NULL ? SOURCE_TEACHER : SOURCE_NONE;
+}
+
 void kd_student_set_distillation(kd_student *s, bool on)
 {
     s->distils = on;
@@ -346,6 +352,11 @@ static kd_status check_objective(const kd_student *s)
     kd_checker_message(&mistakes, &whole->base);
     kd_message_destroy(&whole->base);
     return kd_checker_end(&mistakes, NULL);
+}
+
+bool kd_student_distils(const kd_student *s)
+{
+    return own_source(s) == SOURCE_TEACHER;
 }
 
 /* Sets a number below the objective by its path. */
@@ -397,12 +408,6 @@ kd_status kd_student_set_weight(kd_student *s, const char *loss, double weight)
     return change(s, path, weight);
 }
 
-/* What a step of this student's own is taught by. */
-static source own_source(const kd_student *s)
-{
-    return s->distils && s->teacher != NULL ? SOURCE_TEACHER : SOURCE_NONE;
-}
-
 kd_status kd_student_get_weight(const kd_student *s, const char *loss, double *weight_out)
 {
     Kd__Objective *objective = NULL;
@@ -450,13 +455,24 @@ static kd_status give_batch(void *user, uint64_t m, kd_batch *batch_out)
     return KD_OK;
 }
 
-/* One update with the logits of `from`; s->logits are set. */
-static kd_status step(kd_student *s,
-                      source from,
-                      const int32_t *tokens,
-                      const int32_t *labels,
-                      int64_t n_sequences,
-                      kd_losses *losses_out)
+static kd_status check_count(const kd_student *s, int64_t n_sequences)
+{
+    if (n_sequences < 1 || n_sequences > s->max_batch) {
+        return kd_fail(KD_ERR_ARG, "found %lld sequences, expected 1 to %lld",
+                       (long long)n_sequences, (long long)s->max_batch);
+    }
+    return KD_OK;
+}
+
+/* Everything of a step with the logits of `from`; s->logits are set. */
+typedef kd_status (*step_function)(kd_trainer *,
+                                   const kd_step_work *,
+                                   kd_channel *,
+                                   const kd_reduce *,
+                                   kd_step_result *);
+
+static kd_status
+pass(kd_student *s, source from, const kd_batch *batch, step_function step, kd_losses *losses_out)
 {
     const kd_source batches = {.user = s, .next = give_batch};
     const kd_reduce alone = kd_reduce_single();
@@ -464,26 +480,38 @@ static kd_status step(kd_student *s,
         .step = s->n_steps, .source = &batches, .first_m = s->n_steps, .stride = 1, .n_batches = 1};
     kd_step_result result;
 
-    if (n_sequences < 1 || n_sequences > s->max_batch) {
-        return kd_fail(KD_ERR_ARG, "found %lld sequences, expected 1 to %lld",
-                       (long long)n_sequences, (long long)s->max_batch);
+    kd_status st = check_count(s, batch->n_batch);
+    if (!st) {
+        st = prepare(s, from, &work.groups);
     }
-    kd_status st = prepare(s, from, &work.groups);
     if (st) {
         return st;
     }
-    s->batch = (kd_batch){.n_batch = n_sequences,
-                          .n_tokens = s->n_tokens,
-                          .tokens = tokens,
-                          .labels = labels,
-                          .first = s->n_sequences};
-    st = kd_trainer_step(s->trainer, &work, s->channel, &alone, &result);
-    if (st) {
-        return st;
+    s->batch = *batch;
+    st = step(s->trainer, &work, s->channel, &alone, &result);
+    if (!st) {
+        report(&result, losses_out);
     }
-    s->n_steps++;
-    report(&result, losses_out);
-    return KD_OK;
+    return st;
+}
+
+static kd_batch
+batch_of(const kd_student *s, const int32_t *tokens, const int32_t *labels, int64_t n_sequences)
+{
+    return (kd_batch){.n_batch = n_sequences,
+                      .n_tokens = s->n_tokens,
+                      .tokens = tokens,
+                      .labels = labels,
+                      .first = s->n_steps * (uint64_t)s->max_batch};
+}
+
+static kd_status update(kd_student *s, source from, const kd_batch *batch, kd_losses *losses_out)
+{
+    const kd_status st = pass(s, from, batch, kd_trainer_step, losses_out);
+    if (!st) {
+        s->n_steps++;
+    }
+    return st;
 }
 
 kd_status kd_student_step(kd_student *s,
@@ -492,8 +520,20 @@ kd_status kd_student_step(kd_student *s,
                           int64_t n_sequences,
                           kd_losses *losses_out)
 {
+    const kd_batch batch = batch_of(s, tokens, labels, n_sequences);
     s->logits = NULL;
-    return step(s, own_source(s), tokens, labels, n_sequences, losses_out);
+    return update(s, own_source(s), &batch, losses_out);
+}
+
+kd_status kd_student_losses(kd_student *s,
+                            const int32_t *tokens,
+                            const int32_t *labels,
+                            int64_t n_sequences,
+                            kd_losses *losses_out)
+{
+    const kd_batch batch = batch_of(s, tokens, labels, n_sequences);
+    s->logits = NULL;
+    return pass(s, own_source(s), &batch, kd_trainer_losses, losses_out);
 }
 
 kd_status kd_student_step_on_logits(kd_student *s,
@@ -508,9 +548,33 @@ kd_status kd_student_step_on_logits(kd_student *s,
                        (long long)(n_sequences * s->n_tokens),
                        (long long)kd_trainer_parameters(s->trainer)->config.vocab_size);
     }
+    const kd_batch batch = batch_of(s, tokens, labels, n_sequences);
     s->logits = target_logits;
-    return step(s, s->distils ? SOURCE_LOGITS : SOURCE_NONE, tokens, labels, n_sequences,
-                losses_out);
+    return update(s, s->distils ? SOURCE_LOGITS : SOURCE_NONE, &batch, losses_out);
+}
+
+kd_status
+kd_student_logits(kd_student *s, const int32_t *tokens, int64_t n_sequences, float *logits_out)
+{
+    const kd_batch batch = batch_of(s, tokens, NULL, n_sequences);
+    const kd_status st = check_count(s, n_sequences);
+    return st ? st : kd_trainer_logits(s->trainer, &batch, logits_out);
+}
+
+kd_status kd_student_teacher_logits(kd_student *s,
+                                    const int32_t *tokens,
+                                    int64_t n_sequences,
+                                    float *logits_out)
+{
+    const kd_batch batch = batch_of(s, tokens, NULL, n_sequences);
+    const kd_status st = check_count(s, n_sequences);
+    if (st) {
+        return st;
+    }
+    if (s->teacher == NULL) {
+        return kd_fail(KD_ERR_STATE, "found no teacher, expected one that is attached");
+    }
+    return kd_teacher_logits(s->teacher, &batch, logits_out);
 }
 
 /* Sequences in arrays of the caller's. */

@@ -119,6 +119,9 @@ KD_MUST_USE kd_status kd_student_attach_teacher(kd_student *student, const char 
 /* Off: the teacher rests, and "kd" is not computed until it is turned on again. On at start. */
 void kd_student_set_distillation(kd_student *student, bool on);
 
+/* Whether the next kd_student_step() has a teacher: one is attached, and distillation is on. */
+bool kd_student_distils(const kd_student *student);
+
 /* T >= 0.001 of "kd", whose raw value is T * T times the divergence. 4 at start. */
 KD_MUST_USE kd_status kd_student_set_temperature(kd_student *student, double temperature);
 
@@ -146,7 +149,31 @@ KD_MUST_USE kd_status kd_student_step(kd_student *student,
                                       kd_losses *losses_out);
 
 /*
- * The same against target logits of the caller's, (n_sequences * T, vocab_size) f32, instead of a
+ * What kd_student_step() would report of this batch, without the update: the student stays as it is.
+ * Forward and backward pass are run, and the gradient is dropped.
+ */
+KD_MUST_USE kd_status kd_student_losses(kd_student *student,
+                                        const int32_t *tokens,
+                                        const int32_t *labels,
+                                        int64_t n_sequences,
+                                        kd_losses *losses_out);
+
+/*
+ * The forward pass alone: the logits of the student, or of the teacher that is attached (KD_ERR_STATE
+ * without one), for 1 to max_sequences sequences. logits_out: (n_sequences * T, vocab_size) f32, of
+ * the model's own vocab_size. Inputs are tokens; hidden states cannot be put in their place.
+ */
+KD_MUST_USE kd_status kd_student_logits(kd_student *student,
+                                        const int32_t *tokens,
+                                        int64_t n_sequences,
+                                        float *logits_out);
+KD_MUST_USE kd_status kd_student_teacher_logits(kd_student *student,
+                                                const int32_t *tokens,
+                                                int64_t n_sequences,
+                                                float *logits_out);
+
+/*
+ * The same step against target logits of the caller's, (n_sequences * T, vocab_size) f32, instead of a
  * teacher's. KD_ERR_ARG if target_logits is NULL.
  */
 KD_MUST_USE kd_status kd_student_step_on_logits(kd_student *student,

@@ -164,6 +164,41 @@ Test(kd, hard_targets_weigh_more_while_nothing_distils)
     kd_student_destroy(student);
 }
 
+Test(kd, losses_and_logits_can_be_seen_without_a_step)
+{
+    const kd_student_options options = small_options(2);
+    kd_student *student = create(&options);
+    const size_t n = N * (size_t)options.model.vocab_size;
+    float *mine = malloc(n * sizeof *mine), *taught = malloc(n * sizeof *taught);
+    int32_t tokens[N], labels[N];
+    kd_losses asked, stepped;
+    make_text(tokens, labels, 0);
+    kd_set_quiet(true);
+    cr_expect_eq(kd_student_teacher_logits(student, tokens, B, taught), KD_ERR_STATE);
+    cr_expect_eq(kd_student_logits(student, tokens, 0, mine), KD_ERR_ARG);
+    cr_expect_not(kd_student_distils(student));
+    cr_assert_eq(kd_student_attach_teacher(student, make_teacher()), KD_OK);
+    cr_expect(kd_student_distils(student));
+
+    cr_assert_eq(kd_student_losses(student, tokens, labels, B, &asked), KD_OK);
+    cr_assert_eq(kd_student_losses(student, tokens, labels, B, &asked), KD_OK);
+    cr_expect_eq(kd_student_steps(student), 0);
+    cr_assert_eq(kd_student_logits(student, tokens, B, mine), KD_OK);
+    cr_assert_eq(kd_student_teacher_logits(student, tokens, B, taught), KD_OK);
+    cr_expect_neq(mine[0], taught[0]);
+    cr_assert_eq(kd_student_step(student, tokens, labels, B, &stepped), KD_OK);
+    cr_expect_eq(asked.total, stepped.total);
+    cr_expect_eq(asked.gradient_norm, stepped.gradient_norm);
+
+    /* Its own logits, before the step, as targets: nothing is left to learn from them. */
+    cr_assert_eq(kd_student_logits(student, tokens, B, mine), KD_OK);
+    cr_assert_eq(kd_student_step_on_logits(student, tokens, labels, mine, B, &stepped), KD_OK);
+    cr_expect_lt(fabs(find(&stepped, "kd")->raw), 1e-6);
+    free(taught);
+    free(mine);
+    kd_student_destroy(student);
+}
+
 Test(kd, weights_are_set_by_name)
 {
     const kd_student_options options = small_options(2);
