@@ -14,6 +14,7 @@ ctl_exit ctl_events(const ctl_options *options);   /* query.c  */
 ctl_exit ctl_metrics(const ctl_options *options);  /* query.c  */
 ctl_exit ctl_logs(const ctl_options *options);     /* query.c  */
 ctl_exit ctl_cancel(const ctl_options *options);   /* query.c  */
+ctl_exit ctl_explain(const ctl_options *options);  /* explain.c */
 ctl_exit ctl_watch(const ctl_options *options);    /* watch.c  */
 
 /* Shows one job's progress to its end; standard output is what `watch` prints. */

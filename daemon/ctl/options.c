@@ -11,17 +11,12 @@
 #define DEFAULT_SERVER "unix:/run/distilld/distilld.sock"
 
 static const struct option long_options[] = {
-    {"server", required_argument, NULL, 'S'},
-    {"json", no_argument, NULL, 'j'},
-    {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, 'V'},
-    {"set", required_argument, NULL, 's'},
-    {"after", required_argument, NULL, 'a'},
-    {"token", required_argument, NULL, 't'},
-    {"watch", no_argument, NULL, 'w'},
-    {"csv", no_argument, NULL, 'c'},
-    {"follow", no_argument, NULL, 'f'},
-    {NULL, 0, NULL, 0},
+    {"server", required_argument, NULL, 'S'}, {"json", no_argument, NULL, 'j'},
+    {"help", no_argument, NULL, 'h'},         {"version", no_argument, NULL, 'V'},
+    {"set", required_argument, NULL, 's'},    {"after", required_argument, NULL, 'a'},
+    {"token", required_argument, NULL, 't'},  {"watch", no_argument, NULL, 'w'},
+    {"csv", no_argument, NULL, 'c'},          {"follow", no_argument, NULL, 'f'},
+    {"man", no_argument, NULL, 'm'},          {NULL, 0, NULL, 0},
 };
 
 static const char global_options[] = "SjhV";
@@ -32,7 +27,7 @@ static void print_help(const ctl_command *commands, size_t n_commands)
          "usage: distillctl [--server ADDRESS] COMMAND [ARGUMENT] [OPTIONS]\n\ncommands:");
     for (size_t i = 0; i < n_commands; i++) {
         const char *argument = commands[i].argument ? commands[i].argument : "";
-        printf("  %-8s %-5s %s\n", commands[i].name, argument, commands[i].summary);
+        printf("  %-8s %-6s %s\n", commands[i].name, argument, commands[i].summary);
     }
     puts("\n"
          "options of every command:\n"
@@ -71,6 +66,7 @@ static void print_command_help(const ctl_command *command)
         {'t', "  --token TEXT      submit once: the same token again gives the same job"},
         {'w', "  --watch           stay and show progress, as watch does"},
         {'c', "  --csv             comma-separated values with a header line"},
+        {'m', "  --man             print the manual page distill-job(5)"},
         {'f', "  -f, --follow      go on as the log grows, until the job ends"},
     };
 
@@ -131,6 +127,9 @@ static void take_option(int letter, ctl_options *o, bool *help, bool *version)
     case 'c':
         o->csv = true;
         break;
+    case 'm':
+        o->man = true;
+        break;
     default: /* 'f' */
         o->follow = true;
         break;
@@ -150,12 +149,13 @@ static bool take_words(int argc, char **argv, const ctl_command *commands, size_
     }
     const int n_words = argc - optind - 1;
     const int n_expected = o->command->argument ? 1 : 0;
-    if (n_words != n_expected) {
+    const bool may_lack = n_expected == 1 && o->command->argument[0] == '[';
+    if (n_words != n_expected && !(may_lack && n_words == 0)) {
         (void)fprintf(stderr, "distillctl %s: found %d arguments, expected %s\n", o->command->name,
                       n_words, n_expected ? o->command->argument : "none");
         return false;
     }
-    o->argument = n_expected ? argv[optind + 1] : NULL;
+    o->argument = n_words > 0 ? argv[optind + 1] : NULL;
     return true;
 }
 

@@ -23,7 +23,7 @@ typedef struct ctl_options ctl_options;
 
 typedef struct ctl_command {
     const char *name;
-    const char *argument; /* "FILE", "JOB", or NULL                            */
+    const char *argument; /* "FILE", "JOB", "[PATH]" if it may be absent, NULL */
     const char *options;  /* those it takes beside the global ones, e.g. "sat" */
     const char *summary;
     ctl_exit (*run)(const ctl_options *options);
@@ -32,13 +32,13 @@ typedef struct ctl_command {
 struct ctl_options {
     const ctl_command *command;
     const char *server;   /* --server, DISTILLD_SERVER, or the default */
-    const char *argument; /* the file or job named                     */
+    const char *argument; /* the file, job or field named, or NULL     */
     const char *token;
     const char **sets; /* --set, in order */
     size_t n_sets;
     const char **after; /* --after, in order */
     size_t n_after;
-    bool json, watch, csv, follow;
+    bool json, watch, csv, follow, man;
     bool quiet; /* not an option: set where failures of a call are expected */
 };
 
