@@ -16,10 +16,9 @@
 
 #include "base/file.h"
 #include "base/log.h"
-#include "base/rng.h"
-#include "job/hash.h"
 #include "job/job.h"
 #include "message/reflect.h"
+#include "worker/identity.h"
 #include "worker/options.h"
 #include "worker/settings.h"
 #include "worker/student.h"
@@ -117,8 +116,8 @@ static kd_status check_same_data(worker *w)
     kd_status st = kd_world_broadcast(w->world, &expected, (int)sizeof expected);
     if (!st && w->hash != expected) {
         st = kd_fail(KD_ERR_INVALID,
-                     "%s: found another job or other tokens than the leader: expected one folder "
-                     "that all hosts share",
+                     "%s: found another job, other tokens or models than the leader: expected one "
+                     "folder that all hosts share",
                      w->job->output);
     }
     return kd_world_agree(w->world, st);
@@ -136,7 +135,9 @@ static kd_status prepare_data(worker *w)
         st = kd_world_agree(w->world, batches_open(w->job, &w->batches));
     }
     if (!st) {
-        w->hash = kd_rng_u64(kd_job_hash(w->job), batches_hash(&w->batches));
+        st = kd_world_agree(w->world, identity_hash(w->job, &w->batches, &w->hash));
+    }
+    if (!st) {
         st = check_same_data(w);
     }
     if (!st) {

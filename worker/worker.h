@@ -24,7 +24,7 @@ typedef struct worker {
     rank_link *link; /* NULL: no daemon */
     Kd__Job *job;    /* completed and checked */
     batches batches;
-    uint64_t hash; /* of the job and its tokens: a checkpoint of other ones is not resumed */
+    uint64_t hash; /* of the job, its tokens and models: of other ones no checkpoint is resumed */
     resume_point resume;
     uint64_t done; /* updates made so far, those before this attempt included */
     const volatile sig_atomic_t *stop_signal; /* set by SIGTERM */

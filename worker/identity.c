@@ -1,0 +1,61 @@
+/* Tokens rather than files: those of a text that was only touched are the same. */
+#include "worker/identity.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "format/identity.h"
+#include "job/hash.h"
+
+#define PATH_BYTES 40 /* "teachers.N.checkpoint" */
+
+typedef struct contents {
+    kd_job_content *list; /* room for the tokens, the student's model and each teacher's */
+    char (*paths)[PATH_BYTES];
+    size_t n;
+} contents;
+
+static kd_status add_model(contents *c, const char *folder)
+{
+    c->list[c->n].path = c->paths[c->n];
+    return kd_model_folder_identity(folder, KD_IDENTITY_EDGES, &c->list[c->n++].hash);
+}
+
+static kd_status add_all(contents *c, const Kd__Job *job, const batches *b)
+{
+    c->list[c->n++] = (kd_job_content){"data.files", batches_hash(b)};
+    kd_status st = KD_OK;
+    if (job->student->init == KD__STUDENT__INIT__CHECKPOINT) {
+        (void)snprintf(c->paths[c->n], PATH_BYTES, "student.checkpoint");
+        st = add_model(c, job->student->checkpoint);
+    }
+    for (size_t i = 0; i < job->n_teachers && !st; i++) {
+        (void)snprintf(c->paths[c->n], PATH_BYTES, "teachers.%zu.checkpoint", i);
+        st = add_model(c, job->teachers[i]->checkpoint);
+    }
+    return st;
+}
+
+kd_status identity_hash(const Kd__Job *job, const batches *b, uint64_t *hash_out)
+{
+    const size_t n_max = job->n_teachers + 2;
+    contents c = {
+        .list = calloc(n_max, sizeof *c.list),
+        .paths = calloc(n_max, sizeof *c.paths),
+    };
+    kd_text canonical = {0};
+    kd_status st = c.list != NULL && c.paths != NULL
+                       ? add_all(&c, job, b)
+                       : kd_fail(KD_ERR_NOMEM, "no memory for what the job names");
+    if (!st) {
+        st = kd_job_canonical(job, c.list, c.n, &canonical);
+    }
+    if (!st) {
+        *hash_out = kd_job_canonical_hash(canonical.data);
+    }
+    kd_text_release(&canonical);
+    free(c.paths);
+    free(c.list);
+    return st;
+}

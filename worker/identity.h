@@ -1,0 +1,15 @@
+/* identity.h - what a checkpoint of this run depends on: the job, its tokens and its models. */
+#ifndef KD_WORKER_IDENTITY_H
+#define KD_WORKER_IDENTITY_H
+
+#include "proto/job.pb-c.h"
+#include "worker/batches.h"
+
+/*
+ * The hash of a completed job with what stands where it names text and models, so that another
+ * model at the same path is another job, and the same one elsewhere is not. Blocks on the disk;
+ * faults are those of format/identity.h.
+ */
+KD_MUST_USE kd_status identity_hash(const Kd__Job *job, const batches *b, uint64_t *hash_out);
+
+#endif
