@@ -193,6 +193,14 @@ static kd_status make_trainer(kd_student *s, const kd_student_options *options)
     return st;
 }
 
+static kd_dtype dtype_of(kd_compute wish)
+{
+    if (wish == KD_COMPUTE_AUTO) {
+        return kd_dtype_auto(1, kd_cpu_multiplies_bf16() ? 1 : 0);
+    }
+    return wish == KD_COMPUTE_BF16 ? KD_BF16 : KD_F32;
+}
+
 kd_status kd_student_create(const kd_student_options *options, kd_student **student_out)
 {
     kd_status st = check_options(options);
@@ -211,7 +219,7 @@ kd_status kd_student_create(const kd_student_options *options, kd_student **stud
     };
     st = s->objective == NULL
              ? kd_fail(KD_ERR_NOMEM, "no memory for a student")
-             : kd_backend_create_cpu(options->bf16 ? KD_BF16 : KD_F32, options->n_threads, &s->be);
+             : kd_backend_create_cpu(dtype_of(options->dtype), options->n_threads, &s->be);
     if (!st) {
         st = make_trainer(s, options);
     }

@@ -58,11 +58,18 @@ typedef struct kd_student_model {
     double norm_eps;
 } kd_student_model;
 
+/* What matrix products read. bf16 works on every processor, and is faster on some. */
+typedef enum kd_compute {
+    KD_COMPUTE_AUTO, /* bf16 where this processor multiplies it, else f32 */
+    KD_COMPUTE_BF16,
+    KD_COMPUTE_F32,
+} kd_compute;
+
 typedef struct kd_student_options {
     const char *folder;     /* start from this model; NULL: from `model` and `seed` */
     kd_student_model model; /* of which only the sizes have no default */
     uint64_t seed;
-    bool bf16; /* products in bf16; weights that are trained, sums and losses stay f32 */
+    kd_compute dtype; /* of products; weights that are trained, sums and losses stay f32 */
     int n_threads;
     int64_t max_sequences;   /* B of a step at most */
     int64_t sequence_length; /* T of every sequence */
@@ -73,7 +80,7 @@ typedef struct kd_student_options {
     double clip_norm; /* 0: no clipping */
 } kd_student_options;
 
-/* f32, one thread, learning rate 3e-4, decay 0.1, clip 1, 8 sequences of 256, type mixtral. */
+/* dtype auto, one thread, learning rate 3e-4, decay 0.1, clip 1, 8 sequences of 256, type mixtral. */
 kd_student_options kd_student_options_default(void);
 
 #define KD_STUDENT_LOSSES_MAX 16

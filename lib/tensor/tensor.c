@@ -24,6 +24,11 @@ const char *kd_dtype_name(kd_dtype dtype)
     return names[dtype];
 }
 
+kd_dtype kd_dtype_auto(int64_t n_ranks, int64_t n_multiply)
+{
+    return n_ranks > 0 && n_multiply == n_ranks ? KD_BF16 : KD_F32;
+}
+
 kd_tensor kd_tensor_1d(void *data, kd_dtype dtype, int64_t n)
 {
     KD_CHECK(n >= 0);

@@ -39,6 +39,10 @@ typedef struct kd_tensor {
 size_t kd_dtype_bytes(kd_dtype dtype);
 const char *kd_dtype_name(kd_dtype dtype);
 
+/* What `auto` means for a role of which n_multiply of n_ranks ranks have a device that multiplies bf16:
+ * bf16 if all have. */
+kd_dtype kd_dtype_auto(int64_t n_ranks, int64_t n_multiply);
+
 kd_tensor kd_tensor_1d(void *data, kd_dtype dtype, int64_t n);
 kd_tensor kd_tensor_2d(void *data, kd_dtype dtype, int64_t rows, int64_t columns);
 kd_tensor kd_tensor_3d(void *data, kd_dtype dtype, int64_t n, int64_t rows, int64_t columns);

@@ -3,13 +3,13 @@
  * mpirun -n 2 bench_step (tests/bench/step builds and starts it).
  *
  * Teacher: 6 layers, C 512, H 8, G 4, F 1024, E 8, K 2; student: 4 layers, C 256, H 4, G 2, F 512, E 4,
- * K 2; V 4096, T 256, batch 16, random weights and tokens, bf16, one thread a rank. A step is the
+ * K 2; V 4096, T 256, batch 16, random weights and tokens, one thread a rank. A step is the
  * teacher's forward pass, the stream, the student's forward and backward pass, the losses, AdamW.
  *
  * tokens_per_second   the batch's tokens over the median time of a step after two of warm-up
  * peak_memory_mb      VmHWM of all ranks together
  * matrix_rate_share   tokens/s * FLOP of matrix products per token (kd_model_config_forward_flops(), three
- *                     times the student's) over the rate of bf16 products of 1024 x 512 x 1024, measured
+ *                     times the student's) over the rate of products of that dtype of 1024 x 512 x 1024, measured
  *                     on all ranks at once, before and after the steps
  */
 #include <mpi.h>
@@ -64,6 +64,7 @@ static const kd_model_config student_shape = {
 
 typedef struct options {
     bool json;
+    kd_dtype compute; /* of both models */
     const char *losses;
     int n_steps;
     int n_micro; /* sequences of a micro-batch */
@@ -96,7 +97,8 @@ static void must(int failed, const char *what)
 }
 
 static const char usage[] =
-    "usage: mpirun -n RANKS bench_step [--losses NAME,...] [--steps N] [--json]\n"
+    "usage: mpirun -n RANKS bench_step [--dtype auto|bf16|f32] [--losses NAME,...]\n"
+    "                                  [--steps N] [--json]\n"
     "                                  [--micro SEQUENCES] [--depth N] [--roles "
     "TEACHERS:STUDENTS]\n";
 
@@ -112,9 +114,21 @@ static int number(const char *text, int least, int most)
     return (int)value;
 }
 
+/* By the rule of jobs, for this machine alone. */
+static kd_dtype dtype_of(const char *word)
+{
+    if (strcmp(word, "auto") == 0) {
+        return kd_dtype_auto(1, kd_cpu_multiplies_bf16() ? 1 : 0);
+    }
+    if (strcmp(word, "f32") != 0 && strcmp(word, "bf16") != 0) {
+        (void)number(NULL, 0, 0);
+    }
+    return strcmp(word, "f32") == 0 ? KD_F32 : KD_BF16;
+}
+
 static options parse(int argc, char **argv)
 {
-    options o = {false, "kd,hard", 10, 8, 2, 1, 1};
+    options o = {false, dtype_of("auto"), "kd,hard", 10, 8, 2, 1, 1};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--help") == 0) {
@@ -127,6 +141,8 @@ static options parse(int argc, char **argv)
         i++;
         if (strcmp(argv[i - 1], "--losses") == 0 && value != NULL) {
             o.losses = value;
+        } else if (strcmp(argv[i - 1], "--dtype") == 0 && value != NULL) {
+            o.compute = dtype_of(value);
         } else if (strcmp(argv[i - 1], "--steps") == 0) {
             o.n_steps = number(value, 1, STEPS_MAX);
         } else if (strcmp(argv[i - 1], "--micro") == 0) {
@@ -230,8 +246,8 @@ static kd_tensor teacher_lm_head(bench *b)
     if (b->teacher != NULL) {
         return kd_teacher_lm_head(b->teacher);
     }
-    const kd_tensor t =
-        kd_tensor_2d(b->be->ops->alloc(b->be, n * 2), KD_BF16, N_VOCAB, teacher_shape.hidden_size);
+    const kd_tensor t = kd_tensor_2d(b->be->ops->alloc(b->be, n * kd_dtype_bytes(b->o.compute)),
+                                     b->o.compute, N_VOCAB, teacher_shape.hidden_size);
     float *values = malloc(n * sizeof *values);
     must(t.data == NULL || values == NULL, "memory for the lm_head");
     for (size_t i = 0; i < n; i++) {
@@ -269,9 +285,9 @@ static void set_up(bench *b)
     const bool student = kd_world_role(b->world) == KD_ROLE_STUDENT;
     const kd_teacher_view teacher = {.config = &teacher_shape};
 
-    must(kd_backend_create_cpu(KD_BF16, 1, &b->be), "kd_backend_create_cpu");
+    must(kd_backend_create_cpu(b->o.compute, 1, &b->be), "kd_backend_create_cpu");
     b->objective = objective(b->o.losses);
-    must(kd_objective_plan(b->objective, &student_shape, &teacher, 1, KD_BF16,
+    must(kd_objective_plan(b->objective, &student_shape, &teacher, 1, b->o.compute,
                            (int64_t)b->o.n_micro * N_TOKENS, &b->plan),
          "kd_objective_plan");
     b->tokens = malloc(2 * N_BATCH * N_TOKENS * sizeof *b->tokens);
@@ -296,20 +312,41 @@ static void set_up(bench *b)
     }
 }
 
+static void fill_ones(kd_backend *be, kd_tensor t)
+{
+    const size_t n = (size_t)kd_tensor_elements(t);
+    float *ones = malloc(n * sizeof *ones);
+    must(ones == NULL, "memory for a matrix");
+    for (size_t i = 0; i < n; i++) {
+        ones[i] = 1.0f;
+    }
+    be->ops->copy(be, t, kd_tensor_2d(ones, KD_F32, kd_tensor_rows(t), kd_tensor_columns(t)));
+    must(kd_backend_wait(be), "copy");
+    free(ones);
+}
+
 /* GFLOP/s of this rank, all ranks at it at once. */
 static double matrix_rate(bench *b)
 {
     enum { M = 1024, K = 512, N = 1024, MIN_MS = 500 };
 
-    const size_t bytes = 2 * (M * K + N * K + M * N);
-    uint16_t *memory = b->be->ops->alloc(b->be, bytes);
-    must(memory == NULL, "memory for matrices");
-    for (size_t i = 0; i < M * K + N * K; i++) {
-        memory[i] = (uint16_t)(0x3f00 + i % 128); /* bf16 from 0.5 to 1 */
+    kd_arena arena = {0};
+    kd_tensor t[3];
+    void *memory = NULL;
+    for (int pass = 0; pass < 2; pass++) { /* the first counts */
+        t[0] = kd_tensor_carve_2d(&arena, b->o.compute, M, K);
+        t[1] = kd_tensor_carve_2d(&arena, b->o.compute, N, K);
+        t[2] = kd_tensor_carve_2d(&arena, b->o.compute, M, N);
+        if (pass == 0) {
+            const size_t n_bytes = arena.used;
+            memory = b->be->ops->alloc(b->be, n_bytes);
+            must(memory == NULL, "memory for matrices");
+            kd_arena_init(&arena, memory, n_bytes);
+        }
     }
-    const kd_tensor x = kd_tensor_2d(memory, KD_BF16, M, K);
-    const kd_tensor w = kd_tensor_2d(memory + M * K, KD_BF16, N, K);
-    const kd_tensor y = kd_tensor_2d(memory + M * K + N * K, KD_BF16, M, N);
+    fill_ones(b->be, t[0]);
+    fill_ones(b->be, t[1]);
+    const kd_tensor x = t[0], w = t[1], y = t[2];
     b->be->ops->linear(b->be, y, x, w); /* creates the primitive */
     MPI_Barrier(MPI_COMM_WORLD);
 
@@ -412,15 +449,15 @@ static void report(bench *b, double rate_gflops, double memory_mb, double teache
                      "\"matrix_rate_share\":%.4f,\"matrix_rate_gflops\":%.1f,"
                      "\"flop_per_token\":%.0f,\"student_stall_share\":%.4f,"
                      "\"teacher_stall_share\":%.4f,\"steps\":%d,\"micro_batch\":%d,"
-                     "\"losses\":\"%s\"}\n",
+                     "\"losses\":\"%s\",\"dtype\":\"%s\"}\n",
                      tokens, memory_mb, share, rate_gflops, flops, stall, teacher_idle,
-                     b->o.n_steps, b->o.n_micro, b->o.losses);
+                     b->o.n_steps, b->o.n_micro, b->o.losses, kd_dtype_name(b->o.compute));
         return;
     }
     (void)printf("%.0f tokens/s (median of %d steps, micro-batch %d, losses %s)\n", tokens,
                  b->o.n_steps, b->o.n_micro, b->o.losses);
-    (void)printf("%.1f %% of %.0f GFLOP/s in bf16, %.1f MFLOP a token\n", 100.0 * share,
-                 rate_gflops, flops / 1e6);
+    (void)printf("%.1f %% of %.0f GFLOP/s in %s, %.1f MFLOP a token\n", 100.0 * share, rate_gflops,
+                 kd_dtype_name(b->o.compute), flops / 1e6);
     (void)printf("%.0f MB at the peak, all ranks; waiting: student %.1f %%, teacher %.1f %%\n",
                  memory_mb, 100.0 * stall, 100.0 * teacher_idle);
 }

@@ -293,12 +293,14 @@ case_model() {
         fail "inspect does not show the shape"
     loss=$(tail -n 1 teacher/evaluation.csv | cut -d, -f2)
     found=$("$tool" evaluate teacher/final --data teacher/data/test.shard --sequence-length 32 \
-        --max-sequences 16 --f32 --json | sed 's/.*"loss":\([^,]*\).*/\1/')
+        --max-sequences 16 --dtype f32 --json | sed 's/.*"loss":\([^,]*\).*/\1/')
     awk -v a="$loss" -v b="$found" 'BEGIN { exit !(a > 0 && (a - b) ^ 2 < 1e-10 * a * a) }' ||
         fail "evaluate found loss $found, the run $loss"
     "$tool" evaluate teacher/final --data text.txt | grep -q '^loss [0-9.]* nats a token' || fail "evaluate on text"
     : >log
     expect_code 64 "$tool" inspect teacher/final --jsno
+    expect_code 64 "$tool" evaluate teacher/final --data text.txt --dtype f16
+    "$tool" evaluate teacher/final --data text.txt --dtype bf16 | grep -q '^loss ' || fail "evaluate in bf16"
     grep -q -- '--jsno: no such option; did you mean "--json"?' log || fail "a misspelt option is not named"
     expect_code 65 "$tool" inspect nowhere
     expect_code 65 "$tool" evaluate teacher/final --data nowhere.txt

@@ -23,6 +23,7 @@ static kd_student_options small_options(uint64_t seed)
     o.model.intermediate_size = 16;
     o.model.num_experts = 4;
     o.seed = seed;
+    o.dtype = KD_COMPUTE_F32;
     o.max_sequences = B;
     o.sequence_length = T;
     o.learning_rate = 1e-2;
@@ -359,7 +360,7 @@ Test(kd, bad_calls_leave_the_student_usable)
 Test(kd, bf16_trains_too)
 {
     kd_student_options options = small_options(2);
-    options.bf16 = true;
+    options.dtype = KD_COMPUTE_BF16;
     options.warmup_steps = 5;
     options.decay_steps = 50;
     const char *teacher = make_teacher();

@@ -62,3 +62,11 @@ Test(ops_level, levels_agree)
     kd_test_free(h[0]);
     kd_test_free(h[1]);
 }
+
+Test(ops_level, auto_is_bf16_where_every_rank_multiplies_it)
+{
+    cr_expect_eq(kd_dtype_auto(3, 3), KD_BF16);
+    cr_expect_eq(kd_dtype_auto(3, 2), KD_F32);
+    cr_expect_eq(kd_dtype_auto(1, 0), KD_F32);
+    cr_expect_eq(kd_dtype_auto(0, 0), KD_F32, "a role without ranks");
+}

@@ -20,7 +20,8 @@ enum { EXIT_DONE = 0, EXIT_USAGE = 64, EXIT_INPUT = 65, EXIT_INTERNAL = 70, EXIT
 static const char help[] =
     "usage: distill-model inspect FOLDER [--json]\n"
     "       distill-model evaluate FOLDER --data FILE... [--sequence-length N] [--batch N]\n"
-    "                              [--threads N] [--max-sequences N] [--f32] [--json]\n"
+    "                              [--threads N] [--max-sequences N]\n"
+    "                              [--dtype auto|bf16|f32] [--json]\n"
     "       either: [--log-level debug|info|warn|error]\n"
     "\n"
     "inspect   prints the shape and size of a model folder (config.json, model.safetensors)\n"
@@ -37,7 +38,8 @@ typedef struct arguments {
     const char **files;
     size_t n_files;
     uint32_t n_tokens, n_batch, n_threads, n_sequences; /* n_sequences 0: all */
-    bool f32, json, help;
+    bool json, help;
+    kd_dtype compute; /* of products */
 } arguments;
 
 /* Command and folder come first; behind --data FILE further files may follow without it. */
@@ -51,6 +53,20 @@ static kd_status take_word(const char *word, arguments *a)
         a->files[a->n_files++] = word;
     } else {
         return kd_fail(KD_ERR_ARG, "found \"%s\", expected an option; see --help", word);
+    }
+    return KD_OK;
+}
+
+static kd_status take_dtype(const char *word, kd_dtype *dtype_out)
+{
+    if (strcmp(word, "auto") == 0) {
+        *dtype_out = kd_dtype_auto(1, kd_cpu_multiplies_bf16() ? 1 : 0);
+    } else if (strcmp(word, "bf16") == 0) {
+        *dtype_out = KD_BF16;
+    } else if (strcmp(word, "f32") == 0) {
+        *dtype_out = KD_F32;
+    } else {
+        return kd_fail(KD_ERR_ARG, "--dtype: found \"%s\", expected auto, bf16 or f32", word);
     }
     return KD_OK;
 }
@@ -75,9 +91,8 @@ static kd_status take(int letter, arguments *a)
         return kd_option_number("--max-sequences", optarg, 1, MOST, &a->n_sequences);
     case 'l':
         return kd_option_log_level(optarg);
-    case 'f':
-        a->f32 = true;
-        return KD_OK;
+    case 'p':
+        return take_dtype(optarg, &a->compute);
     case 'j':
         a->json = true;
         return KD_OK;
@@ -119,7 +134,7 @@ static kd_status parse(int argc, char **argv, arguments *a)
         {"threads", required_argument, NULL, 't'},
         {"max-sequences", required_argument, NULL, 'm'},
         {"log-level", required_argument, NULL, 'l'},
-        {"f32", no_argument, NULL, 'f'},
+        {"dtype", required_argument, NULL, 'p'},
         {"json", no_argument, NULL, 'j'},
         {"help", no_argument, NULL, 'h'},
         {0},
@@ -303,7 +318,7 @@ static kd_status evaluate_shard(const arguments *a, const kd_shard *shard)
 
     kd_status st = kd_order_held_out(&order, shard, a->n_tokens);
     if (!st) {
-        st = kd_backend_create_cpu(a->f32 ? KD_F32 : KD_BF16, (int)a->n_threads, &be);
+        st = kd_backend_create_cpu(a->compute, (int)a->n_threads, &be);
     }
     if (!st) {
         st = open_model(a, be, &params, &decoder);
@@ -357,6 +372,7 @@ int main(int argc, char **argv)
 {
     arguments a = {.n_tokens = 256, .n_batch = 8, .n_threads = 1};
     int code = EXIT_USAGE;
+    KD_CHECK(take_dtype("auto", &a.compute) == KD_OK);
     kd_log_set_who("distill-model");
     a.files = calloc((size_t)argc, sizeof *a.files);
     if (a.files == NULL) {
