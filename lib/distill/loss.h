@@ -21,7 +21,7 @@
 #include "distill/schedule.h"
 #include "distill/signal.h"
 #include "model/taps.h"
-#include "shape/config.h"
+#include "shape/vocabulary.h"
 #include "tensor/ops.h"
 
 /* A teacher as both sides see it. */
@@ -117,16 +117,6 @@ double kd_loss_scale(const kd_loss *loss);
 /* What losses count: rows with a label (all real ones where there are no labels), or all rows. */
 int64_t kd_loss_count_labelled(const kd_loss *loss, const kd_batch *batch);
 int64_t kd_loss_count_all(const kd_loss *loss, const kd_batch *batch);
-
-/*
- * The columns that both vocabularies know: the smaller of the two sizes. They must share it as a
- * prefix, the rest being padding that kd leaves out: sizes that differ by KD_VOCAB_PADDING_MAX or
- * more are KD_ERR_INVALID, naming both.
- */
-#define KD_VOCAB_PADDING_MAX 256
-KD_MUST_USE kd_status kd_vocab_common(const kd_model_config *student,
-                                      const kd_model_config *teacher,
-                                      int64_t *n_vocab_out);
 
 /* AUTO becomes the one of the others that moves fewer bytes a token; ties go to LOGITS. */
 Kd__Teacher__Transport

@@ -6,8 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "base/log.h"
+#include "job/check_models.h"
 #include "job/job.h"
 
 static kd_status fault(const char *field, const char *path, int error, const char *expected)
@@ -35,21 +35,7 @@ static kd_status check_data_file(const char *field, const char *path)
     return KD_OK;
 }
 
-/* `path` is a malloc'ed "folder/name", freed here. */
-static kd_status check_readable(const char *field, char *path)
-{
-    kd_status st = KD_OK;
-    if (path == NULL) {
-        return KD_ERR_NOMEM;
-    }
-    if (access(path, R_OK) != 0) {
-        st = fault(field, path, errno, "a file that can be read");
-    }
-    free(path);
-    return st;
-}
-
-/* A model directory has at least its shape; whether the weights fit is for the reader of them. */
+/* Its shape is judged with the other models' below. */
 static kd_status check_checkpoint(const char *field, const char *path)
 {
     struct stat folder;
@@ -59,7 +45,7 @@ static kd_status check_checkpoint(const char *field, const char *path)
     if (!S_ISDIR(folder.st_mode)) {
         return fault(field, path, ENOTDIR, "a model directory");
     }
-    return check_readable(field, kd_path_join(path, "config.json"));
+    return KD_OK;
 }
 
 /* Cuts the last part off; "/" stays. */
@@ -107,6 +93,9 @@ kd_status kd_job_check_files(const Kd__Job *job)
     for (size_t i = 0; i < job->n_teachers && !st; i++) {
         (void)snprintf(field, sizeof field, "teachers.%zu.checkpoint", i);
         st = check_checkpoint(field, job->teachers[i]->checkpoint);
+    }
+    if (!st) {
+        st = kd_job_check_models(job);
     }
     return st ? st : check_output(job->output);
 }

@@ -72,7 +72,32 @@ rm "$dir/other/manifest.json" # it would tell first that something changed
 sed -i 's/"hidden_size": *32/"hidden_size": 64/' "$dir/other/config.json"
 fails 'has shape .*, expected .*another architecture' from "$dir/other"
 expect 0 '' good --set output="$dir/wide" --set student.model.vocab_size=1024 --set training.steps=2 --watch
-fails '1024.*256|256.*1024' good --set "teachers.0.checkpoint=$dir/wide/final"
+
+# --- told by config.json alone: refused at submit, and by validate without a daemon
+refuses() { # REGEX ARGUMENT...: of good.yaml
+    local regex=$1
+    shift
+    expect 3 "$regex" good "$@"
+    expect 3 "$regex" distillctl validate "$dir/good.yaml" --set output="$dir/out" "$@"
+}
+config() { # FIELD VALUE: the checkpoint to spoil, with this in its config.json
+    spoil config
+    jq --argjson value "$2" ".$1 = \$value" "$model/config.json" >"$dir/config/config.json"
+}
+refuses 'teachers.0.checkpoint: .*256.*1024' --set "teachers.0.checkpoint=$dir/wide/final"
+refuses 'data.sequence_length: found 64, expected at most 32' --set "teachers.0.checkpoint=$model" --set data.sequence_length=64
+refuses 'student.model.shared_expert_size: found 0, expected at least 1 in type qwen2_moe' --set student.model.type=qwen2_moe
+refuses 'student.model.type: found "mixtrel".*did you mean "mixtral"' --set student.model.type=mixtrel
+config rope_scaling '{"rope_type": "yarn", "factor": 4}'
+refuses 'teachers.0.checkpoint: .*config.json: "rope_type" is "yarn"' --set "teachers.0.checkpoint=$dir/config"
+config sliding_window 16
+refuses '"sliding_window" is 16' --set "teachers.0.checkpoint=$dir/config"
+config model_type '"gpt2"'
+refuses '"model_type": found "gpt2", expected one of llama' --set "teachers.0.checkpoint=$dir/config"
+printf '{"model_type": ' >"$dir/config/config.json"
+refuses 'teachers.0.checkpoint: .*config.json:1:' --set "teachers.0.checkpoint=$dir/config"
+rm "$dir/config/config.json"
+refuses 'teachers.0.checkpoint: .*config.json: No such file' --set "teachers.0.checkpoint=$dir/config"
 fails 'step [0-9]+: .* is (not a number|infinite).*, expected a number' \
     good --set output="$dir/diverged" --set training.learning_rate=1e30
 mkdir -p "$dir/jammed/metrics.csv"

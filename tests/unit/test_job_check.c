@@ -255,6 +255,29 @@ Test(job_check, a_long_name_is_refused)
     destroy(job);
 }
 
+/* config.json of the teacher in the folder m: a llama that fits the least job, but for one field. */
+static void write_teacher(const char *name, const char *value)
+{
+    const char *const fields[][2] = {
+        {"model_type", "\"llama\""},  {"vocab_size", "256"},
+        {"hidden_size", "64"},        {"num_hidden_layers", "3"},
+        {"num_attention_heads", "4"}, {"rms_norm_eps", "1e-5"},
+        {"intermediate_size", "80"},  {"max_position_embeddings", "256"},
+        {"rope_scaling", "null"},     {"use_sliding_window", "false"},
+        {"mlp_only_layers", "[]"},    {"decoder_sparse_step", "1"},
+        {"hidden_act", "\"silu\""},
+    };
+    kd_text text = {0};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        const bool is_it = name != NULL && strcmp(name, fields[i][0]) == 0;
+        kd_text_printf(&text, "%s\"%s\": %s", i == 0 ? "{" : ", ", fields[i][0],
+                       is_it ? value : fields[i][1]);
+    }
+    kd_text_add(&text, "}");
+    temporary_write("m/config.json", text.data);
+    kd_text_release(&text);
+}
+
 /* A job whose files are all there. */
 static Kd__Job *job_with_files(void)
 {
@@ -262,7 +285,7 @@ static Kd__Job *job_with_files(void)
     const char *const pointers[] = {sets[0], sets[1], sets[2]}, *folder = temporary_folder();
     temporary_write("a.txt", "text");
     cr_assert(mkdir("m", 0700) == 0);
-    temporary_write("m/config.json", "{}");
+    write_teacher(NULL, NULL);
     (void)snprintf(sets[0], sizeof sets[0], "data.files=[%s/a.txt]", folder);
     (void)snprintf(sets[1], sizeof sets[1], "teachers.0.checkpoint=%s/m", folder);
     (void)snprintf(sets[2], sizeof sets[2], "output=%s/new/out", folder);
@@ -316,5 +339,64 @@ Test(job_files, each_missing_or_wrong_file_is_named_by_its_field)
     replace(&job->data->files[0], "/nonexistent.txt");
     expect_file_mistake(job, "data.files.0: /nonexistent.txt: No such file", "can be read");
 
+    destroy(job);
+}
+
+/* What ranks would find out only once they run. */
+Test(job_files, a_checkpoint_that_does_not_fit_is_refused_by_its_config)
+{
+    static const struct {
+        const char *name, *value, *start, *mistake;
+    } cases[] = {
+        {"model_type", "\"lama\"", "teachers.0.checkpoint: ", "did you mean \"llama\"?"},
+        {"hidden_size", "\"wide\"", "teachers.0.checkpoint: ", "m/config.json: \"hidden_size\" is"},
+        {"rope_scaling", "{\"rope_type\": \"yarn\"}", "teachers.0.checkpoint: ", "\"yarn\""},
+        {"use_sliding_window", "true", "teachers.0.checkpoint: ", "\"use_sliding_window\" is true"},
+        {"mlp_only_layers", "[0]", "teachers.0.checkpoint: ", "\"mlp_only_layers\" is [0]"},
+        {"decoder_sparse_step", "2", "teachers.0.checkpoint: ", "\"decoder_sparse_step\" is 2"},
+        {"hidden_act", "\"gelu\"", "teachers.0.checkpoint: ", "\"hidden_act\" is \"gelu\""},
+        {"num_attention_heads", "7", "teachers.0.checkpoint: ", "a divisor of \"hidden_size\""},
+        {"vocab_size", "200", "teachers.0.checkpoint: ", "found a vocabulary of 200 tokens"},
+        {"vocab_size", "512", "teachers.0.checkpoint: ",
+         "the student's vocabulary has 256 tokens and the teacher's 512"},
+        {"max_position_embeddings", "100", "data.sequence_length: found 256, expected at most 100",
+         "teachers.0.checkpoint"},
+        {"model_type", "\"llama\" \"", "teachers.0.checkpoint: ", "m/config.json:1:"},
+    };
+
+    Kd__Job *job = job_with_files();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_teacher(cases[i].name, cases[i].value);
+        expect_file_mistake(job, cases[i].start, cases[i].mistake);
+    }
+    write_teacher("vocab_size", "320"); /* padding */
+    cr_expect(eq(int, kd_job_check_files(job), KD_OK), "%s", kd_fault_text());
+
+    write_teacher("vocab_size", "600");
+    job->student->checkpoint = strdup(job->teachers[0]->checkpoint);
+    cr_expect(eq(int, kd_job_check_files(job), KD_OK), "of one size: %s", kd_fault_text());
+    write_teacher("hidden_act", "\"gelu\"");
+    expect_file_mistake(job, "student.checkpoint: ", "\"hidden_act\"");
+    destroy(job);
+}
+
+Test(job_files, a_pipe_is_no_config)
+{
+    Kd__Job *job = job_with_files();
+    cr_assert(unlink("m/config.json") == 0 && mkfifo("m/config.json", 0600) == 0);
+    expect_file_mistake(job, "teachers.0.checkpoint: ", "found no regular file");
+    destroy(job);
+}
+
+/* It is parsed once for an inode and its times. */
+Test(job_files, a_config_that_changed_is_read_again)
+{
+    Kd__Job *job = job_with_files();
+    cr_expect(eq(int, kd_job_check_files(job), KD_OK), "%s", kd_fault_text());
+    cr_expect(eq(int, kd_job_check_files(job), KD_OK), "%s", kd_fault_text());
+    write_teacher("vocab_size", "999"); /* as many bytes as before */
+    expect_file_mistake(job, "teachers.0.checkpoint: ", "the teacher's 999");
+    write_teacher(NULL, NULL);
+    cr_expect(eq(int, kd_job_check_files(job), KD_OK), "%s", kd_fault_text());
     destroy(job);
 }
