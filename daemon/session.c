@@ -152,11 +152,11 @@ static void cancel(session *s, uint64_t request_id, entry *e)
         free(c);
         return;
     }
-    session_hold(s);
     if (store_barrier(co->store, on_cancel_saved, c)) {
-        session_let_go(s);
         free(c);
         coordinator_fail(co);
+    } else {
+        session_hold(s); /* until the callback, which never comes before this */
     }
     coordinator_schedule(co); /* others may have their turn now */
 }

@@ -553,7 +553,7 @@ kd_status kd_student_step_on_logits(kd_student *s,
 {
     if (target_logits == NULL) {
         return kd_fail(KD_ERR_ARG, "found no target logits, expected (%lld, %lld) of them",
-                       (long long)(n_sequences * s->n_tokens),
+                       (long long)n_sequences * s->n_tokens,
                        (long long)kd_trainer_parameters(s->trainer)->config.vocab_size);
     }
     const kd_batch batch = batch_of(s, tokens, labels, n_sequences);

@@ -87,7 +87,7 @@ kd_status kd_file_map(const char *path, kd_mapping *mapping_out)
 void kd_file_unmap(kd_mapping *mapping)
 {
     if (mapping->data != NULL) {
-        KD_CHECK(munmap((void *)(uintptr_t)mapping->data, mapping->size_bytes) == 0);
+        KD_CHECK(munmap((void *)mapping->data, mapping->size_bytes) == 0);
     }
     *mapping = (kd_mapping){0};
 }

@@ -18,6 +18,8 @@ static atomic_int lowest_level = KD_LOG_INFO;
 static _Thread_local char fault_text[TEXT_BYTES];
 static _Thread_local int fault_quiet;
 
+#undef kd_fail /* what the analyzer has in its place */
+
 void kd_log_set_who(const char *who)
 {
     pthread_mutex_lock(&who_lock);

@@ -37,6 +37,10 @@ void kd_log(kd_log_level level, const char *format, ...) __attribute__((format(p
  */
 kd_status kd_fail(kd_status st, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+#ifdef __clang_analyzer__ /* which does not see that the status comes back */
+#define kd_fail(st, ...) ((void)kd_fail((st), __VA_ARGS__), (st))
+#endif
+
 /* The last fault of this thread, or "" if there was none; valid until its next one. */
 const char *kd_fault_text(void);
 

@@ -5,8 +5,8 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/writer.h"
-#include "shape/json_file.h"
 #include "format/safetensors.h"
+#include "shape/json_file.h"
 #include "tensor/half.h"
 
 enum { ALIGNMENT = 8, CHUNK = 4096 };

@@ -14,12 +14,12 @@ typedef struct kd_shards kd_shards;
 
 /* KD_ERR_NOT_FOUND where the folder has neither file. */
 KD_MUST_USE kd_status kd_shards_open(const char *folder, kd_shards **shards_out);
-void kd_shards_close(kd_shards *shards); /* NULL is fine */
+void kd_shards_close(kd_shards *set); /* NULL is fine */
 
 /* NULL if no file has a tensor of that name; valid until close. */
-const kd_safetensors_entry *kd_shards_find(const kd_shards *shards, const char *name);
+const kd_safetensors_entry *kd_shards_find(const kd_shards *set, const char *name);
 
-size_t kd_shards_count(const kd_shards *shards);
-const kd_safetensors *kd_shards_at(const kd_shards *shards, size_t index);
+size_t kd_shards_count(const kd_shards *set);
+const kd_safetensors *kd_shards_at(const kd_shards *set, size_t index);
 
 #endif

@@ -90,10 +90,10 @@ static void shape_can_be_run(const subject *s)
     }
     const int quiet = kd_fault_quiet(1);
     if (kd_model_config_from_message(m, s->job->data->sequence_length, &config) == KD_OK) {
-        (void)kd_model_config_judge(&config, blame_shape, (void *)(uintptr_t)s);
+        (void)kd_model_config_judge(&config, blame_shape, (void *)s);
     } else {
         const char *text = strchr(kd_fault_text(), ' ');
-        blame_shape((void *)(uintptr_t)s, "type", text != NULL ? text + 1 : "");
+        blame_shape((void *)s, "type", text != NULL ? text + 1 : "");
     }
     (void)kd_fault_quiet(quiet);
 }

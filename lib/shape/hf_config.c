@@ -129,7 +129,7 @@ static void expect_uniform_layers(fields *f)
     const json_t *kind;
 
     const json_t *kinds = lookup(f, f->root, "layer_types");
-    json_array_foreach((json_t *)(uintptr_t)kinds, i, kind)
+    json_array_foreach((json_t *)kinds, i, kind) /* only read */
     {
         const char *word = json_string_value(kind);
         if (!f->st && (word == NULL || strcmp(word, "full_attention") != 0)) {

@@ -2,9 +2,11 @@
 
 #include "tensor/ops.h"
 
-#define COUNT_ONE(op) +1
-_Static_assert(sizeof(kd_ops) ==
-                   sizeof(char *) + (0 KD_OPS_EACH(COUNT_ONE)) * sizeof(void (*)(void)),
+#define NUMBER_ONE(op) NUMBER_OF_##op,
+
+enum { KD_OPS_EACH(NUMBER_ONE) N_OPS };
+
+_Static_assert(sizeof(kd_ops) == sizeof(char *) + N_OPS * sizeof(void (*)(void)),
                "KD_OPS_EACH names every operation");
 
 size_t kd_dtype_bytes(kd_dtype dtype)

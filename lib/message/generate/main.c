@@ -163,7 +163,8 @@ static void add_field(walk *w, tables *t, const char *type, const Kdgen__Field *
 static void add_enum(walk *w, tables *t, int32_t tag, size_t index, const Kdgen__Enum *e)
 {
     const size_t before = enter(w, tag, index, e->name);
-    const char *type = strdup(w->name.data);
+    const size_t n_words = t->n_words;
+    char *type = strdup(w->name.data);
     for (size_t i = 0; i < e->n_value; i++) {
         const size_t size = enter(w, TAG_ENUM_VALUE, i, e->value[i]->name);
         const Kdgen__Source__Location *l = location(w);
@@ -175,6 +176,9 @@ static void add_enum(walk *w, tables *t, int32_t tag, size_t index, const Kdgen_
             t->words[t->n_words++] = (kd_word_facts){type, e->value[i]->name, meaning};
         }
         leave(w, size);
+    }
+    if (t->n_words == n_words) {
+        free(type); /* no word has it */
     }
     leave(w, before);
 }
@@ -233,7 +237,7 @@ static void print_string(FILE *out, const char *string)
     }
     (void)fputc('"', out);
     for (; *string != '\0'; string++) {
-        const char byte = *string == '\n' ? ' ' : *string;
+        const char byte = (char)(*string == '\n' ? ' ' : *string);
         (void)fprintf(out, byte == '"' || byte == '\\' ? "\\%c" : "%c", byte);
     }
     (void)fputc('"', out);
@@ -293,6 +297,14 @@ static Kdgen__FileSet *read_set(const char *path)
     return set;
 }
 
+/* qsort() takes no NULL, be it of nothing. */
+static void sort(void *rows, size_t n, size_t size, int (*compare)(const void *a, const void *b))
+{
+    if (n > 0) {
+        qsort(rows, n, size, compare);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 3) {
@@ -310,8 +322,8 @@ int main(int argc, char **argv)
     if (t.n_mistakes > 0) {
         return 1;
     }
-    qsort(t.fields, t.n_fields, sizeof *t.fields, compare_fields);
-    qsort(t.words, t.n_words, sizeof *t.words, compare_words);
+    sort(t.fields, t.n_fields, sizeof *t.fields, compare_fields);
+    sort(t.words, t.n_words, sizeof *t.words, compare_words);
     FILE *out = fopen(argv[2], "w");
     if (out == NULL) {
         perror(argv[2]);
