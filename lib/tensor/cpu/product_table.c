@@ -63,7 +63,7 @@ int kd_product_table_find(kd_product_table *table, const kd_product_key *key)
 int kd_product_table_add(kd_product_table *table, const kd_product_key *key, bool *evicted_out)
 {
     const bool evicts = table->n_used == KD_PRODUCTS_MAX;
-    const int16_t number = evicts ? table->oldest : ++table->n_used;
+    const int16_t number = (int16_t)(evicts ? table->oldest : ++table->n_used);
     if (evicts) {
         unlink_chain(table, number);
         unlink_use(table, number);
