@@ -103,6 +103,7 @@ kd_attention kd_attention_of(const kd_pass *pass, const kd_attention_acts *acts,
         .v = qkv->v,
         .out = acts->mixed,
         .lse = acts->lse,
+        .segments = pass->segments,
         .n_batch = pass->n_batch,
         .n_tokens = pass->n_tokens,
         .n_heads = pass->config->n_heads,
@@ -129,8 +130,8 @@ void kd_attention_backward(const kd_pass *pass,
     ops->linear_backward_x(be, grads->d_mixed, grads->d_out, weights->out.value);
     ops->attention_backward(be, &attention, d.q, d.k, d.v, grads->d_mixed);
     kd_tap_backward(pass, KD_TAP_VALUE, layer, s.v, d.v, NULL);
-    ops->rotate(be, d.q, n_q, pass->rope, true);
-    ops->rotate(be, d.k, n_k, pass->rope, true);
+    ops->rotate(be, d.q, n_q, pass->rope, pass->positions, true);
+    ops->rotate(be, d.k, n_k, pass->rope, pass->positions, true);
     kd_tap_backward(pass, KD_TAP_KEY, layer, acts->key, d.k, NULL);
     if (s.normalised) {
         ops->head_norm_backward(be, d.q_linear, weights->q_norm.grad, d.q, s.q_linear,

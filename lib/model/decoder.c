@@ -29,6 +29,8 @@ static void lay_out(kd_decoder *d, kd_arena *arena)
     pass->rope = kd_tensor_carve_2d(arena, KD_F32, pass->n_tokens, c->head_dim);
 
     d->tokens = kd_tensor_carve_1d(arena, KD_I32, pass->n_rows);
+    d->positions = kd_tensor_carve_1d(arena, KD_I32, pass->n_rows);
+    d->segments = kd_tensor_carve_1d(arena, KD_I32, pass->n_rows);
     d->x = kd_tensor_carve_2d(arena, KD_F32, pass->n_rows, c->hidden_size);
     d->rstd = kd_tensor_carve_1d(arena, KD_F32, pass->n_rows);
     d->hidden = kd_tensor_carve_2d(arena, compute, pass->n_rows, c->hidden_size);
@@ -267,6 +269,16 @@ const kd_layer_acts *kd_decoder_acts(const kd_decoder *d, int64_t layer)
     return &d->acts[d->settings.train ? layer : 0];
 }
 
+/* On the back end, or none. */
+static kd_tensor given(const kd_decoder *d, kd_tensor t, const int32_t *host)
+{
+    if (host == NULL) {
+        return kd_tensor_none();
+    }
+    d->pass.be->ops->upload(d->pass.be, t, host);
+    return t;
+}
+
 void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch)
 {
     kd_decoder *d = decoder;
@@ -276,13 +288,14 @@ void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch)
 
     KD_CHECK(batch->n_batch >= 1 && batch->n_batch <= d->settings.max_batch);
     KD_CHECK(batch->n_tokens == d->settings.n_tokens);
-    KD_CHECK(batch->positions == NULL && batch->segments == NULL);
     if (batch->n_batch != d->pass.n_batch) {
         lay_out_for(d, batch->n_batch);
     }
     kd_progress_tick();
     d->pass.batch = *batch;
     ops->upload(be, d->tokens, batch->tokens);
+    d->pass.positions = given(d, d->positions, batch->positions);
+    d->pass.segments = given(d, d->segments, batch->segments);
 
     kd_tensor x = kd_decoder_acts(d, 0)->attention.x, delta = kd_tensor_none();
     ops->embed(be, x, d->embedding.value, d->tokens);

@@ -39,7 +39,7 @@ KD_MUST_USE kd_status kd_decoder_create(kd_parameters *params,
                                         kd_decoder **decoder_out);
 void kd_decoder_destroy(kd_decoder *decoder);
 
-/* Of at most max_batch sequences of settings.n_tokens each; without positions and segments. */
+/* Of at most max_batch sequences of settings.n_tokens each; positions are below that. */
 void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch);
 
 /*

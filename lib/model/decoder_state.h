@@ -24,6 +24,8 @@ struct kd_decoder {
     size_t slab_bytes;
     kd_pass pass;
     kd_tensor tokens;    /* (N) i32                               */
+    kd_tensor positions; /* (N) i32, where a batch has some       */
+    kd_tensor segments;  /* likewise                              */
     kd_tensor x;         /* (N, C) f32, what the final norm reads */
     kd_tensor rstd;      /* (N) f32                               */
     kd_tensor hidden;    /* (N, C) compute                        */

@@ -37,8 +37,8 @@ static void attention_forward(const kd_pass *pass,
     }
     kd_tap_forward(pass, KD_TAP_KEY, layer->index, s.k, NULL);
     kd_tap_forward(pass, KD_TAP_VALUE, layer->index, s.v, NULL);
-    ops->rotate(be, s.q, c->n_heads, pass->rope, false);
-    ops->rotate(be, s.k, c->n_kv_heads, pass->rope, false);
+    ops->rotate(be, s.q, c->n_heads, pass->rope, pass->positions, false);
+    ops->rotate(be, s.k, c->n_kv_heads, pass->rope, pass->positions, false);
     ops->attention(be, &attention);
     ops->linear(be, pass->delta, acts->mixed, weights->out.value);
 }

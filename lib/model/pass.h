@@ -20,12 +20,14 @@ typedef struct kd_pass {
     kd_backend *be;
     const kd_model_config *config;
     bool train;
-    int64_t n_batch;  /* B                                                                  */
-    int64_t n_tokens; /* T                                                                  */
-    int64_t n_rows;   /* N = B T                                                            */
-    kd_tensor rope;   /* (T, D) f32: cosines, sines                                         */
-    kd_tensor delta;  /* (N, C) f32: what the last half adds to the residual stream         */
-    kd_tensor dx;     /* (N, C) f32: gradient of the residual stream, and so of delta; train */
+    int64_t n_batch;     /* B                                                                  */
+    int64_t n_tokens;    /* T                                                                  */
+    int64_t n_rows;      /* N = B T                                                            */
+    kd_tensor rope;      /* (T, D) f32: cosines, sines                                         */
+    kd_tensor positions; /* (N) i32, or none: row mod T                                   */
+    kd_tensor segments;  /* (N) i32, or none: a sequence is one                           */
+    kd_tensor delta;     /* (N, C) f32: what the last half adds to the residual stream         */
+    kd_tensor dx;        /* (N, C) f32: gradient of the residual stream, and so of delta; train */
     kd_taps taps;
     struct kd_probe **probes; /* of the decoder: whose gradient waits for the layer under way */
     kd_batch batch; /* what kd_decoder_forward() was given                                */

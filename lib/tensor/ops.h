@@ -74,11 +74,12 @@ typedef struct kd_router_loss {
 } kd_router_loss;
 
 typedef struct kd_attention {
-    kd_tensor q;   /* (N, H * D) compute, after rotary embedding                       */
-    kd_tensor k;   /* (N, G * D) compute, after rotary embedding                       */
-    kd_tensor v;   /* (N, G * D) compute                                               */
-    kd_tensor out; /* (N, H * D) compute                                               */
-    kd_tensor lse; /* (B * H, T) f32, log-sum-exp of each row of scaled scores, or none */
+    kd_tensor q;        /* (N, H * D) compute, after rotary embedding                       */
+    kd_tensor k;        /* (N, G * D) compute, after rotary embedding                       */
+    kd_tensor v;        /* (N, G * D) compute                                               */
+    kd_tensor out;      /* (N, H * D) compute                                               */
+    kd_tensor lse;      /* (B * H, T) f32, log-sum-exp of each row of scaled scores, or none */
+    kd_tensor segments; /* (N) i32, runs of equal numbers in a sequence; -1: padding; or none */
     int64_t n_batch, n_tokens, n_heads, n_kv_heads, head_dim;
 } kd_attention;
 
@@ -252,12 +253,19 @@ typedef struct kd_ops {
                                bool accumulate);
 
     /* Rotary embedding (Su et al. 2021), halves paired as in Hugging Face: in place on x (N, heads * D)
-     * compute; row n has position n mod T. table (T, D) f32: cosines of D/2 angles, then sines.
+     * compute; row n has position positions[n] (N) i32, below T, or n mod T where there are none. table
+     * (T, D) f32: cosines of D/2 angles, then sines.
      * inverse turns back: the gradient of the forward turn. */
-    void (*rotate)(kd_backend *be, kd_tensor x, int64_t n_heads, kd_tensor table, bool inverse);
+    void (*rotate)(kd_backend *be,
+                   kd_tensor x,
+                   int64_t n_heads,
+                   kd_tensor table,
+                   kd_tensor positions,
+                   bool inverse);
 
     /* Causal scaled dot-product attention within each sequence, grouped heads: head h reads k and v of
-     * h / (H / G). No T x T matrix outlives a block of rows. */
+     * h / (H / G). A row sees no other segment; rows of padding write zeros, and their lse is undefined.
+     * No T x T matrix outlives a block of rows. */
     void (*attention)(kd_backend *be, const kd_attention *a);
     /* Needs q, k, v, out and lse as the forward left them. Writes dq, dk, dv (compute). */
     void (*attention_backward)(kd_backend *be,

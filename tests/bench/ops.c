@@ -230,7 +230,7 @@ OP(norm_backward)
 
 OP(rotate)
 {
-    b->be->ops->rotate(b->be, b->attention.q, H, b->table, false);
+    b->be->ops->rotate(b->be, b->attention.q, H, b->table, kd_tensor_none(), false);
 }
 
 OP(swiglu)

@@ -360,3 +360,47 @@ Test(decoder, no_memory_for_activations_is_reported)
     cr_expect_null(decoder);
     tiny_model_destroy(&model);
 }
+
+/* Two documents of three tokens and one of padding in a sequence, against each by itself. */
+static void expect_packed_as_alone(const kd_model_type *type)
+{
+    static const int32_t segments[N_TOKENS] = {4, 4, 4, 9, 9, 9, -1};
+    static const int32_t positions[N_TOKENS] = {0, 1, 2, 0, 1, 2, 0};
+
+    enum { LENGTH = 3 };
+
+    tiny_model model = tiny_model_create(tiny_config(type), KD_F32, KD_PARAMS_INFER);
+    kd_decoder *packed = tiny_decoder(&model, settings(false));
+    kd_decoder *alone = tiny_decoder(
+        &model, (kd_decoder_settings){.max_batch = 2, .n_tokens = LENGTH, .train = false});
+    int32_t tokens[N_TOKENS];
+    tiny_tokens(tokens, N_TOKENS, model.params->config.vocab_size, 3);
+    const kd_batch batch = {.n_batch = 1,
+                            .n_tokens = N_TOKENS,
+                            .tokens = tokens,
+                            .positions = positions,
+                            .segments = segments};
+
+    kd_decoder_forward(packed, &batch);
+    float *found = tiny_values(model.be, kd_decoder_hidden(packed));
+    tiny_forward(alone, tokens, 2, LENGTH);
+    float *wanted = tiny_values(model.be, kd_decoder_hidden(alone));
+    const int64_t n = INT64_C(2) * LENGTH * model.params->config.hidden_size;
+    cr_expect_lt(tiny_nmse(found, wanted, n), 1e-11);
+
+    tiny_forward(packed, tokens, 1, N_TOKENS); /* as one document again */
+    float *whole = tiny_values(model.be, kd_decoder_hidden(packed));
+    cr_expect_gt(tiny_nmse(whole, wanted, n), 1e-6);
+    free(whole);
+    free(wanted);
+    free(found);
+    kd_decoder_destroy(alone);
+    destroy(&model, packed);
+}
+
+Test(decoder, packed_documents_are_as_those_by_themselves)
+{
+    expect_packed_as_alone(&kd_model_mixtral);
+    expect_packed_as_alone(&kd_model_qwen3_moe);
+    expect_packed_as_alone(&kd_model_llama);
+}

@@ -202,3 +202,129 @@ Test(ops_attention, scratch_that_no_machine_has_is_a_lasting_fault)
     cr_expect_eq(kd_backend_wait(be), KD_ERR_NOMEM);
     kd_backend_destroy(be);
 }
+
+/* ---- segments ---- */
+
+/* Lengths of what lies in one sequence of 100 rows, negative for padding; elsewhere one segment. */
+static const int64_t packed[] = {17, 66, -5, 3, 1, -8};
+
+enum { PACKED = 100, N_PACKED = sizeof packed / sizeof *packed };
+
+static void fill_segments(int32_t *segments)
+{
+    int64_t row = 0;
+    for (int i = 0; i < N_PACKED; i++) {
+        const int64_t n = packed[i] < 0 ? -packed[i] : packed[i];
+        for (int64_t end = row + n; row < end; row++) {
+            segments[row] = packed[i] < 0 ? -1 : i % 2 + 7; /* numbers may come again */
+        }
+    }
+    for (; row < 2 * PACKED; row++) {
+        segments[row] = 7; /* the next sequence, although it goes on with a number */
+    }
+}
+
+static void copy_rows(kd_tensor to, int64_t to_row, kd_tensor from, int64_t from_row, int64_t n)
+{
+    for (int64_t i = 0; i < n * kd_tensor_columns(to); i++) {
+        const int64_t row = i / kd_tensor_columns(to), column = i % kd_tensor_columns(to);
+        kd_test_set(to, to_row + row, column, kd_test_get(from, from_row + row, column));
+    }
+}
+
+/* Largest difference of rows. */
+static double apart(kd_tensor x, int64_t x_row, kd_tensor y, int64_t y_row, int64_t n)
+{
+    double worst = 0.0;
+    for (int64_t i = 0; i < n * kd_tensor_columns(x); i++) {
+        const int64_t row = i / kd_tensor_columns(x), column = i % kd_tensor_columns(x);
+        const double gap =
+            fabs(kd_test_get(x, x_row + row, column) - kd_test_get(y, y_row + row, column));
+        worst = gap > worst || isnan(gap) ? gap : worst;
+    }
+    return worst;
+}
+
+/* The rows by themselves, as a sequence of that length. */
+static void expect_alone(const fixture *whole, kd_dtype compute, int64_t first, int64_t n)
+{
+    fixture alone = make(compute, 1, (shape){1, n, 4, 2, 6});
+    copy_rows(alone.qkv, 0, whole->qkv, first, n);
+    copy_rows(alone.dout, 0, whole->dout, first, n);
+    forward(&alone);
+    backward(&alone);
+    cr_expect_eq(apart(whole->out, first, alone.out, 0, n), 0.0, "output from row %d", (int)first);
+    cr_expect_eq(apart(whole->dqkv, first, alone.dqkv, 0, n), 0.0, "gradients from row %d",
+                 (int)first);
+    release(&alone);
+}
+
+static void expect_padding(const fixture *f, int64_t first, int64_t n)
+{
+    for (int64_t row = first; row < first + n; row++) {
+        for (int64_t c = 0; c < kd_tensor_columns(f->out); c++) {
+            cr_expect_eq(kd_test_get(f->out, row, c), 0.0, "row %d", (int)row);
+        }
+        for (int64_t c = 0; c < kd_tensor_columns(f->dqkv); c++) {
+            cr_expect_eq(kd_test_get(f->dqkv, row, c), 0.0, "row %d", (int)row);
+        }
+    }
+}
+
+static void spoil(const fixture *f, int64_t first, int64_t n)
+{
+    for (int64_t i = 0; i < n * kd_tensor_columns(f->qkv); i++) {
+        kd_test_set(f->qkv, first + i / kd_tensor_columns(f->qkv), i % kd_tensor_columns(f->qkv),
+                    (double)NAN);
+    }
+    for (int64_t i = 0; i < n * kd_tensor_columns(f->dout); i++) {
+        kd_test_set(f->dout, first + i / kd_tensor_columns(f->dout), i % kd_tensor_columns(f->dout),
+                    (double)NAN);
+    }
+}
+
+static void expect_segments(kd_dtype compute, int n_threads)
+{
+    int32_t segments[2 * PACKED];
+    fixture f = make(compute, n_threads, (shape){2, PACKED, 4, 2, 6});
+    fill_segments(segments);
+    f.a.segments = kd_tensor_1d(segments, KD_I32, INT64_C(2) * PACKED);
+    for (int64_t row = 0; row < PACKED; row++) {
+        if (segments[row] < 0) {
+            spoil(&f, row, 1); /* nobody may read it */
+        }
+    }
+    forward(&f);
+    backward(&f);
+    int64_t first = 0;
+    for (int i = 0; i < N_PACKED; i++) {
+        const int64_t n = packed[i] < 0 ? -packed[i] : packed[i];
+        if (packed[i] < 0) {
+            expect_padding(&f, first, n);
+        } else {
+            expect_alone(&f, compute, first, n);
+        }
+        first += n;
+    }
+    expect_alone(&f, compute, PACKED, PACKED);
+    release(&f);
+}
+
+Test(ops_attention, packed_segments_give_the_bits_of_separate_sequences)
+{
+    expect_segments(KD_F32, 1);
+    expect_segments(KD_F32, 3);
+    expect_segments(KD_BF16, 2);
+}
+
+Test(ops_attention, a_micro_batch_of_padding_gives_zeros)
+{
+    int32_t segments[6] = {-1, -1, -1, -1, -1, -1};
+    fixture f = make(KD_F32, 2, (shape){2, 3, 4, 2, 6});
+    f.a.segments = kd_tensor_1d(segments, KD_I32, 6);
+    spoil(&f, 0, 6);
+    forward(&f);
+    backward(&f);
+    expect_padding(&f, 0, 6);
+    release(&f);
+}

@@ -187,18 +187,39 @@ static void expect_rotation(kd_dtype compute, int64_t t, int64_t heads, int64_t 
         kd_test_set(before, i / (heads * d), i % (heads * d),
                     kd_test_get(x, i / (heads * d), i % (heads * d)));
     }
-    be->ops->rotate(be, x, heads, table, false);
+    be->ops->rotate(be, x, heads, table, kd_tensor_none(), false);
     const int64_t row = 2 * t - 1, at = (heads - 1) * d, half = d / 2;
     const double c = kd_test_get(table, t - 1, half - 1), s = kd_test_get(table, t - 1, d - 1);
     const double low = kd_test_get(before, row, at + half - 1);
     const double high = kd_test_get(before, row, at + d - 1);
     cr_expect_float_eq(kd_test_get(x, row, at + half - 1), low * c - high * s, sqrt(limit) * 10);
     cr_expect_float_eq(kd_test_get(x, row, at + d - 1), high * c + low * s, sqrt(limit) * 10);
-    be->ops->rotate(be, x, heads, table, true);
+    be->ops->rotate(be, x, heads, table, kd_tensor_none(), true);
     cr_expect_lt(kd_test_nmse(x, before), limit);
     kd_test_free(x);
     kd_test_free(table);
     kd_test_free(before);
+    kd_backend_destroy(be);
+}
+
+Test(ops_elementwise, rotation_takes_positions_where_there_are_some)
+{
+    int32_t positions[6] = {4, 0, 2, 1, 4, 3};
+    kd_backend *be = kd_test_backend(KD_F32, 2);
+    const kd_tensor x = kd_test_padded(KD_F32, 6, 8, 3, 1), table = angles(5, 4);
+    const kd_tensor alone = kd_test_zeros(KD_F32, 5, 8);
+    for (int row = 0; row < 6; row++) { /* by itself the row stands where its position says */
+        for (int64_t c = 0; c < 8; c++) {
+            kd_test_set(alone, positions[row], c, kd_test_get(x, row, c));
+        }
+        be->ops->rotate(be, alone, 2, table, kd_tensor_none(), false);
+        const kd_tensor one = kd_tensor_slice_rows(x, row, 1);
+        be->ops->rotate(be, one, 2, table, kd_tensor_1d(&positions[row], KD_I32, 1), false);
+        cr_expect_eq(kd_test_nmse(one, kd_tensor_slice_rows(alone, positions[row], 1)), 0.0);
+    }
+    kd_test_free(x);
+    kd_test_free(table);
+    kd_test_free(alone);
     kd_backend_destroy(be);
 }
 

@@ -5,6 +5,7 @@
 typedef struct forward_args {
     kd_backend *be;
     const kd_attention *a;
+    const kd_span *spans;
     char *scratch; /* (parts) of lane_bytes each */
     size_t lane_bytes;
     float scale; /* 1 / sqrt(D) */
@@ -80,47 +81,47 @@ static void softmax_block(kd_tensor p, kd_tensor scores, float *lse, int64_t fir
 static kd_status forward_block(const forward_args *f,
                                kd_matmul_cache *cache,
                                const lane_memory *memory,
-                               int64_t b,
+                               kd_span span,
                                int64_t h,
                                int64_t first)
 {
     const kd_attention *a = f->a;
     const kd_dtype compute = f->be->compute;
-    const int64_t left = a->n_tokens - first;
+    const int64_t left = span.n - first;
     const int64_t rows = left < KD_QUERY_BLOCK ? left : KD_QUERY_BLOCK, n_keys = first + rows;
-    const kd_tensor q = kd_attention_head(a, a->q, b, h, first, rows);
-    const kd_tensor out = kd_attention_head(a, a->out, b, h, first, rows);
+    const kd_span queries = {span.first + first, rows};
+    const kd_tensor q = kd_attention_head(a, a->q, queries, h);
+    const kd_tensor out = kd_attention_head(a, a->out, queries, h);
     const kd_tensor k = kd_tensor_2d(memory->k, compute, n_keys, a->head_dim);
     const kd_tensor v = kd_tensor_2d(memory->v, compute, n_keys, a->head_dim);
     const kd_tensor scores = kd_attention_scores(memory->scores, KD_F32, rows, n_keys);
     const kd_tensor probs = kd_attention_scores(memory->probs, compute, rows, n_keys);
-    float *lse = a->lse.data;
     kd_status st = KD_OK;
     kd_attention_product(cache, &st, &(kd_product){.c = scores, .a = q, .b = k, .trans_b = true});
     if (st) {
         return st;
     }
-    lse = lse == NULL ? NULL : lse + (b * a->n_heads + h) * a->n_tokens + first;
-    softmax_block(probs, scores, lse, first, f->scale);
+    softmax_block(probs, scores, kd_attention_lse(a, queries.first, h), first, f->scale);
     kd_attention_product(cache, &st, &(kd_product){.c = out, .a = probs, .b = v});
     return st;
 }
 
-/* All query heads that read key/value head g of sequence b. */
+/* All query heads that read key/value head g in a span. */
 static kd_status forward_group(const forward_args *f,
                                kd_matmul_cache *cache,
                                const lane_memory *memory,
                                int64_t item)
 {
     const kd_attention *a = f->a;
-    const int64_t b = item / a->n_kv_heads, g = item % a->n_kv_heads;
+    const int64_t g = item % a->n_kv_heads;
+    const kd_span span = f->spans[item / a->n_kv_heads];
     const int64_t group = a->n_heads / a->n_kv_heads;
     kd_status st = KD_OK;
-    kd_attention_pack(a, memory->k, a->k, b, g);
-    kd_attention_pack(a, memory->v, a->v, b, g);
+    kd_attention_pack(a, memory->k, a->k, span, g);
+    kd_attention_pack(a, memory->v, a->v, span, g);
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
-        for (int64_t first = 0; first < a->n_tokens && !st; first += KD_QUERY_BLOCK) {
-            st = forward_block(f, cache, memory, b, h, first);
+        for (int64_t first = 0; first < span.n && !st; first += KD_QUERY_BLOCK) {
+            st = forward_block(f, cache, memory, span, h, first);
         }
     }
     return st;
@@ -152,9 +153,13 @@ void KD_KERNEL(attention)(kd_backend *be, const kd_attention *a)
     layout(&counted, &f, &unused);
     f.lane_bytes = counted.used;
     const size_t mark = kd_cpu_scratch_mark(be);
+    kd_span *spans = kd_cpu_scratch(be, (size_t)kd_tensor_rows(a->q) * sizeof *spans);
+    f.spans = spans;
     f.scratch = kd_cpu_scratch(be, (size_t)be->n_threads * f.lane_bytes);
-    if (f.scratch != NULL) {
-        (void)kd_parallel_rows(be, a->n_batch * a->n_kv_heads, 1, forward_groups, &f);
+    if (!be->fault) {
+        const int64_t n_spans = kd_attention_spans(a, spans);
+        kd_attention_clear_padding(a, a->out);
+        (void)kd_parallel_rows(be, n_spans * a->n_kv_heads, 1, forward_groups, &f);
     }
     kd_cpu_scratch_rewind(be, mark);
 }

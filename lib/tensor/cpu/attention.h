@@ -1,7 +1,9 @@
 /*
  * attention.h - what the forward and the backward pass of attention share.
  *
- * Work is cut by sequence and key/value head, whose keys and values are packed once. Blocks of
+ * Work is cut by span (a run of rows that may see each other: a sequence, or a segment of one) and
+ * key/value head, whose keys and values are packed once. So segments give the bits that the same rows
+ * give as sequences of their own. Blocks of
  * query rows meet all the keys up to their last row, so the scores of a block are one product, and
  * those beyond the diagonal within the block are the only ones computed in vain.
  */
@@ -31,16 +33,25 @@ KD_INLINE int64_t kd_score_stride(int64_t n_keys)
 /* A (rows, n_keys) matrix of scores in scratch memory. */
 kd_tensor kd_attention_scores(void *data, kd_dtype dtype, int64_t rows, int64_t n_keys);
 
-/* Rows [first, first + n) of sequence b, columns of head h: a view. */
-kd_tensor kd_attention_head(const kd_attention *a,
-                            kd_tensor t,
-                            int64_t b,
-                            int64_t h,
-                            int64_t first,
-                            int64_t n);
+/* Rows of the micro-batch, within one sequence. */
+typedef struct kd_span {
+    int64_t first, n;
+} kd_span;
 
-/* Copies one head's columns of all rows of sequence b: packed (T, D). */
-void kd_attention_pack(const kd_attention *a, void *packed, kd_tensor t, int64_t b, int64_t h);
+/* Writes the spans, of which there are at most as many as rows; returns how many. */
+int64_t kd_attention_spans(const kd_attention *a, kd_span *spans_out);
+
+/* Zeroes the rows of t that are padding. */
+void kd_attention_clear_padding(const kd_attention *a, kd_tensor t);
+
+/* Those rows, columns of head h: a view. */
+kd_tensor kd_attention_head(const kd_attention *a, kd_tensor t, kd_span rows, int64_t h);
+
+/* Log-sum-exps of head h from that row on; NULL: none are kept. */
+float *kd_attention_lse(const kd_attention *a, int64_t row, int64_t h);
+
+/* Copies one head's columns of a span: packed (n, D). */
+void kd_attention_pack(const kd_attention *a, void *packed, kd_tensor t, kd_span span, int64_t h);
 
 void kd_attention_check(const kd_attention *a, kd_dtype compute);
 

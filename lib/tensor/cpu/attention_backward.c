@@ -13,6 +13,7 @@
 typedef struct backward_args {
     kd_backend *be;
     const kd_attention *a;
+    const kd_span *spans;
     kd_tensor dq, dk, dv, dout;
     char *scratch; /* (parts) of lane_bytes each */
     size_t lane_bytes;
@@ -109,16 +110,17 @@ static void score_gradient_block(const score_block *s)
 static kd_status backward_block(const backward_args *w,
                                 kd_matmul_cache *cache,
                                 const lane_memory *memory,
-                                int64_t b,
+                                kd_span span,
                                 int64_t h,
                                 int64_t first)
 {
     const kd_attention *a = w->a;
     const kd_dtype compute = w->be->compute;
-    const int64_t left = a->n_tokens - first;
+    const int64_t left = span.n - first;
     const int64_t rows = left < KD_QUERY_BLOCK ? left : KD_QUERY_BLOCK, n_keys = first + rows;
-    const kd_tensor q = kd_attention_head(a, a->q, b, h, first, rows);
-    const kd_tensor dq = kd_attention_head(a, w->dq, b, h, first, rows);
+    const kd_span queries = {span.first + first, rows};
+    const kd_tensor q = kd_attention_head(a, a->q, queries, h);
+    const kd_tensor dq = kd_attention_head(a, w->dq, queries, h);
     const kd_tensor k = kd_tensor_2d(memory->k, compute, n_keys, a->head_dim);
     const kd_tensor v = kd_tensor_2d(memory->v, compute, n_keys, a->head_dim);
     const kd_tensor dk = kd_tensor_2d(memory->dk, KD_F32, n_keys, a->head_dim);
@@ -128,9 +130,9 @@ static kd_status backward_block(const backward_args *w,
         .ds = kd_attention_scores(memory->d_scores, compute, rows, n_keys),
         .scores = kd_attention_scores(memory->scores, KD_F32, rows, n_keys),
         .dp = kd_attention_scores(memory->d_probs, KD_F32, rows, n_keys),
-        .out = kd_attention_head(a, a->out, b, h, first, rows),
-        .dout = kd_attention_head(a, w->dout, b, h, first, rows),
-        .lse = (const float *)a->lse.data + (b * a->n_heads + h) * a->n_tokens + first,
+        .out = kd_attention_head(a, a->out, queries, h),
+        .dout = kd_attention_head(a, w->dout, queries, h),
+        .lse = kd_attention_lse(a, queries.first, h),
         .first = first,
         .scale = w->scale,
     };
@@ -159,28 +161,29 @@ static void store_sums(kd_tensor head, const float *sums)
     }
 }
 
-/* All query heads that read key/value head g of sequence b. */
+/* All query heads that read key/value head g in a span. */
 static kd_status backward_group(const backward_args *w,
                                 kd_matmul_cache *cache,
                                 const lane_memory *memory,
                                 int64_t item)
 {
     const kd_attention *a = w->a;
-    const int64_t b = item / a->n_kv_heads, g = item % a->n_kv_heads;
+    const int64_t g = item % a->n_kv_heads;
+    const kd_span span = w->spans[item / a->n_kv_heads];
     const int64_t group = a->n_heads / a->n_kv_heads;
-    const size_t head_bytes = (size_t)a->n_tokens * (size_t)a->head_dim * sizeof(float);
+    const size_t head_bytes = (size_t)span.n * (size_t)a->head_dim * sizeof(float);
     kd_status st = KD_OK;
-    kd_attention_pack(a, memory->k, a->k, b, g);
-    kd_attention_pack(a, memory->v, a->v, b, g);
+    kd_attention_pack(a, memory->k, a->k, span, g);
+    kd_attention_pack(a, memory->v, a->v, span, g);
     memset(memory->dk, 0, head_bytes);
     memset(memory->dv, 0, head_bytes);
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
-        for (int64_t first = 0; first < a->n_tokens && !st; first += KD_QUERY_BLOCK) {
-            st = backward_block(w, cache, memory, b, h, first);
+        for (int64_t first = 0; first < span.n && !st; first += KD_QUERY_BLOCK) {
+            st = backward_block(w, cache, memory, span, h, first);
         }
     }
-    store_sums(kd_attention_head(a, w->dk, b, g, 0, a->n_tokens), memory->dk);
-    store_sums(kd_attention_head(a, w->dv, b, g, 0, a->n_tokens), memory->dv);
+    store_sums(kd_attention_head(a, w->dk, span, g), memory->dk);
+    store_sums(kd_attention_head(a, w->dv, span, g), memory->dv);
     return st;
 }
 
@@ -224,9 +227,15 @@ void KD_KERNEL(attention_backward)(kd_backend *be,
     layout(&counted, &w, &unused);
     w.lane_bytes = counted.used;
     const size_t mark = kd_cpu_scratch_mark(be);
+    kd_span *spans = kd_cpu_scratch(be, (size_t)kd_tensor_rows(a->q) * sizeof *spans);
+    w.spans = spans;
     w.scratch = kd_cpu_scratch(be, (size_t)be->n_threads * w.lane_bytes);
-    if (w.scratch != NULL) {
-        (void)kd_parallel_rows(be, a->n_batch * a->n_kv_heads, 1, backward_groups, &w);
+    if (!be->fault) {
+        const int64_t n_spans = kd_attention_spans(a, spans);
+        kd_attention_clear_padding(a, dq);
+        kd_attention_clear_padding(a, dk);
+        kd_attention_clear_padding(a, dv);
+        (void)kd_parallel_rows(be, n_spans * a->n_kv_heads, 1, backward_groups, &w);
     }
     kd_cpu_scratch_rewind(be, mark);
 }

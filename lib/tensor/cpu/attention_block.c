@@ -9,22 +9,52 @@ kd_tensor kd_attention_scores(void *data, kd_dtype dtype, int64_t rows, int64_t 
     return scores;
 }
 
-kd_tensor kd_attention_head(const kd_attention *a,
-                            kd_tensor t,
-                            int64_t b,
-                            int64_t h,
-                            int64_t first,
-                            int64_t n)
+int64_t kd_attention_spans(const kd_attention *a, kd_span *spans_out)
 {
-    const kd_tensor rows = kd_tensor_slice_rows(t, b * a->n_tokens + first, n);
-    return kd_tensor_slice_columns(rows, h * a->head_dim, a->head_dim);
+    const int32_t *segments = a->segments.data;
+    int64_t n_spans = 0, begin = 0;
+    for (int64_t row = 1; row <= a->n_batch * a->n_tokens; row++) {
+        const bool same =
+            row % a->n_tokens != 0 && (segments == NULL || segments[row] == segments[begin]);
+        if (same) {
+            continue;
+        }
+        if (segments == NULL || segments[begin] >= 0) {
+            spans_out[n_spans++] = (kd_span){begin, row - begin};
+        }
+        begin = row;
+    }
+    return n_spans;
 }
 
-void kd_attention_pack(const kd_attention *a, void *packed, kd_tensor t, int64_t b, int64_t h)
+void kd_attention_clear_padding(const kd_attention *a, kd_tensor t)
 {
-    const kd_tensor head = kd_attention_head(a, t, b, h, 0, a->n_tokens);
+    const int32_t *segments = a->segments.data;
+    for (int64_t row = 0; segments != NULL && row < kd_tensor_rows(t); row++) {
+        if (segments[row] < 0) {
+            memset(kd_row(t, row), 0, (size_t)kd_tensor_columns(t) * kd_dtype_bytes(t.dtype));
+        }
+    }
+}
+
+kd_tensor kd_attention_head(const kd_attention *a, kd_tensor t, kd_span rows, int64_t h)
+{
+    return kd_tensor_slice_columns(kd_tensor_slice_rows(t, rows.first, rows.n), h * a->head_dim,
+                                   a->head_dim);
+}
+
+float *kd_attention_lse(const kd_attention *a, int64_t row, int64_t h)
+{
+    const int64_t b = row / a->n_tokens, at = row % a->n_tokens;
+    return a->lse.data == NULL ? NULL
+                               : (float *)a->lse.data + (b * a->n_heads + h) * a->n_tokens + at;
+}
+
+void kd_attention_pack(const kd_attention *a, void *packed, kd_tensor t, kd_span span, int64_t h)
+{
+    const kd_tensor head = kd_attention_head(a, t, span, h);
     const size_t row_bytes = (size_t)a->head_dim * kd_dtype_bytes(t.dtype);
-    for (int64_t i = 0; i < a->n_tokens; i++) {
+    for (int64_t i = 0; i < span.n; i++) {
         memcpy((char *)packed + (size_t)i * row_bytes, kd_row(head, i), row_bytes);
     }
 }
@@ -43,6 +73,8 @@ void kd_attention_check(const kd_attention *a, kd_dtype compute)
     check_matrix(a->k, compute, n, a->n_kv_heads * a->head_dim);
     check_matrix(a->v, compute, n, a->n_kv_heads * a->head_dim);
     check_matrix(a->out, compute, n, a->n_heads * a->head_dim);
+    KD_CHECK(a->segments.data == NULL ||
+             (a->segments.dtype == KD_I32 && kd_tensor_elements(a->segments) == n));
     KD_CHECK(a->lse.data == NULL ||
              (a->lse.dtype == KD_F32 && kd_tensor_elements(a->lse) == n * a->n_heads));
 }

@@ -2,14 +2,17 @@
 
 typedef struct rotate_args {
     kd_tensor x, table;
-    int64_t n_heads, half; /* D / 2 */
-    float sign;            /* of the sines: -1 turns back */
+    const int32_t *positions; /* (N), or NULL: row mod the table's rows */
+    int64_t n_heads, half;    /* D / 2 */
+    float sign;               /* of the sines: -1 turns back */
 } rotate_args;
 
 /* (x_i, x_{i + D/2}) is turned by the angle of i at this row's position. */
 KD_INLINE void rotate_row(const rotate_args *a, int64_t row, kd_dtype dtype)
 {
-    const float *cosine = kd_row(a->table, row % kd_tensor_rows(a->table));
+    const int64_t n_positions = kd_tensor_rows(a->table);
+    const int64_t at = a->positions != NULL ? a->positions[row] : row % n_positions;
+    const float *cosine = kd_row(a->table, at);
     const int64_t half = a->half, size = (int64_t)kd_dtype_bytes(dtype);
     const float *sine = cosine + half;
     const float sign = a->sign;
@@ -39,14 +42,30 @@ static void rotate_rows(const void *args, int lane, int64_t begin, int64_t end)
     }
 }
 
-void KD_KERNEL(rotate)(kd_backend *be, kd_tensor x, int64_t n_heads, kd_tensor table, bool inverse)
+static void check_positions(kd_tensor positions, int64_t n_rows, int64_t n_positions)
+{
+    const int32_t *at = positions.data;
+    KD_CHECK(at == NULL || (positions.dtype == KD_I32 && kd_tensor_elements(positions) == n_rows));
+    for (int64_t row = 0; at != NULL && row < n_rows; row++) {
+        KD_CHECK(at[row] >= 0 && at[row] < n_positions);
+    }
+}
+
+void KD_KERNEL(rotate)(kd_backend *be,
+                       kd_tensor x,
+                       int64_t n_heads,
+                       kd_tensor table,
+                       kd_tensor positions,
+                       bool inverse)
 {
     const int64_t columns = kd_tensor_columns(x);
     KD_CHECK(n_heads > 0 && columns % (2 * n_heads) == 0);
     KD_CHECK(table.dtype == KD_F32 && kd_tensor_columns(table) == columns / n_heads);
     KD_CHECK(kd_tensor_rows(table) > 0);
+    check_positions(positions, kd_tensor_rows(x), kd_tensor_rows(table));
     if (!be->fault) {
-        const rotate_args a = {x, table, n_heads, columns / n_heads / 2, inverse ? -1.0f : 1.0f};
+        const rotate_args a = {
+            x, table, positions.data, n_heads, columns / n_heads / 2, inverse ? -1.0f : 1.0f};
         (void)kd_parallel_rows(be, kd_tensor_rows(x), kd_grain(columns), rotate_rows, &a);
     }
 }
