@@ -1,6 +1,6 @@
 /*
  * balance.c - balance and z: what keeps a router from favouring few experts and its logits from
- * growing. Both listen to the router's logits of every sparse layer, and are means over all rows
+ * growing. Both listen to the router's logits of every sparse layer, and are means over real rows
  * and those layers.
  *
  * balance is a product of means over rows, taken per micro-batch: a micro-batch counts by its rows.
@@ -25,6 +25,7 @@ static void add_to(const kd_loss *loss, const kd_tap *tap, kd_router_loss args)
         args.d_logits = tap->gradient;
         args.logits = tap->value;
         args.route = tap->route;
+        args.segments = tap->segments;
         be->ops->router_loss(be, &args);
     }
 }
@@ -50,7 +51,7 @@ const kd_loss_kind kd_loss_balance = {
     .n_sums = 1,
     .points = KD_TAP_BIT(KD_TAP_ROUTER),
     .exists = has_router,
-    .count = kd_loss_count_all,
+    .count = kd_loss_count_real,
     .at = add_balance,
     .mean = mean,
 };
@@ -60,7 +61,7 @@ const kd_loss_kind kd_loss_z = {
     .n_sums = 1,
     .points = KD_TAP_BIT(KD_TAP_ROUTER),
     .exists = has_router,
-    .count = kd_loss_count_all,
+    .count = kd_loss_count_real,
     .at = add_z,
     .mean = mean,
 };

@@ -68,8 +68,12 @@ int64_t kd_loss_count_labelled(const kd_loss *loss, const kd_batch *batch)
     return n;
 }
 
-int64_t kd_loss_count_all(const kd_loss *loss, const kd_batch *batch)
+int64_t kd_loss_count_real(const kd_loss *loss, const kd_batch *batch)
 {
+    int64_t n = 0;
     (void)loss;
-    return batch->n_batch * batch->n_tokens;
+    for (int64_t i = 0; i < batch->n_batch * batch->n_tokens; i++) {
+        n += is_real(batch, i);
+    }
+    return n;
 }

@@ -8,8 +8,8 @@
  *
  *   kd       divergence of the softened distributions          soft_target.c   labelled rows
  *   hard     cross-entropy with the labels                      hard_target.c   labelled rows
- *   balance  load balancing of the router (Switch, eq. 4)       balance.c       all rows
- *   z        router z-loss (ST-MoE, eq. 5)                      balance.c       all rows
+ *   balance  load balancing of the router (Switch, eq. 4)       balance.c       real rows
+ *   z        router z-loss (ST-MoE, eq. 5)                      balance.c       real rows
  *
  * Each loss is a mean over the rows of the whole step, on all ranks, that it counts: its gradient is
  * divided by that count as it is formed, its sum when it is reported. A loss that counts no row is 0
@@ -114,9 +114,9 @@ double kd_loss_weight_at(const ProtobufCMessage *message, uint64_t step);
 /* What its gradient is multiplied by in this step: its weight over its count, or 0. */
 double kd_loss_scale(const kd_loss *loss);
 
-/* What losses count: rows with a label (all real ones where there are no labels), or all rows. */
+/* What losses count: rows with a label (all real ones where there are no labels), or real rows. */
 int64_t kd_loss_count_labelled(const kd_loss *loss, const kd_batch *batch);
-int64_t kd_loss_count_all(const kd_loss *loss, const kd_batch *batch);
+int64_t kd_loss_count_real(const kd_loss *loss, const kd_batch *batch);
 
 /* AUTO becomes the one of the others that moves fewer bytes a token; ties go to LOGITS. */
 Kd__Teacher__Transport

@@ -78,7 +78,8 @@ void kd_tap_backward(const kd_pass *pass,
                         .value = value,
                         .gradient = gradient,
                         .route = route,
-                        .batch = &pass->batch};
+                        .batch = &pass->batch,
+                        .segments = pass->segments};
     offer(&pass->taps, &tap);
 }
 

@@ -49,6 +49,7 @@ typedef struct kd_tap {
     kd_tensor gradient;    /* of the same shape, to be added to; none in the forward pass         */
     const kd_route *route; /* of router, expert_in and expert_out, else NULL                      */
     const kd_batch *batch; /* that goes through the model                                         */
+    kd_tensor segments;    /* of the batch, (N) i32 on the back end: -1 is padding; or none       */
     bool again;            /* a forward pass that is run again to save memory: to be passed over  */
 } kd_tap;
 

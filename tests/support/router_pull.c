@@ -12,6 +12,7 @@ static void pull_at(void *user, const kd_tap *tap)
     p->be->ops->router_loss(
         p->be, &(kd_router_loss){.logits = tap->value,
                                  .d_logits = tap->gradient,
+                                 .segments = tap->segments,
                                  .route = tap->route,
                                  .balance_scale = p->balance_scale,
                                  .z_scale = p->z_scale,

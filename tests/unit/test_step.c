@@ -442,7 +442,10 @@ Test(step, the_routers_losses_are_means_over_all_rows)
     cr_expect_eq(some.gradient_norm, all.gradient_norm);
 }
 
-/* With no preference at all every expert has probability 1 / E: balance is 1, z is log(E)^2. */
+/*
+ * With no preference at all every expert has probability 1 / E: balance is 1, z is log(E)^2, over the
+ * rows that are not padding.
+ */
 Test(step, the_routers_losses_of_an_indifferent_router_are_known)
 {
     tiny_settings settings;
@@ -452,6 +455,7 @@ Test(step, the_routers_losses_of_an_indifferent_router_are_known)
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const kd_parameters *params = kd_trainer_parameters(t->trainer);
     const tiny_batch batch = tiny_batch_create(3);
+    const int32_t segments[TINY_ROWS / 2] = {0, 0, 0, 0, -1, -1, 1, 1, 2, -1, -1, -1};
     kd_batch halves[2];
     kd_step_result r;
 
@@ -459,6 +463,7 @@ Test(step, the_routers_losses_of_an_indifferent_router_are_known)
         t->be->ops->zero(t->be, kd_parameters_weight(params, KD_PARAM_ROUTER, layer).value);
     }
     cut(&batch, 2, halves);
+    halves[1].segments = segments;
     cr_assert_eq(tiny_train_step(t, 0, halves, 2, &r), KD_OK);
     cr_assert_str_eq(r.losses[2].name, "balance");
     cr_expect_float_eq(r.losses[2].raw, 1.0, 1e-6);
