@@ -479,6 +479,7 @@ typedef kd_status (*step_function)(kd_trainer *,
                                    const kd_reduce *,
                                    kd_step_result *);
 
+/* kd_trainer_step() or kd_trainer_losses() with the logits of `from`; s->logits are set. */
 static kd_status
 pass(kd_student *s, source from, const kd_batch *batch, step_function step, kd_losses *losses_out)
 {

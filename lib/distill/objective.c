@@ -1,3 +1,8 @@
+/*
+ * objective.c - goes through the table of losses at each moment of a step. What exists is decided once,
+ * because decoder, channel and memory follow from it; every value is looked up in the message anew, so
+ * that a change between steps is no more than another message.
+ */
 #include "distill/objective.h"
 
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+/* schedule.c - between which two points a step lies, and how far. */
 #include "distill/schedule.h"
 
 #include <math.h>

@@ -1,3 +1,7 @@
+/*
+ * step.c - one step: counts first, since each loss divides by its own as it is formed, then one pass
+ * over the micro-batches, then one wait for everything that is reported and may reach the weights.
+ */
 #include "train/step.h"
 
 #include <inttypes.h>

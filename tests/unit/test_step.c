@@ -524,6 +524,31 @@ Test(step, without_labels_kd_runs_over_all_rows)
     cr_expect_eq(bare.n_tokens, TINY_ROWS);
 }
 
+Test(step, neither_labels_nor_a_teacher_teach_nothing)
+{
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    tiny_train *t = tiny_train_create(&kd_model_llama, KD_F32, &settings);
+    const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
+    const tiny_batch batch = tiny_batch_create(3);
+    kd_batch whole = tiny_batch_whole(&batch);
+    kd_channel *channel = t->channel;
+    kd_step_result r;
+    float *before = tiny_train_weights(t);
+    whole.labels = NULL;
+    t->channel = NULL;
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
+    t->channel = channel;
+    cr_expect_not(r.updated);
+    cr_expect_eq(r.loss, 0.0);
+    cr_expect_eq(r.gradient_norm, 0.0);
+    float *after = tiny_train_weights(t);
+    cr_expect_arr_eq(before, after, bytes);
+    free(before);
+    free(after);
+    tiny_train_destroy(t);
+}
+
 Test(step, micro_batches_have_labels_or_none_has)
 {
     tiny_settings settings;
