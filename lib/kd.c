@@ -9,6 +9,7 @@
 #include "format/model_folder.h"
 #include "job/job.h"
 #include "message/check.h"
+#include "message/fields.h"
 #include "message/reflect.h"
 #include "message/yaml.h"
 #include "train/checkpoint.h"
@@ -55,6 +56,24 @@ kd_student_options kd_student_options_default(void)
     };
 }
 
+/* The numbers that a job has too are in the same ranges. */
+static kd_status check_training(const kd_student_options *o)
+{
+    const struct {
+        const char *field;
+        double value;
+    } numbers[] = {{"learning_rate", o->learning_rate},
+                   {"weight_decay", o->weight_decay},
+                   {"clip_norm", o->clip_norm}};
+
+    kd_checker mistakes = {0};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        const kd_field_facts *facts = kd_field_facts_named("kd.Training", numbers[i].field);
+        kd_checker_number(&mistakes, numbers[i].field, numbers[i].value, &facts->range, false);
+    }
+    return kd_checker_end(&mistakes, NULL);
+}
+
 static kd_status check_options(const kd_student_options *o)
 {
     if (o->n_threads < 1 || o->max_sequences < 1 || o->sequence_length < 1) {
@@ -63,13 +82,7 @@ static kd_status check_options(const kd_student_options *o)
                        "least 1 of each",
                        o->n_threads, (long long)o->max_sequences, (long long)o->sequence_length);
     }
-    if (!(o->learning_rate > 0.0) || !(o->weight_decay >= 0.0) || !(o->clip_norm >= 0.0)) {
-        return kd_fail(KD_ERR_ARG,
-                       "found learning_rate %g, weight_decay %g, clip_norm %g: expected above 0, "
-                       "at least 0, at least 0",
-                       o->learning_rate, o->weight_decay, o->clip_norm);
-    }
-    return KD_OK;
+    return check_training(o);
 }
 
 static kd_status shape_of(const kd_student_options *options, kd_model_config *config_out)

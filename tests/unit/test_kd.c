@@ -317,7 +317,7 @@ Test(kd, bad_options_are_refused)
     expect_refused(options, KD_ERR_ARG, "n_threads 0");
     options = small_options(1);
     options.learning_rate = NAN;
-    expect_refused(options, KD_ERR_ARG, "learning_rate nan");
+    expect_refused(options, KD_ERR_INVALID, "learning_rate: found nan");
     options = small_options(1);
     options.model.type = "mixtrall";
     expect_refused(options, KD_ERR_INVALID, "mixtral");
