@@ -30,8 +30,9 @@ struct kd_student {
     Kd__Objective *objective; /* what the caller said of it; owned               */
     int64_t max_batch, n_tokens;
     bool distils;
-    source built;     /* what the trainer's signals were made for */
-    uint64_t n_steps; /* updates made */
+    source built;      /* what the trainer's signals were made for */
+    uint64_t n_passes; /* steps and losses alone: numbers the messages */
+    uint64_t n_steps;  /* updates made */
 
     /* The step under way, for produce(). */
     kd_batch batch;
@@ -257,16 +258,16 @@ void kd_student_destroy(kd_student *s)
 }
 
 /* Writes the message of the step under way: the local channel calls it. */
-static kd_status produce(void *user, uint64_t m, void *message)
+static kd_status produce(void *user, uint64_t m, uint64_t groups, void *message)
 {
     kd_student *s = user;
-    const kd_signal_plan *plan = kd_trainer_signals(s->trainer);
+    const kd_teacher_part part = {kd_trainer_signals(s->trainer), 0, groups};
     (void)m;
 
     if (s->logits == NULL) {
-        return kd_teacher_fill(s->teacher, &s->batch, plan, message);
+        return kd_teacher_fill(s->teacher, &s->batch, &part, message);
     }
-    const kd_signal *signal = kd_signal_plan_find(plan, KD_SIGNAL_LOGITS, 0);
+    const kd_signal *signal = kd_signal_plan_find(part.plan, 0, KD_SIGNAL_LOGITS, 0);
     KD_CHECK(signal != NULL);
     const kd_tensor view = kd_signal_view(signal, message, s->batch.n_batch * s->n_tokens);
     s->be->ops->upload(s->be, view, s->logits);
@@ -291,9 +292,9 @@ static kd_status build(kd_student *s, source from)
         return st;
     }
     s->built = SOURCE_NONE; /* until there is a channel for it */
-    const size_t bytes = kd_trainer_signals(s->trainer)->message_bytes;
-    if (bytes > 0) {
-        st = kd_channel_create_local(bytes, produce, s, &channel);
+    const kd_signal_plan *plan = kd_trainer_signals(s->trainer);
+    if (plan->n_signals > 0) {
+        st = kd_channel_create_local(&plan->messages[0], 1, produce, s, &channel);
         if (st) {
             return st;
         }
@@ -304,8 +305,27 @@ static kd_status build(kd_student *s, source from)
     return KD_OK;
 }
 
+/* The channel moves in the next step what these losses read. */
+static kd_status open_step(kd_student *s, uint64_t readers)
+{
+    const kd_signal_plan *plan = kd_trainer_signals(s->trainer);
+    if (s->channel == NULL) {
+        return KD_OK;
+    }
+    return s->channel->ops->open_step(s->channel, s->n_passes, s->n_passes + 1,
+                                      kd_signal_plan_mask(plan, 0, readers));
+}
+
+/* After a fault amid a step: the next one that needs a channel makes another. */
+static void drop_channel(kd_student *s)
+{
+    kd_channel_destroy(s->channel);
+    s->channel = NULL;
+    s->built = SOURCE_NONE;
+}
+
 /* Values are only set; what there is is built anew where the logits come from elsewhere. */
-static kd_status prepare(kd_student *s, source from, uint64_t *groups_out)
+static kd_status prepare(kd_student *s, source from)
 {
     Kd__Objective *objective = NULL;
     kd_status st = objective_for(s, from, &objective);
@@ -317,7 +337,7 @@ static kd_status prepare(kd_student *s, source from, uint64_t *groups_out)
         st = build(s, from);
     }
     if (!st) {
-        *groups_out = kd_objective_groups(objective, s->n_steps);
+        st = open_step(s, kd_objective_readers(objective, s->n_steps));
     }
     kd_message_destroy(&objective->base);
     return st;
@@ -488,7 +508,7 @@ static kd_status check_count(const kd_student *s, int64_t n_sequences)
 /* Everything of a step with the logits of `from`; s->logits are set. */
 typedef kd_status (*step_function)(kd_trainer *,
                                    const kd_step_work *,
-                                   kd_channel *,
+                                   kd_channel *const *,
                                    const kd_reduce *,
                                    kd_step_result *);
 
@@ -498,20 +518,26 @@ pass(kd_student *s, source from, const kd_batch *batch, step_function step, kd_l
 {
     const kd_source batches = {.user = s, .next = give_batch};
     const kd_reduce alone = kd_reduce_single();
-    kd_step_work work = {
-        .step = s->n_steps, .source = &batches, .first_m = s->n_steps, .stride = 1, .n_batches = 1};
+    const kd_step_work work = {.step = s->n_steps,
+                               .source = &batches,
+                               .first_m = s->n_passes,
+                               .stride = 1,
+                               .n_batches = 1};
     kd_step_result result;
 
     kd_status st = check_count(s, batch->n_batch);
     if (!st) {
-        st = prepare(s, from, &work.groups);
+        st = prepare(s, from);
     }
     if (st) {
         return st;
     }
     s->batch = *batch;
-    st = step(s->trainer, &work, s->channel, &alone, &result);
-    if (!st) {
+    s->n_passes++;
+    st = step(s->trainer, &work, &s->channel, &alone, &result);
+    if (st) {
+        drop_channel(s);
+    } else {
         report(&result, losses_out);
     }
     return st;

@@ -35,8 +35,10 @@ struct rank_link {
     void (*on_refused)(const char *text);
 
     uv_thread_t thread;
-    uv_mutex_t lock;  /* guards queue, closing and timeout_ms */
+    uv_mutex_t lock;  /* guards queue, changes, closing and timeout_ms */
     link_queue queue; /* not given to a connection yet         */
+    Kd__RankOrder *changes[RANK_LINK_CHANGES_MAX]; /* owned; oldest first */
+    size_t n_changes;
     bool closing;
     uint64_t timeout_ms;
     atomic_uint_fast64_t step;
@@ -218,6 +220,31 @@ static void take_welcome(rank_link *link, const Kd__RankWelcome *welcome)
     advance(link);
 }
 
+/* Keeps a copy for the training thread. */
+static void take_set(rank_link *link, const Kd__RankOrder *order)
+{
+    const char *why = NULL;
+    if (order->path == NULL || order->value == NULL ||
+        strlen(order->path) + strlen(order->value) > RANK_LINK_CHANGE_BYTES_MAX) {
+        kd_log(KD_LOG_WARN, "the daemon ordered a change without path or value, or too long a one");
+        return;
+    }
+    Kd__RankOrder *copy = (Kd__RankOrder *)kd_message_copy(&order->base);
+    uv_mutex_lock(&link->lock);
+    if (copy == NULL) {
+        why = "no memory";
+    } else if (link->n_changes == RANK_LINK_CHANGES_MAX) {
+        why = "too many changes wait already";
+    } else {
+        link->changes[link->n_changes++] = copy;
+    }
+    uv_mutex_unlock(&link->lock);
+    if (why != NULL) {
+        kd_log(KD_LOG_WARN, "%s: not changed: %s", order->path, why);
+        kd_message_destroy((ProtobufCMessage *)copy);
+    }
+}
+
 static void take_order(rank_link *link, const Kd__RankOrder *order)
 {
     switch (order->kind) {
@@ -226,6 +253,9 @@ static void take_order(rank_link *link, const Kd__RankOrder *order)
         return;
     case KD__RANK_ORDER__KIND__STOP:
         atomic_store(&link->stop, true);
+        return;
+    case KD__RANK_ORDER__KIND__SET:
+        take_set(link, order);
         return;
     case _KD__RANK_ORDER__KIND_IS_INT_SIZE:
         break;
@@ -372,6 +402,9 @@ static void release(rank_link *link)
     uv_mutex_destroy(&link->lock);
     link_queue_clear(&link->queue);
     link_queue_clear(&link->unconfirmed);
+    for (size_t i = 0; i < link->n_changes; i++) {
+        kd_message_destroy(&link->changes[i]->base);
+    }
     kd_message_destroy(&link->attempt->base);
     free(link);
 }
@@ -440,6 +473,22 @@ void rank_link_report(rank_link *link, const Kd__RankMessage *message)
     link_queue_trim(&link->queue, RANK_LINK_STEPS_MAX);
     uv_mutex_unlock(&link->lock);
     (void)uv_async_send(&link->wake);
+}
+
+Kd__RankOrder *rank_link_take_change(rank_link *link)
+{
+    Kd__RankOrder *oldest = NULL;
+    if (link == NULL) {
+        return NULL;
+    }
+    uv_mutex_lock(&link->lock);
+    if (link->n_changes > 0) {
+        oldest = link->changes[0];
+        link->n_changes--;
+        memmove(link->changes, link->changes + 1, link->n_changes * sizeof(Kd__RankOrder *));
+    }
+    uv_mutex_unlock(&link->lock);
+    return oldest;
 }
 
 bool rank_link_take_save(rank_link *link)

@@ -44,6 +44,15 @@ void rank_link_set_step(rank_link *link, uint64_t step);
 /* Queues a copy. Without memory the report is lost, with a line in the log. */
 void rank_link_report(rank_link *link, const Kd__RankMessage *message);
 
+/*
+ * An order to change a live value (its kind is SET, path and value are there), oldest first; NULL if there
+ * is none. The caller frees it. Of those that nobody takes RANK_LINK_CHANGES_MAX wait; more are refused
+ * with a line in the log, as are values that no order of a step could carry.
+ */
+#define RANK_LINK_CHANGES_MAX      64
+#define RANK_LINK_CHANGE_BYTES_MAX 512 /* of path and value together */
+Kd__RankOrder *rank_link_take_change(rank_link *link);
+
 /* True once per order to save; true from the order to stop on. */
 bool rank_link_take_save(rank_link *link);
 bool rank_link_wants_stop(rank_link *link);

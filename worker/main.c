@@ -141,11 +141,30 @@ static kd_status prepare_data(worker *w)
         st = check_same_data(w);
     }
     if (!st) {
+        st = kd_world_agree(w->world, live_open(w->world, w->job, &w->live));
+    }
+    if (!st) {
         st = kd_world_agree(w->world, leader ? output_find_resume(w->job, &w->resume) : KD_OK);
     }
     if (!st) {
         st = kd_world_broadcast(w->world, &w->resume, (int)sizeof w->resume);
     }
+    return st;
+}
+
+static kd_status assign_roles(worker *w)
+{
+    const Kd__Job *job = w->job;
+    int *replicas = calloc(job->n_teachers + 1, sizeof *replicas);
+    if (replicas == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for %zu teachers", job->n_teachers);
+    }
+    for (size_t i = 0; i < job->n_teachers; i++) {
+        replicas[i] = (int)job->teachers[i]->resources->ranks;
+    }
+    const kd_status st = kd_world_assign(w->world, (int)job->student->resources->ranks,
+                                         (int)job->n_teachers, replicas);
+    free(replicas);
     return st;
 }
 
@@ -156,8 +175,7 @@ static kd_status begin(worker *w, const options *o)
         st = kd_world_agree(w->world, load_job(w, o));
     }
     if (!st) {
-        st = kd_world_assign(w->world, (int)w->job->student->resources->ranks,
-                             (int)settings_teacher_ranks(w->job));
+        st = assign_roles(w);
     }
     if (!st) {
         st = prepare_data(w);
@@ -271,6 +289,7 @@ static worker_exit run(const options *o)
     name_log(kd_world_rank(w.world));
     st = work(&w, o, &outcome);
     say_last_word(&w, st, outcome);
+    live_close(&w.live);
     batches_close(&w.batches);
     if (w.job != NULL) {
         kd_message_destroy(&w.job->base);

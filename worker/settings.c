@@ -1,6 +1,7 @@
 #include "worker/settings.h"
 
 #include "base/log.h"
+#include "comm/step_order.h"
 #include "format/model_folder.h"
 #include "shape/from_message.h"
 
@@ -49,19 +50,17 @@ uint64_t settings_micro_batches(const Kd__Job *job)
     return job->training->batch_size / job->training->micro_batch_size;
 }
 
-uint32_t settings_teacher_ranks(const Kd__Job *job)
-{
-    return job->n_teachers > 0 ? job->teachers[0]->resources->ranks : 0;
-}
-
 int settings_order_lead(const Kd__Job *job)
 {
-    const uint64_t n_teachers = settings_teacher_ranks(job);
-    if (n_teachers == 0) {
-        return 1;
-    }
-    const uint64_t n_ahead =
-        job->teachers[0]->stream_depth * (job->student->resources->ranks + n_teachers);
     const uint64_t n_step = settings_micro_batches(job);
-    return (int)((n_ahead + n_step - 1) / n_step);
+    uint64_t lead = 1;
+    for (size_t i = 0; i < job->n_teachers; i++) {
+        const Kd__Teacher *teacher = job->teachers[i];
+        const uint64_t n_replicas = teacher->resources->ranks;
+        const uint64_t n_ahead =
+            teacher->stream_depth * (job->student->resources->ranks + n_replicas);
+        const uint64_t n_steps = (n_ahead + n_step - 1) / n_step;
+        lead = n_replicas > 0 && n_steps > lead ? n_steps : lead;
+    }
+    return lead < KD_ORDER_LEAD_MAX ? (int)lead : KD_ORDER_LEAD_MAX;
 }

@@ -23,12 +23,9 @@ kd_dtype settings_dtype(const Kd__Job *job);
 /* Micro-batches of one step, over all student ranks: m of step s are [s * n, (s + 1) * n). */
 uint64_t settings_micro_batches(const Kd__Job *job);
 
-/* Ranks that do nothing but run the teacher; 0: each student runs it itself, or there is none. */
-uint32_t settings_teacher_ranks(const Kd__Job *job);
-
 /*
  * Steps that an order is given ahead (comm/step_order.h), so that no teacher waits for one: depth
- * messages are under way to each student, and depth more on each teacher.
+ * messages are under way to each student, and depth more on each replica.
  */
 int settings_order_lead(const Kd__Job *job);
 

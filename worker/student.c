@@ -15,16 +15,39 @@ static bool is_leader(const student_rank *rank)
 }
 
 /* The model in this process, or only its lm_head if that is all that is needed here. */
-static kd_status open_teacher(student_rank *rank)
+static kd_status open_teacher(student_rank *rank, int i)
 {
     const worker *w = rank->w;
-    if (settings_teacher_ranks(w->job) == 0) {
-        return teacher_source_open(w, rank->be, &rank->teaching.plan, NULL, NULL, &rank->source);
-    }
-    if (kd_signal_plan_find(&rank->teaching.plan, KD_SIGNAL_HIDDEN, 0) == NULL) {
+    const kd_signal_plan *plan = &rank->teaching.plan;
+    teacher_pupil *pupil = &rank->teachers[i];
+    if (plan->messages[i].n_groups == 0) {
         return KD_OK;
     }
-    return kd_model_folder_load_lm_head(w->job->teachers[0]->checkpoint, rank->be, &rank->lm_head);
+    if (kd_world_replicas(w->world, i) == 0) {
+        return teacher_source_open(w, rank->be, plan, i, NULL, NULL, &pupil->source);
+    }
+    if (kd_signal_plan_find(plan, i, KD_SIGNAL_HIDDEN, 0) == NULL) {
+        return KD_OK;
+    }
+    return kd_model_folder_load_lm_head(w->job->teachers[i]->checkpoint, rank->be, &pupil->lm_head);
+}
+
+static kd_status open_teachers(student_rank *rank)
+{
+    const int n = rank->teaching.n_teachers;
+    kd_status st = KD_OK;
+    rank->teachers = calloc((size_t)n + 1, sizeof *rank->teachers);
+    rank->channels = calloc((size_t)n + 1, sizeof(kd_channel *));
+    if (rank->teachers == NULL || rank->channels == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for %d teachers", n);
+    }
+    for (int i = 0; i < n; i++) {
+        rank->teachers[i].lm_head = kd_tensor_none();
+    }
+    for (int i = 0; !st && i < n; i++) {
+        st = open_teacher(rank, i);
+    }
+    return st;
 }
 
 static kd_status open_parameters(const student_rank *rank, kd_parameters **params_out)
@@ -52,18 +75,20 @@ static kd_status open_parameters(const student_rank *rank, kd_parameters **param
 static kd_status open_trainer(student_rank *rank)
 {
     const worker *w = rank->w;
-    kd_teacher_view teacher = teaching_view(w, &rank->teaching);
+    teaching *t = &rank->teaching;
     const kd_trainer_settings settings = {.objective = w->job->objective,
                                           .training = w->job->training,
                                           .max_batch = w->batches.n_batch,
                                           .n_tokens = w->batches.n_tokens};
     kd_parameters *params = NULL;
-    teacher.lm_head =
-        rank->source.model != NULL ? kd_teacher_lm_head(rank->source.model) : rank->lm_head;
+    for (int i = 0; i < t->n_teachers; i++) {
+        const teacher_pupil *pupil = &rank->teachers[i];
+        t->teachers[i].lm_head =
+            pupil->source.model != NULL ? kd_teacher_lm_head(pupil->source.model) : pupil->lm_head;
+    }
     const kd_status st = open_parameters(rank, &params);
     return st ? st
-              : kd_trainer_create(params, &settings, &teacher, rank->teaching.has_teacher ? 1 : 0,
-                                  &rank->trainer);
+              : kd_trainer_create(params, &settings, t->teachers, t->n_teachers, &rank->trainer);
 }
 
 /* Back to where the last attempt stood, if one came that far. */
@@ -85,16 +110,14 @@ static kd_status resume(const student_rank *rank)
 
 kd_status student_rank_prepare(worker *w, student_rank *rank)
 {
-    *rank = (student_rank){.w = w,
-                           .lm_head = kd_tensor_none(),
-                           .tokens = {.user = &rank->reader, .next = batch_reader_next}};
+    *rank = (student_rank){.w = w, .tokens = {.user = &rank->reader, .next = batch_reader_next}};
     kd_status st = teaching_plan(w, &rank->teaching);
     if (!st) {
         st = kd_backend_create_cpu(settings_dtype(w->job), (int)w->job->student->resources->threads,
                                    &rank->be);
     }
-    if (!st && rank->teaching.plan.n_signals > 0) {
-        st = open_teacher(rank);
+    if (!st) {
+        st = open_teachers(rank);
     }
     if (!st) {
         st = open_trainer(rank);
@@ -111,25 +134,67 @@ kd_status student_rank_prepare(worker *w, student_rank *rank)
     return st;
 }
 
-kd_status student_rank_connect(student_rank *rank)
+static kd_status connect_teacher(student_rank *rank, int i)
 {
     const worker *w = rank->w;
-    const size_t message_bytes = rank->teaching.plan.message_bytes;
-    const uint64_t n_micro = settings_micro_batches(w->job);
+    const kd_message_plan *message = &rank->teaching.plan.messages[i];
+    teacher_source *source = &rank->teachers[i].source;
+    const int n_steps = settings_order_lead(w->job) + 1; /* one under way, the others ordered */
+    if (message->n_groups == 0) {
+        return KD_OK;
+    }
+    if (source->model != NULL) {
+        return kd_channel_create_local(message, n_steps, teacher_source_fill, source,
+                                       &rank->channels[i]);
+    }
+    const kd_stream_settings settings = {
+        .teacher = i,
+        .plan = message,
+        .be = rank->be,
+        .depth = (int)w->job->teachers[i]->stream_depth,
+        .n_steps = n_steps,
+    };
+    return kd_stream_create(w->world, &settings, &rank->channels[i]);
+}
 
-    rank->reduce = kd_world_reduce(w->world);
-    const kd_status st = kd_order_stream_create(w->world, w->resume.step,
-                                                settings_order_lead(w->job), &rank->orders);
-    if (st || rank->teaching.plan.n_signals == 0) {
-        return st;
+kd_status student_rank_connect(student_rank *rank)
+{
+    rank->reduce = kd_world_reduce(rank->w->world);
+    rank->open_end = rank->w->resume.step;
+    kd_status st = orders_open(rank->w, &rank->teaching, &rank->orders);
+    for (int i = 0; !st && i < rank->teaching.n_teachers; i++) {
+        st = connect_teacher(rank, i);
     }
-    if (rank->source.model != NULL) {
-        return kd_channel_create_local(message_bytes, teacher_source_fill, &rank->source,
-                                       &rank->channel);
+    return st;
+}
+
+/* Lets the messages of an ordered step come: receives are posted as soon as there is room. */
+static kd_status open_step(student_rank *rank, const kd_step_order *order)
+{
+    const step_span span = span_of_step(rank->w, order->step);
+    kd_status st = KD_OK;
+    for (int i = 0; !st && i < rank->teaching.n_teachers; i++) {
+        kd_channel *channel = rank->channels[i];
+        if (channel != NULL) {
+            st = channel->ops->open_step(channel, span.first_m, span.end_m, order->groups[i]);
+        }
     }
-    return kd_stream_create(w->world, message_bytes, (int)w->job->teachers[0]->stream_depth,
-                            w->resume.step * n_micro, w->job->training->steps * n_micro,
-                            &rank->channel);
+    rank->open_end = order->step + 1;
+    return st;
+}
+
+/* The step at hand, and those after it whose orders have come and that will be made. */
+static kd_status open_steps(student_rank *rank, const kd_step_order *now)
+{
+    kd_step_order order = *now;
+    kd_status st = KD_OK;
+    while (!st && rank->open_end < rank->w->job->training->steps &&
+           (rank->open_end == now->step ||
+            kd_order_stream_peek(rank->orders.stream, rank->open_end, &order)) &&
+           order.kind != KD_ORDER_STOP) {
+        st = open_step(rank, &order);
+    }
+    return st;
 }
 
 /* Student r of S takes the micro-batches of the step with m mod S == r. */
@@ -138,15 +203,12 @@ static kd_step_work work_of(const student_rank *rank, uint64_t step)
     const worker *w = rank->w;
     const uint64_t n_micro = settings_micro_batches(w->job);
     const uint64_t n_students = (uint64_t)kd_world_students(w->world);
-    const bool local = rank->source.model != NULL;
     return (kd_step_work){
         .step = step,
         .source = &rank->tokens,
         .first_m = step * n_micro + (uint64_t)kd_world_role_rank(w->world),
         .stride = n_students,
         .n_batches = (int64_t)(n_micro / n_students),
-        /* Other ranks send every message of the plan. */
-        .groups = local ? kd_objective_groups(w->job->objective, step) : ~(uint64_t)0,
     };
 }
 
@@ -183,7 +245,7 @@ static kd_status train_step(student_rank *rank, uint64_t step)
     const kd_step_work work = work_of(rank, step);
     kd_step_result result;
     const kd_status st =
-        kd_trainer_step(rank->trainer, &work, rank->channel, &rank->reduce, &result);
+        kd_trainer_step(rank->trainer, &work, rank->channels, &rank->reduce, &result);
     if (st) {
         return st;
     }
@@ -226,12 +288,41 @@ static kd_status finish(student_rank *rank)
     return st;
 }
 
-static kd_order_kind wish(const worker *w)
+static kd_order_kind kind_of_wish(const worker *w)
 {
     if (rank_link_wants_stop(w->link) || *w->stop_signal) {
         return KD_ORDER_STOP;
     }
     return rank_link_take_save(w->link) ? KD_ORDER_SAVE : KD_ORDER_CONTINUE;
+}
+
+/* The leader's part of an order: what has come for the step that is next to be ordered. */
+static kd_status next_of_leader(student_rank *rank, uint64_t step, kd_step_order *order_out)
+{
+    worker *w = rank->w;
+    kd_text changes = {0};
+    const uint64_t ahead = step + (uint64_t)settings_order_lead(w->job);
+    kd_status st = live_collect(&w->live, w->link, ahead, &changes);
+    if (!st) {
+        const kd_order_wish wish = {.kind = kind_of_wish(w), .changes = changes.data};
+        st = orders_next(&rank->orders, step, &wish, order_out);
+    }
+    kd_text_release(&changes);
+    return st;
+}
+
+/* Takes the order of a step, after which weights, temperature and rate are those of the step. */
+static kd_status take_order(student_rank *rank, uint64_t step, kd_step_order *order_out)
+{
+    const live_values *now = &rank->w->live.now;
+    kd_status st = is_leader(rank) ? next_of_leader(rank, step, order_out)
+                                   : orders_next(&rank->orders, step, NULL, order_out);
+    if (!st && now->n_changes != rank->n_changes) {
+        st = kd_trainer_set_objective(rank->trainer, now->job->objective);
+        kd_trainer_set_learning_rate(rank->trainer, now->job->training->learning_rate);
+        rank->n_changes = now->n_changes;
+    }
+    return st;
 }
 
 kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
@@ -243,13 +334,16 @@ kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
 
     for (uint64_t step = w->resume.step; step < w->job->training->steps; step++) {
         kd_step_order order;
-        kd_status st = kd_order_stream_next(rank->orders, step, wish(w), &order);
+        kd_status st = take_order(rank, step, &order);
         if (!st && order.kind != KD_ORDER_CONTINUE) {
             st = save(rank, step);
         }
         if (!st && order.kind == KD_ORDER_STOP) {
             *outcome_out = WORKER_STOPPED;
             return KD_OK;
+        }
+        if (!st) {
+            st = open_steps(rank, &order);
         }
         if (!st) {
             st = train_step(rank, step);
@@ -261,8 +355,10 @@ kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
             return st;
         }
     }
-    if (is_leader(rank) && rank->channel != NULL) {
-        teaching_log_channel(rank->channel, kd_clock_monotonic_s() - started_s);
+    for (int i = 0; is_leader(rank) && i < rank->teaching.n_teachers; i++) {
+        if (rank->channels[i] != NULL) {
+            teaching_log_channel(rank->channels[i], kd_clock_monotonic_s() - started_s);
+        }
     }
     const kd_status st = finish(rank);
     if (!st) {
@@ -271,16 +367,29 @@ kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
     return st;
 }
 
+static void release_teachers(student_rank *rank)
+{
+    for (int i = 0; rank->teachers != NULL && i < rank->teaching.n_teachers; i++) {
+        teacher_pupil *pupil = &rank->teachers[i];
+        teacher_source_close(&pupil->source);
+        if (pupil->lm_head.data != NULL) {
+            rank->be->ops->free(rank->be, pupil->lm_head.data);
+        }
+    }
+    free(rank->teachers);
+}
+
 void student_rank_release(student_rank *rank)
 {
     output_close(&rank->output);
-    kd_channel_destroy(rank->channel);
-    kd_order_stream_destroy(rank->orders);
-    kd_trainer_destroy(rank->trainer);
-    teacher_source_close(&rank->source);
-    if (rank->lm_head.data != NULL) {
-        rank->be->ops->free(rank->be, rank->lm_head.data);
+    for (int i = 0; rank->channels != NULL && i < rank->teaching.n_teachers; i++) {
+        kd_channel_destroy(rank->channels[i]);
     }
+    free(rank->channels);
+    orders_close(&rank->orders);
+    kd_trainer_destroy(rank->trainer);
+    release_teachers(rank);
     kd_backend_destroy(rank->be);
+    teaching_release(&rank->teaching);
     batch_reader_close(&rank->reader);
 }

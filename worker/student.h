@@ -13,15 +13,22 @@
 #include "worker/teacher.h"
 #include "worker/worker.h"
 
+/* What a student holds of one teacher. */
+typedef struct teacher_pupil {
+    teacher_source source; /* the model in this process, where the teacher has no ranks  */
+    kd_tensor lm_head;     /* owned, where hidden states come from other ranks           */
+} teacher_pupil;
+
 typedef struct student_rank {
     worker *w;
     teaching teaching;
     kd_backend *be;
-    teacher_source source; /* the teacher in this process, where no rank teaches        */
-    kd_tensor lm_head;     /* of the teacher, where hidden states come from other ranks  */
+    teacher_pupil *teachers; /* (n_teachers of `teaching`); owned */
+    kd_channel **channels;   /* (n_teachers), NULL if no loss needs its signals; owned */
     kd_trainer *trainer;
-    kd_channel *channel; /* NULL if no loss needs signals */
-    kd_order_stream *orders;
+    order_source orders;
+    uint64_t open_end; /* steps before it are open on the channels */
+    size_t n_changes;  /* of the live values that the trainer has  */
     kd_reduce reduce;
     batch_reader reader;
     kd_source tokens; /* of the reader, so a rank is not moved */

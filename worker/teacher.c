@@ -1,6 +1,8 @@
 #include "worker/teacher.h"
 
 #include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -8,47 +10,121 @@
 #include "format/model_folder.h"
 #include "worker/settings.h"
 
-kd_teacher_view teaching_view(const worker *w, const teaching *t)
+/* The shape of one teacher, held against the data. */
+static kd_status read_teacher(const worker *w, int i, kd_model_config *config_out)
 {
-    if (!t->has_teacher) {
-        return (kd_teacher_view){0};
+    char who[32];
+    (void)snprintf(who, sizeof who, "teachers.%d", i);
+    const kd_status st = kd_model_folder_config(w->job->teachers[i]->checkpoint, config_out);
+    return st ? st : batches_check_model(&w->batches, config_out, who);
+}
+
+static kd_status read_shapes(const worker *w, teaching *t)
+{
+    kd_status st = settings_student_model(w->job, &t->student);
+    if (!st) {
+        st = batches_check_model(&w->batches, &t->student, "student");
     }
-    return (kd_teacher_view){.config = &t->teacher, .transport = w->job->teachers[0]->transport};
+    for (int i = 0; !st && i < t->n_teachers; i++) {
+        st = read_teacher(w, i, &t->configs[i]);
+        t->teachers[i] = (kd_teacher_view){.config = &t->configs[i],
+                                           .transport = w->job->teachers[i]->transport,
+                                           .lm_head = kd_tensor_none()};
+    }
+    return st;
+}
+
+void teaching_release(teaching *t)
+{
+    kd_signal_plan_release(&t->plan);
+    free(t->teachers);
+    free(t->configs);
+    *t = (teaching){0};
 }
 
 kd_status teaching_plan(const worker *w, teaching *teaching_out)
 {
-    teaching t = {.has_teacher = w->job->n_teachers > 0};
-    kd_status st = settings_student_model(w->job, &t.student);
+    teaching t = {.n_teachers = (int)w->job->n_teachers};
+    t.configs = calloc(w->job->n_teachers + 1, sizeof *t.configs);
+    t.teachers = calloc(w->job->n_teachers + 1, sizeof *t.teachers);
+    kd_status st = t.configs == NULL || t.teachers == NULL
+                       ? kd_fail(KD_ERR_NOMEM, "no memory for %d teachers", t.n_teachers)
+                       : read_shapes(w, &t);
     if (!st) {
-        st = batches_check_model(&w->batches, &t.student, "student");
-    }
-    if (!st && t.has_teacher) {
-        st = kd_model_folder_config(w->job->teachers[0]->checkpoint, &t.teacher);
-    }
-    if (!st && t.has_teacher) {
-        st = batches_check_model(&w->batches, &t.teacher, "teachers.0");
-    }
-    if (!st) {
-        const kd_teacher_view seen = teaching_view(w, &t);
-        st = kd_objective_plan(w->job->objective, &t.student, &seen, t.has_teacher ? 1 : 0,
+        st = kd_objective_plan(w->job->objective, &t.student, t.teachers, t.n_teachers,
                                settings_dtype(w->job),
                                (int64_t)w->batches.n_batch * w->batches.n_tokens, &t.plan);
     }
-    if (!st) {
-        *teaching_out = t;
+    if (st) {
+        teaching_release(&t);
+        return st;
     }
-    return st;
+    *teaching_out = t;
+    return KD_OK;
+}
+
+step_span span_of_step(const worker *w, uint64_t step)
+{
+    const uint64_t n_micro = settings_micro_batches(w->job);
+    return (step_span){step * n_micro, (step + 1) * n_micro};
+}
+
+/* For the leader's orders: what the losses that have weight in that step read. */
+static uint64_t groups_of_step(void *user, uint64_t step, uint64_t *groups_out)
+{
+    order_source *orders = user;
+    live *l = &orders->w->live;
+    const teaching *t = orders->teaching;
+    const kd_status st = live_plan(l, step);
+    const uint64_t readers = kd_objective_readers(l->ahead.job->objective, step);
+    for (int i = 0; i < t->n_teachers; i++) {
+        groups_out[i] = kd_signal_plan_mask(&t->plan, i, readers);
+    }
+    orders->fault = orders->fault ? orders->fault : st;
+    return l->ahead.n_changes;
+}
+
+kd_status orders_open(worker *w, const teaching *t, order_source *orders_out)
+{
+    const kd_order_settings settings = {
+        .first_step = w->resume.step,
+        .lead = settings_order_lead(w->job),
+        .n_teachers = t->n_teachers,
+        .groups_of = groups_of_step,
+        .user = orders_out,
+    };
+    *orders_out = (order_source){.w = w, .teaching = t};
+    const kd_status st = kd_order_stream_create(w->world, &settings, &orders_out->stream);
+    return st ? st : orders_out->fault;
+}
+
+void orders_close(order_source *orders)
+{
+    kd_order_stream_destroy(orders->stream);
+    *orders = (order_source){0};
+}
+
+kd_status orders_next(order_source *orders,
+                      uint64_t step,
+                      const kd_order_wish *wish,
+                      kd_step_order *order_out)
+{
+    kd_status st = kd_order_stream_next(orders->stream, step, wish, order_out);
+    if (!st) {
+        st = orders->fault;
+    }
+    return st ? st : live_take(&orders->w->live, order_out);
 }
 
 kd_status teacher_source_open(const worker *w,
                               kd_backend *be,
                               const kd_signal_plan *plan,
+                              int teacher,
                               void (*on_block)(void *user),
                               void *user,
                               teacher_source *source_out)
 {
-    teacher_source source = {.plan = plan};
+    teacher_source source = {.plan = plan, .teacher = teacher};
     const kd_teacher_settings settings = {
         .max_batch = w->batches.n_batch,
         .n_tokens = w->batches.n_tokens,
@@ -57,7 +133,7 @@ kd_status teacher_source_open(const worker *w,
     };
     kd_status st = batch_reader_open(&w->batches, &source.reader);
     if (!st) {
-        st = kd_teacher_load(be, w->job->teachers[0]->checkpoint, &settings, &source.model);
+        st = kd_teacher_load(be, w->job->teachers[teacher]->checkpoint, &settings, &source.model);
     }
     if (st) {
         teacher_source_close(&source);
@@ -74,12 +150,13 @@ void teacher_source_close(teacher_source *source)
     *source = (teacher_source){0};
 }
 
-kd_status teacher_source_fill(void *user, uint64_t m, void *message)
+kd_status teacher_source_fill(void *user, uint64_t m, uint64_t groups, void *message)
 {
     teacher_source *source = user;
+    const kd_teacher_part part = {source->plan, source->teacher, groups};
     kd_batch batch;
     const kd_status st = batch_reader_next(&source->reader, m, &batch);
-    return st ? st : kd_teacher_fill(source->model, &batch, source->plan, message);
+    return st ? st : kd_teacher_fill(source->model, &batch, &part, message);
 }
 
 static void on_block(void *user)
@@ -97,60 +174,74 @@ void teaching_log_channel(const kd_channel *channel, double elapsed_s)
            channel->messages_moved, (double)channel->bytes_moved / 1048576.0, stall_s, elapsed_s);
 }
 
+static const kd_message_plan *message_of(const teacher_rank *rank)
+{
+    return &rank->teaching.plan.messages[rank->teacher];
+}
+
 kd_status teacher_rank_prepare(worker *w, teacher_rank *rank)
 {
-    *rank = (teacher_rank){.w = w};
+    *rank = (teacher_rank){.w = w, .teacher = kd_world_teacher(w->world)};
     kd_status st = teaching_plan(w, &rank->teaching);
-    if (st || rank->teaching.plan.n_signals == 0) {
+    if (st || message_of(rank)->n_groups == 0) {
         return st;
     }
-    st = kd_backend_create_cpu(settings_dtype(w->job), (int)w->job->teachers[0]->resources->threads,
-                               &rank->be);
+    st = kd_backend_create_cpu(settings_dtype(w->job),
+                               (int)w->job->teachers[rank->teacher]->resources->threads, &rank->be);
     if (!st) {
-        st = teacher_source_open(w, rank->be, &rank->teaching.plan, on_block, rank, &rank->source);
+        st = teacher_source_open(w, rank->be, &rank->teaching.plan, rank->teacher, on_block, rank,
+                                 &rank->source);
     }
     return st;
 }
 
 kd_status teacher_rank_connect(teacher_rank *rank)
 {
-    const worker *w = rank->w;
-    const uint64_t n_micro = settings_micro_batches(w->job);
-    kd_status st = kd_order_stream_create(w->world, w->resume.step, settings_order_lead(w->job),
-                                          &rank->orders);
-    if (!st && rank->teaching.plan.n_signals > 0) {
-        st = kd_stream_create(w->world, rank->teaching.plan.message_bytes,
-                              (int)w->job->teachers[0]->stream_depth, w->resume.step * n_micro,
-                              w->job->training->steps * n_micro, &rank->channel);
+    worker *w = rank->w;
+    kd_status st = orders_open(w, &rank->teaching, &rank->orders);
+    if (st || message_of(rank)->n_groups == 0) {
+        return st;
+    }
+    const kd_stream_settings settings = {
+        .teacher = rank->teacher,
+        .plan = message_of(rank),
+        .be = rank->be,
+        .depth = (int)w->job->teachers[rank->teacher]->stream_depth,
+        .n_steps = 1,
+    };
+    return kd_stream_create(w->world, &settings, &rank->channel);
+}
+
+static kd_status teach_batch(teacher_rank *rank, uint64_t m, uint64_t groups)
+{
+    kd_channel *channel = rank->channel;
+    void *message = NULL;
+    kd_status st = channel->ops->begin_send(channel, m, &message);
+    if (!st) {
+        st = teacher_source_fill(&rank->source, m, groups, message);
+    }
+    if (!st) {
+        st = channel->ops->end_send(channel, m, (kd_event){0});
     }
     return st;
 }
 
-/* This rank's micro-batches of one step. */
-static kd_status teach_step(teacher_rank *rank, uint64_t step)
+/* This rank's micro-batches of one step, with what its order says travels. */
+static kd_status teach_step(teacher_rank *rank, const kd_step_order *order)
 {
-    const uint64_t n_micro = settings_micro_batches(rank->w->job);
-    const uint64_t n_teachers = (uint64_t)kd_world_teachers(rank->w->world);
+    const uint64_t n_replicas = (uint64_t)kd_world_replicas(rank->w->world, rank->teacher);
     const uint64_t mine = (uint64_t)kd_world_role_rank(rank->w->world);
+    const uint64_t groups = order->groups[rank->teacher];
+    const step_span span = span_of_step(rank->w, order->step);
 
-    for (uint64_t m = step * n_micro; m < (step + 1) * n_micro; m++) {
-        void *message = NULL;
-        if (m % n_teachers != mine) {
-            continue;
+    kd_status st = rank->channel->ops->open_step(rank->channel, span.first_m, span.end_m, groups);
+    for (uint64_t m = span.first_m; !st && groups != 0 && m < span.end_m; m++) {
+        if (m % n_replicas == mine) {
+            st = teach_batch(rank, m, groups);
+            kd_log(KD_LOG_DEBUG, "micro-batch %llu is on its way", (unsigned long long)m);
         }
-        kd_status st = rank->channel->ops->begin_send(rank->channel, m, &message);
-        if (!st) {
-            st = teacher_source_fill(&rank->source, m, message);
-        }
-        if (!st) {
-            st = rank->channel->ops->end_send(rank->channel, m);
-        }
-        if (st) {
-            return st;
-        }
-        kd_log(KD_LOG_DEBUG, "micro-batch %llu is on its way", (unsigned long long)m);
     }
-    return KD_OK;
+    return st;
 }
 
 kd_status teacher_rank_run(teacher_rank *rank, worker_outcome *outcome_out)
@@ -162,13 +253,13 @@ kd_status teacher_rank_run(teacher_rank *rank, worker_outcome *outcome_out)
 
     for (uint64_t step = w->resume.step; !st && step < w->job->training->steps; step++) {
         kd_step_order order;
-        st = kd_order_stream_next(rank->orders, step, KD_ORDER_CONTINUE, &order);
+        st = orders_next(&rank->orders, step, NULL, &order);
         if (!st && order.kind == KD_ORDER_STOP) {
             outcome = WORKER_STOPPED;
             break;
         }
         if (!st && rank->channel != NULL) {
-            st = teach_step(rank, step);
+            st = teach_step(rank, &order);
         }
         rank_link_set_step(w->link, step + 1);
     }
@@ -185,7 +276,8 @@ kd_status teacher_rank_run(teacher_rank *rank, worker_outcome *outcome_out)
 void teacher_rank_release(teacher_rank *rank)
 {
     kd_channel_destroy(rank->channel);
-    kd_order_stream_destroy(rank->orders);
+    orders_close(&rank->orders);
     teacher_source_close(&rank->source);
     kd_backend_destroy(rank->be);
+    teaching_release(&rank->teaching);
 }

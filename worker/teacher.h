@@ -1,32 +1,59 @@
 /*
- * teacher.h - a job's teacher: as the filler of signal messages in any process, and as the loop
+ * teacher.h - a job's teachers: as the fillers of signal messages in any process, and as the loop
  * of a rank that does nothing else.
  */
 #ifndef KD_WORKER_TEACHER_H
 #define KD_WORKER_TEACHER_H
 
 #include "comm/step_order.h"
+#include "distill/channel.h"
 #include "distill/objective.h"
 #include "distill/teacher.h"
 #include "worker/worker.h"
 
 /* What both roles derive from the job alone. */
 typedef struct teaching {
-    bool has_teacher;
-    kd_model_config student, teacher;
-    kd_signal_plan plan; /* empty without a teacher, or if no loss needs one */
+    kd_model_config student;
+    kd_model_config *configs;  /* (n_teachers); owned */
+    kd_teacher_view *teachers; /* (n_teachers) as losses see them, without lm_heads; owned */
+    int n_teachers;
+    kd_signal_plan plan; /* without signals if no loss needs a teacher; owned */
 } teaching;
 
 /* Reads the shapes; KD_ERR_INVALID if vocabularies fit neither each other nor the data. */
 KD_MUST_USE kd_status teaching_plan(const worker *w, teaching *teaching_out);
+void teaching_release(teaching *t); /* fine on {0} */
 
-/* The teacher as losses see it, without its lm_head; {0} without a teacher. Borrows from both. */
-kd_teacher_view teaching_view(const worker *w, const teaching *t);
+/* The micro-batches of a step, of all ranks: first_m <= m < end_m. */
+typedef struct step_span {
+    uint64_t first_m, end_m;
+} step_span;
+
+step_span span_of_step(const worker *w, uint64_t step);
+
+/* The stream of orders that both roles follow, and what the leader makes them of. */
+typedef struct order_source {
+    worker *w;
+    const teaching *teaching;
+    kd_order_stream *stream;
+    kd_status fault; /* the leader's, of the step planned last */
+} order_source;
+
+/* All ranks; the source stays where it is from then on. */
+KD_MUST_USE kd_status orders_open(worker *w, const teaching *t, order_source *orders_out);
+void orders_close(order_source *orders); /* collective; fine on {0} */
+
+/* Before each step: the wish is the leader's, NULL on others; the live values are the step's then. */
+KD_MUST_USE kd_status orders_next(order_source *orders,
+                                  uint64_t step,
+                                  const kd_order_wish *wish,
+                                  kd_step_order *order_out);
 
 /* A model with buffers for one micro-batch. */
 typedef struct teacher_source {
     batch_reader reader;
     const kd_signal_plan *plan;
+    int teacher; /* its number in the job */
     kd_teacher *model;
 } teacher_source;
 
@@ -34,24 +61,26 @@ typedef struct teacher_source {
 KD_MUST_USE kd_status teacher_source_open(const worker *w,
                                           kd_backend *be,
                                           const kd_signal_plan *plan,
+                                          int teacher,
                                           void (*on_block)(void *user),
                                           void *user,
                                           teacher_source *source_out);
 void teacher_source_close(teacher_source *source); /* fine on {0} */
 
 /* Runs the teacher over micro-batch m into `message`; a kd_channel_produce with the source as user. */
-KD_MUST_USE kd_status teacher_source_fill(void *source, uint64_t m, void *message);
+KD_MUST_USE kd_status teacher_source_fill(void *source, uint64_t m, uint64_t groups, void *message);
 
 /* The counters of a channel at the end of a run, as one line of the log. */
 void teaching_log_channel(const kd_channel *channel, double elapsed_s);
 
 typedef struct teacher_rank {
     worker *w;
+    int teacher; /* whose replica this is */
     teaching teaching;
     kd_backend *be;
     teacher_source source;
-    kd_channel *channel; /* NULL if no loss needs signals: then it only follows orders */
-    kd_order_stream *orders;
+    kd_channel *channel; /* NULL if no loss needs its signals: then it only follows orders */
+    order_source orders;
 } teacher_rank;
 
 /* This rank alone: loads the model. */

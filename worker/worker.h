@@ -12,6 +12,7 @@
 #include "train/step.h"
 #include "worker/batches.h"
 #include "worker/link.h"
+#include "worker/live.h"
 
 /* Where this attempt goes on: of the leader, the same on every rank. */
 typedef struct resume_point {
@@ -23,6 +24,7 @@ typedef struct worker {
     kd_world *world;
     rank_link *link; /* NULL: no daemon */
     Kd__Job *job;    /* completed and checked */
+    live live;       /* what became of its values since */
     batches batches;
     uint64_t hash; /* of the job, its tokens and models: of other ones no checkpoint is resumed */
     resume_point resume;

@@ -11,12 +11,22 @@
 
 #include "comm/world.h"
 
+/* A teacher that has ranks of its own, and those whom it teaches. */
+typedef struct kd_lesson {
+    int n_replicas;
+    int first_rank; /* of its replicas, among everyone                                       */
+    MPI_Comm comm;  /* students first, then the replicas; MPI_COMM_NULL where there are none,
+                       and on the ranks of other teachers                                    */
+} kd_lesson;
+
 struct kd_world {
     MPI_Comm everyone; /* a duplicate of MPI_COMM_WORLD                     */
     MPI_Comm students; /* MPI_COMM_NULL on teachers, and before roles are assigned */
     int rank, size;    /* of everyone                                       */
     int n_students;    /* 0 before roles are assigned                       */
     int n_teachers;
+    kd_lesson *lessons; /* (n_teachers), owned */
+    int teacher;        /* whose replica this rank is; -1 on students */
 };
 
 /* KD_OK for MPI_SUCCESS; otherwise reports the call's name with MPI's text and returns KD_ERR_IO. */

@@ -1,14 +1,15 @@
 /*
- * stream.h - the channel between teacher and student ranks over MPI.
+ * stream.h - the channel between the replicas of one teacher and the students, over MPI.
  *
- * A student holds `depth` receive slots, each a message buffer with a persistent receive per
- * teacher that may fill it; a slot is posted for its next micro-batch as soon as it is released.
- * A teacher holds `depth` send buffers with persistent synchronous-mode sends per student: such a
- * send completes only when the matching receive was posted, so a free slot is the credit, no matter how
- * small the message. With one teacher and one student the teacher is never more than 2 * depth
- * micro-batches ahead; in general depth * (students + teachers).
+ * A student holds `depth` receive slots. A slot is posted for its next micro-batch as soon as it was
+ * released and that micro-batch's step is open: which groups to expect stands in the step's order. A
+ * teacher holds `depth` send buffers with synchronous-mode sends: such a send completes only when the
+ * matching receive was posted, so a free slot is the credit, no matter how small the message. With one
+ * replica and one student the teacher is never more than 2 * depth micro-batches ahead; in general
+ * depth * (students + replicas).
  *
- * Between a teacher and a student both sends and receives start in ascending order of m, with one
+ * Requests are persistent, one for each slot, peer and group, made when first used. Between a replica
+ * and a student the sends and receives of a group start in ascending order of m, with the group's own
  * tag; MPI's rule that messages do not overtake each other pairs them.
  */
 #ifndef KD_COMM_STREAM_H
@@ -16,17 +17,24 @@
 
 #include "comm/world.h"
 #include "distill/channel.h"
+#include "tensor/ops.h"
+
+typedef struct kd_stream_settings {
+    int teacher;                 /* one with replicas                                */
+    const kd_message_plan *plan; /* of its messages, not empty; only read during the call */
+    kd_backend *be;              /* whose memory the buffers are; must live as long  */
+    int depth;
+    int n_steps; /* that may be open at a time */
+} kd_stream_settings;
 
 /*
- * Collective over the world, with teachers present, for the micro-batches first_m <= m < end_m.
+ * Collective over the students and the teacher's replicas, with the same settings but for `be`.
  * Students get the receiving end, teachers the sending one. Students may destroy theirs at any
- * step's end, with micro-batches that were never sent; teachers flush first.
+ * step's end, with steps open whose micro-batches were never sent; teachers flush first.
+ * KD_ERR_INVALID for a message that is too large for MPI, or too many requests.
  */
 KD_MUST_USE kd_status kd_stream_create(kd_world *world,
-                                       size_t message_bytes,
-                                       int depth,
-                                       uint64_t first_m,
-                                       uint64_t end_m,
+                                       const kd_stream_settings *settings,
                                        kd_channel **channel_out);
 
 #endif

@@ -73,7 +73,7 @@ kd_status kd_world_create(kd_world **world_out)
     if (world == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for the world of ranks");
     }
-    *world = (kd_world){.everyone = MPI_COMM_NULL, .students = MPI_COMM_NULL};
+    *world = (kd_world){.everyone = MPI_COMM_NULL, .students = MPI_COMM_NULL, .teacher = -1};
     const kd_status st = duplicate_world(world);
     if (st) {
         kd_world_destroy(world);
@@ -83,22 +83,67 @@ kd_status kd_world_create(kd_world **world_out)
     return KD_OK;
 }
 
-kd_status kd_world_assign(kd_world *world, int n_students, int n_teachers)
+static bool takes_part(const kd_world *world, int teacher)
 {
-    KD_CHECK(world->n_students == 0 && n_students >= 1 && n_teachers >= 0);
-    if (world->size != n_students + n_teachers) {
-        return kd_fail(KD_ERR_INVALID,
-                       "MPI started %d ranks, but the job wants %d (%d students and %d teachers)",
-                       world->size, n_students + n_teachers, n_students, n_teachers);
+    return world->rank < world->n_students || world->teacher == teacher;
+}
+
+/* Where each teacher's replicas are, and whose this rank is. */
+static kd_status
+place_teachers(kd_world *world, int n_students, int n_teachers, const int *replicas)
+{
+    int64_t wanted = n_students;
+    world->lessons = calloc((size_t)n_teachers + 1, sizeof *world->lessons);
+    if (world->lessons == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for %d teachers", n_teachers);
     }
-    const int color = world->rank < n_students ? 0 : MPI_UNDEFINED;
-    const kd_status st = kd_mpi_check(
-        MPI_Comm_split(world->everyone, color, world->rank, &world->students), "MPI_Comm_split");
-    if (!st) {
-        world->n_students = n_students;
-        world->n_teachers = n_teachers;
+    for (int i = 0; i < n_teachers; i++) {
+        KD_CHECK(replicas[i] >= 0);
+        world->lessons[i] = (kd_lesson){replicas[i], (int)wanted, MPI_COMM_NULL};
+        if (world->rank >= wanted && world->rank < wanted + replicas[i]) {
+            world->teacher = i;
+        }
+        wanted += replicas[i];
+    }
+    world->n_teachers = n_teachers;
+    if (world->size != wanted) {
+        return kd_fail(
+            KD_ERR_INVALID,
+            "MPI started %d ranks, but the job wants %lld (%d students and %lld teachers)",
+            world->size, (long long)wanted, n_students, (long long)(wanted - n_students));
+    }
+    world->n_students = n_students;
+    return KD_OK;
+}
+
+static kd_status split(kd_world *world, bool in, MPI_Comm *comm_out)
+{
+    return kd_mpi_check(
+        MPI_Comm_split(world->everyone, in ? 0 : MPI_UNDEFINED, world->rank, comm_out),
+        "MPI_Comm_split");
+}
+
+kd_status kd_world_assign(kd_world *world, int n_students, int n_teachers, const int *replicas)
+{
+    KD_CHECK(world->lessons == NULL && n_students >= 1 && n_teachers >= 0);
+    kd_status st = place_teachers(world, n_students, n_teachers, replicas);
+    if (st) {
+        return st;
+    }
+    st = split(world, world->rank < n_students, &world->students);
+    for (int i = 0; !st && i < n_teachers; i++) {
+        if (replicas[i] > 0) {
+            st = split(world, takes_part(world, i), &world->lessons[i].comm);
+        }
     }
     return st;
+}
+
+static void free_communicator(MPI_Comm *comm)
+{
+    if (*comm != MPI_COMM_NULL) {
+        (void)MPI_Comm_free(comm);
+    }
 }
 
 void kd_world_destroy(kd_world *world)
@@ -106,12 +151,12 @@ void kd_world_destroy(kd_world *world)
     if (world == NULL) {
         return;
     }
-    if (world->students != MPI_COMM_NULL) {
-        (void)MPI_Comm_free(&world->students);
+    for (int i = 0; i < world->n_teachers; i++) {
+        free_communicator(&world->lessons[i].comm);
     }
-    if (world->everyone != MPI_COMM_NULL) {
-        (void)MPI_Comm_free(&world->everyone);
-    }
+    free_communicator(&world->students);
+    free_communicator(&world->everyone);
+    free(world->lessons);
     free(world);
 }
 
@@ -133,7 +178,16 @@ int kd_world_rank(const kd_world *world)
 
 int kd_world_role_rank(const kd_world *world)
 {
-    return kd_world_role(world) == KD_ROLE_STUDENT ? world->rank : world->rank - world->n_students;
+    if (kd_world_role(world) == KD_ROLE_STUDENT) {
+        return world->rank;
+    }
+    return world->rank - world->lessons[world->teacher].first_rank;
+}
+
+int kd_world_teacher(const kd_world *world)
+{
+    KD_CHECK(kd_world_role(world) == KD_ROLE_TEACHER);
+    return world->teacher;
 }
 
 int kd_world_students(const kd_world *world)
@@ -144,6 +198,12 @@ int kd_world_students(const kd_world *world)
 int kd_world_teachers(const kd_world *world)
 {
     return world->n_teachers;
+}
+
+int kd_world_replicas(const kd_world *world, int teacher)
+{
+    KD_CHECK(teacher >= 0 && teacher < world->n_teachers);
+    return world->lessons[teacher].n_replicas;
 }
 
 bool kd_world_is_leader(const kd_world *world)

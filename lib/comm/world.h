@@ -1,9 +1,9 @@
 /*
  * world.h - who the ranks of a job are.
  *
- * World ranks 0..S-1 are students, S..S+R-1 teacher replicas of one rank each; rank 0 is the
- * student leader. R = 0: each student runs the teacher itself. Micro-batch m belongs to student
- * m mod S and, if R > 0, to teacher m mod R.
+ * World ranks 0..S-1 are students, rank 0 their leader; then come the replicas of teacher 0, those of
+ * teacher 1, and so on, each replica one rank. A teacher i with R_i = 0 replicas is run by each student
+ * itself. Micro-batch m belongs to student m mod S and to replica m mod R_i of each teacher that has some.
  *
  * Threads: the one that initialised MPI. MPI's own errors are KD_ERR_IO with its text.
  */
@@ -43,15 +43,23 @@ KD_MUST_USE kd_status kd_world_broadcast(kd_world *world, void *bytes, int size)
 KD_MUST_USE kd_status kd_world_agree(kd_world *world, kd_status mine);
 
 /*
- * All ranks, once, with the same numbers. KD_ERR_INVALID on every rank if the world's size is not
- * n_students + n_teachers, naming both. What follows may be called after it.
+ * All ranks, once, with the same numbers: replicas (n_teachers) holds R_i, at least 0. KD_ERR_INVALID on
+ * every rank if the world's size is not their sum and n_students together, naming both. What follows may
+ * be called after it.
  */
-KD_MUST_USE kd_status kd_world_assign(kd_world *world, int n_students, int n_teachers);
+KD_MUST_USE kd_status kd_world_assign(kd_world *world,
+                                      int n_students,
+                                      int n_teachers,
+                                      const int *replicas);
 
 kd_role kd_world_role(const kd_world *world);
-int kd_world_role_rank(const kd_world *world); /* among those of the same role */
+/* Of a student its number among students, of a teacher its number among the replicas. */
+int kd_world_role_rank(const kd_world *world);
+/* Which teacher this rank is a replica of; only on teachers. */
+int kd_world_teacher(const kd_world *world);
 int kd_world_students(const kd_world *world);
 int kd_world_teachers(const kd_world *world);
+int kd_world_replicas(const kd_world *world, int teacher);
 
 /* The sums over student ranks that training needs; only on students. */
 kd_reduce kd_world_reduce(kd_world *world);

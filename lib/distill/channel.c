@@ -3,18 +3,27 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-#include "base/arena.h"
 #include "base/log.h"
+#include "distill/open_steps.h"
 
 typedef struct local_channel {
     kd_channel base; /* first: a kd_channel * to it is one to us */
     kd_channel_produce produce;
     void *user;
-    size_t message_bytes;
+    kd_message_plan plan;
+    kd_open_steps steps;
     void *message; /* the one buffer */
     bool held;     /* received and not yet released */
     uint64_t m;    /* of the message held */
 } local_channel;
+
+static kd_status
+local_open_step(kd_channel *channel, uint64_t first_m, uint64_t end_m, uint64_t groups)
+{
+    local_channel *local = (local_channel *)channel;
+    const kd_open_step step = {first_m, end_m, groups};
+    return kd_open_steps_add(&local->steps, &step);
+}
 
 static kd_status local_begin_send(kd_channel *channel, uint64_t m, void **buffer_out)
 {
@@ -24,8 +33,9 @@ static kd_status local_begin_send(kd_channel *channel, uint64_t m, void **buffer
                    (unsigned long long)m);
 }
 
-static kd_status local_end_send(kd_channel *channel, uint64_t m)
+static kd_status local_end_send(kd_channel *channel, uint64_t m, kd_event ready)
 {
+    (void)ready;
     return local_begin_send(channel, m, NULL);
 }
 
@@ -44,21 +54,37 @@ static kd_status local_receive(kd_channel *channel, uint64_t m, void **message_o
                        "micro-batch %llu received before micro-batch %llu was released",
                        (unsigned long long)m, (unsigned long long)local->m);
     }
-    const kd_status st = local->produce(local->user, m, local->message);
+    const kd_open_step *step = kd_open_steps_find(&local->steps, m);
+    if (step == NULL) {
+        return kd_fail(KD_ERR_STATE, "micro-batch %llu received before its step was opened",
+                       (unsigned long long)m);
+    }
+    const uint64_t groups = step->groups;
+    kd_open_steps_pass(&local->steps, m);
+    if (groups == 0) {
+        *message_out = NULL;
+        return KD_OK;
+    }
+    const kd_status st = local->produce(local->user, m, groups, local->message);
     if (st) {
         return st;
     }
     local->held = true;
     local->m = m;
-    channel->bytes_moved += local->message_bytes;
+    channel->bytes_moved += kd_message_plan_bytes(&local->plan, groups);
     channel->messages_moved++;
     *message_out = local->message;
     return KD_OK;
 }
 
-static kd_status local_release(kd_channel *channel, uint64_t m)
+static kd_status local_release(kd_channel *channel, uint64_t m, kd_event done)
 {
     local_channel *local = (local_channel *)channel;
+    (void)done; /* the teacher writes the buffer on the queue that read it */
+    const kd_open_step *step = kd_open_steps_find(&local->steps, m);
+    if (step != NULL && step->groups == 0) {
+        return KD_OK; /* no message came */
+    }
     if (!local->held || local->m != m) {
         return kd_fail(KD_ERR_STATE, "micro-batch %llu released, which is not held",
                        (unsigned long long)m);
@@ -75,11 +101,13 @@ static void local_progress(kd_channel *channel)
 static void local_destroy(kd_channel *channel)
 {
     local_channel *local = (local_channel *)channel;
+    kd_open_steps_release(&local->steps);
     free(local->message);
     free(local);
 }
 
 static const kd_channel_ops local_ops = {
+    .open_step = local_open_step,
     .begin_send = local_begin_send,
     .end_send = local_end_send,
     .flush = local_flush,
@@ -89,24 +117,29 @@ static const kd_channel_ops local_ops = {
     .destroy = local_destroy,
 };
 
-kd_status kd_channel_create_local(size_t message_bytes,
+kd_status kd_channel_create_local(const kd_message_plan *plan,
+                                  int n_steps,
                                   kd_channel_produce produce,
                                   void *user,
                                   kd_channel **channel_out)
 {
-    const size_t aligned = (message_bytes / KD_ARENA_ALIGN + 1) * KD_ARENA_ALIGN;
     local_channel *local = calloc(1, sizeof *local);
-    void *message = aligned_alloc(KD_ARENA_ALIGN, aligned);
+    void *message = aligned_alloc(KD_ARENA_ALIGN, plan->message_bytes + KD_ARENA_ALIGN);
     if (local == NULL || message == NULL) {
         free(message);
         free(local);
-        return kd_fail(KD_ERR_NOMEM, "no memory for a message of %zu bytes", message_bytes);
+        return kd_fail(KD_ERR_NOMEM, "no memory for a message of %zu bytes", plan->message_bytes);
     }
     *local = (local_channel){.base.ops = &local_ops,
                              .produce = produce,
                              .user = user,
-                             .message_bytes = message_bytes,
+                             .plan = *plan,
                              .message = message};
+    const kd_status st = kd_open_steps_init(&local->steps, n_steps);
+    if (st) {
+        local_destroy(&local->base);
+        return st;
+    }
     *channel_out = &local->base;
     return KD_OK;
 }

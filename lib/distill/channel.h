@@ -1,19 +1,25 @@
 /*
  * channel.h - how the signals of a micro-batch come from a teacher to a student.
  *
- * A channel carries one message of plan->message_bytes per micro-batch, in ascending order of the
- * global micro-batch number m. Its two kinds look the same from here:
+ * A channel carries the messages of one teacher (signal.h says what stands where in them), in
+ * ascending order of the global micro-batch number m. Its kinds look the same from here:
  *
  *   over MPI (comm/stream.h)   teacher and student are ranks of their own,
  *   local (below)              both roles in one process: receive runs the teacher at once.
  *
- * Teacher:  begin_send(m) -> buffer, fill it, end_send(m); ... flush()
- * Student:  receive(m) -> message, read it, release(m)
+ * Both:     open_step(first_m, end_m, groups), for each step in order, once its order is known
+ * Teacher:  begin_send(m) -> message, fill the step's groups, end_send(m); ... flush()
+ * Student:  receive(m) -> message, read the step's groups, release(m)
+ *
+ * A message moves only once its step is open, and of it only the groups of the step. In a step without
+ * groups nothing moves: teachers send nothing, and receive gives NULL at once. Of groups that did not
+ * travel the message holds anything.
  *
  * begin_send blocks until a buffer is free, which is when the student that gets m has room:
  * a free receive slot is the credit. receive blocks until the message is complete.
- * progress() never blocks; it lets messages under way move, and is called between blocks
- * of the model. All calls of one channel come from one thread.
+ * end_send(ready): the message may leave once the event is past; release(done): the buffer may be
+ * written again once the event is. progress() never blocks; it lets messages under way move, and is
+ * called between blocks of the model. All calls of one channel come from one thread.
  */
 #ifndef KD_DISTILL_CHANNEL_H
 #define KD_DISTILL_CHANNEL_H
@@ -21,16 +27,26 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/status.h"
+#include "distill/signal.h"
+
+/* A moment of a back end's queue: past when all that was enqueued before it is done. */
+typedef struct kd_event {
+    uint64_t
+        number; /* 0: past already, as everything is where operations are done when they return */
+} kd_event;
 
 typedef struct kd_channel kd_channel;
 
 typedef struct kd_channel_ops {
-    kd_status (*begin_send)(kd_channel *channel, uint64_t m, void **buffer_out);
-    kd_status (*end_send)(kd_channel *channel, uint64_t m);
+    /* KD_ERR_STATE if it does not begin where the step before ends, or too many steps are open. */
+    kd_status (*open_step)(kd_channel *channel, uint64_t first_m, uint64_t end_m, uint64_t groups);
+    kd_status (*begin_send)(kd_channel *channel, uint64_t m, void **message_out);
+    kd_status (*end_send)(kd_channel *channel, uint64_t m, kd_event ready);
     kd_status (*flush)(kd_channel *channel); /* every message sent has been taken */
     kd_status (*receive)(kd_channel *channel, uint64_t m, void **message_out);
-    kd_status (*release)(kd_channel *channel, uint64_t m);
+    kd_status (*release)(kd_channel *channel,
+                         uint64_t m,
+                         kd_event done); /* fine without a message */
     void (*progress)(kd_channel *channel);
     void (*destroy)(kd_channel *channel);
 } kd_channel_ops;
@@ -39,15 +55,16 @@ struct kd_channel {
     const kd_channel_ops *ops;
     uint64_t stall_ns;       /* time spent blocked in begin_send or receive, in all */
     uint64_t bytes_moved;    /* in all */
-    uint64_t messages_moved; /* in all */
+    uint64_t messages_moved; /* in all; those of which some group travelled */
 };
 
 /*
- * The local kind: receive(m) has `produce` write the message into the channel's one buffer.
- * begin_send and end_send are not for it (KD_ERR_STATE).
+ * The local kind: receive(m) has `produce` write the step's groups into the channel's one buffer.
+ * begin_send and end_send are not for it (KD_ERR_STATE). n_steps may be open at a time.
  */
-typedef kd_status (*kd_channel_produce)(void *user, uint64_t m, void *message);
-KD_MUST_USE kd_status kd_channel_create_local(size_t message_bytes,
+typedef kd_status (*kd_channel_produce)(void *user, uint64_t m, uint64_t groups, void *message);
+KD_MUST_USE kd_status kd_channel_create_local(const kd_message_plan *plan,
+                                              int n_steps,
                                               kd_channel_produce produce,
                                               void *user,
                                               kd_channel **channel_out);

@@ -41,6 +41,7 @@ typedef struct kd_loss_context {
     int64_t max_rows;           /* N of the largest micro-batch */
     kd_backend *be;             /* NULL while only the plan is made  */
     const kd_signal_plan *plan; /* likewise */
+    kd_vocab_teacher *seen;     /* (n_teachers), likewise: room for what a loss tells vocab_loss */
 } kd_loss_context;
 
 /* One loss of one step, or the part of it that one teacher gives. */
@@ -79,16 +80,23 @@ struct kd_loss_kind {
 
     /* Whether there can be such a loss between these models; NULL: always. */
     bool (*exists)(const kd_loss_context *context);
-    /* Adds the signals it needs, whatever its weight, since that may change; NULL: none. */
+    /*
+     * Adds the signals it needs of each teacher, whatever its weight, since that may change; `reader` is
+     * for kd_signal_plan_add(). NULL: none.
+     */
     kd_status (*plan)(const ProtobufCMessage *message,
                       const kd_loss_context *context,
+                      int reader,
                       kd_signal_plan *plan);
     /* The rows of a micro-batch that it counts. */
     int64_t (*count)(const kd_loss *loss, const kd_batch *batch);
     /* Reads what its message says of this step; NULL: nothing but the weight. */
     void (*begin)(kd_loss *loss, uint64_t step);
-    /* Adds its part to the loss over the vocabulary; NULL: it has none. The message may be NULL. */
-    void (*vocab)(kd_loss *loss, void *message, int64_t n_rows, kd_vocab_loss *args);
+    /*
+     * Adds its part to the loss over the vocabulary; NULL: it has none. messages (n_teachers), NULL of
+     * those that gave none.
+     */
+    void (*vocab)(kd_loss *loss, void *const *messages, int64_t n_rows, kd_vocab_loss *args);
     /* Its part at a tap; NULL: it has none. */
     void (*at)(kd_loss *loss, const kd_tap *tap);
     /* Its mean, from all sums of the step; count > 0. */

@@ -17,8 +17,9 @@ struct kd_objective {
     kd_model_config student;
     kd_model_config *configs;  /* (n_teachers), owned */
     kd_teacher_view *teachers; /* (n_teachers), owned */
-    kd_signal_plan plan;
-    int64_t n_vocab; /* columns that all models know */
+    void **no_messages;        /* (n_teachers) NULL, owned */
+    kd_signal_plan plan;       /* owned */
+    int64_t n_vocab;           /* columns that all models know */
     kd_loss losses[KD_LOSSES_MAX];
     int n_losses;
     bool labelled; /* the step begun last */
@@ -41,15 +42,19 @@ static kd_status
 make_plan(const Kd__Objective *message, const kd_loss_context *context, kd_signal_plan *plan_out)
 {
     kd_signal_plan plan = {0};
-    for (int i = 0; i < kd_loss_n_kinds(); i++) {
+    kd_status st = KD_OK;
+    for (int i = 0; !st && i < kd_loss_n_kinds(); i++) {
         const kd_loss_kind *kind = kd_loss_kind_at(i);
-        if (kind->plan == NULL || !exists(kind, message, context)) {
-            continue;
+        if (kind->plan != NULL && exists(kind, message, context)) {
+            st = kind->plan(kd_loss_message(kind, message), context, i, &plan);
         }
-        const kd_status st = kind->plan(kd_loss_message(kind, message), context, &plan);
-        if (st) {
-            return st;
-        }
+    }
+    if (!st) {
+        st = kd_signal_plan_lay_out(&plan, context->n_teachers);
+    }
+    if (st) {
+        kd_signal_plan_release(&plan);
+        return st;
     }
     *plan_out = plan;
     return KD_OK;
@@ -71,17 +76,17 @@ kd_status kd_objective_plan(const Kd__Objective *objective,
     return make_plan(objective, &context, plan_out);
 }
 
-uint64_t kd_objective_groups(const Kd__Objective *objective, uint64_t step)
+uint64_t kd_objective_readers(const Kd__Objective *objective, uint64_t step)
 {
-    uint64_t groups = 0;
+    uint64_t readers = 0;
     for (int i = 0; i < kd_loss_n_kinds(); i++) {
         const kd_loss_kind *kind = kd_loss_kind_at(i);
         const ProtobufCMessage *message = kd_loss_message(kind, objective);
         if (kind->plan != NULL && message != NULL && kd_loss_weight_at(message, step) > 0.0) {
-            groups |= (uint64_t)1 << i;
+            readers |= (uint64_t)1 << i;
         }
     }
-    return groups;
+    return readers;
 }
 
 /* ---- life ---- */
@@ -141,7 +146,10 @@ static kd_status copy_teachers(kd_objective *o, const kd_teacher_view *teachers,
 {
     o->configs = calloc((size_t)n + 1, sizeof *o->configs);
     o->teachers = calloc((size_t)n + 1, sizeof *o->teachers);
-    if (o->configs == NULL || o->teachers == NULL) {
+    o->no_messages = calloc((size_t)n + 1, sizeof *o->no_messages);
+    o->context.seen = calloc((size_t)n + 1, sizeof *o->context.seen);
+    if (o->configs == NULL || o->teachers == NULL || o->no_messages == NULL ||
+        o->context.seen == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for an objective");
     }
     o->n_vocab = o->student.vocab_size;
@@ -160,19 +168,22 @@ static kd_status copy_teachers(kd_objective *o, const kd_teacher_view *teachers,
 }
 
 /* Whose lm_head is needed must have brought one. */
-static kd_status check_lm_head(const kd_objective *o, const kd_teacher_view *teacher)
+static kd_status check_lm_head(const kd_objective *o, int i)
 {
+    const kd_teacher_view *teacher = &o->teachers[i];
     const kd_tensor *head = &teacher->lm_head;
     const kd_model_config *config = teacher->config;
-    if (kd_signal_plan_find(&o->plan, KD_SIGNAL_HIDDEN, 0) == NULL ||
+    if (kd_signal_plan_find(&o->plan, i, KD_SIGNAL_HIDDEN, 0) == NULL ||
         (head->data != NULL && head->dtype == o->context.compute &&
          kd_tensor_rows(*head) == config->vocab_size &&
          kd_tensor_columns(*head) == config->hidden_size)) {
         return KD_OK;
     }
-    return kd_fail(KD_ERR_ARG, "hidden states need the teacher's lm_head: expected (%lld, %lld) %s",
-                   (long long)config->vocab_size, (long long)config->hidden_size,
-                   kd_dtype_name(o->context.compute));
+    return kd_fail(
+        KD_ERR_ARG,
+        "teachers.%d: hidden states need the teacher's lm_head: expected (%lld, %lld) %s", i,
+        (long long)config->vocab_size, (long long)config->hidden_size,
+        kd_dtype_name(o->context.compute));
 }
 
 /* Fills in what is owned, piece by piece; the caller destroys the objective if it fails. */
@@ -185,7 +196,7 @@ static kd_status build(kd_objective *o, const kd_teacher_view *teachers, int n_t
     o->context.teachers = o->teachers;
     st = make_plan(o->message, &o->context, &o->plan);
     for (int i = 0; !st && i < n_teachers; i++) {
-        st = check_lm_head(o, &o->teachers[i]);
+        st = check_lm_head(o, i);
     }
     if (!st) {
         st = add_losses(o);
@@ -201,7 +212,7 @@ kd_status kd_objective_create(kd_backend *be,
                               int64_t max_rows,
                               kd_objective **objective_out)
 {
-    KD_CHECK(max_rows > 0 && n_teachers >= 0 && n_teachers <= 1);
+    KD_CHECK(max_rows > 0 && n_teachers >= 0);
     kd_objective *o = calloc(1, sizeof *o);
     if (o == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for an objective");
@@ -235,6 +246,9 @@ void kd_objective_destroy(kd_objective *o)
         free(o->losses[i].state);
     }
     o->context.be->ops->free(o->context.be, o->slab);
+    kd_signal_plan_release(&o->plan);
+    free(o->context.seen);
+    free(o->no_messages);
     free(o->teachers);
     free(o->configs);
     kd_message_destroy((ProtobufCMessage *)o->message);
@@ -334,7 +348,7 @@ kd_tensor kd_objective_run(kd_objective *o,
                            const kd_decoder *decoder,
                            int64_t n_rows,
                            kd_tensor labels,
-                           void *message)
+                           void *const *messages)
 {
     kd_backend *be = o->context.be;
     KD_CHECK(n_rows > 0 && n_rows <= o->context.max_rows);
@@ -354,7 +368,7 @@ kd_tensor kd_objective_run(kd_objective *o,
     for (int i = 0; i < o->n_losses; i++) {
         kd_loss *loss = &o->losses[i];
         if (loss->computed && loss->kind->vocab != NULL) {
-            loss->kind->vocab(loss, o->plan.n_signals > 0 ? message : NULL, n_rows, &args);
+            loss->kind->vocab(loss, messages != NULL ? messages : o->no_messages, n_rows, &args);
         }
     }
     be->ops->vocab_loss(be, &args);

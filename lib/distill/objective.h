@@ -25,7 +25,7 @@
 
 /*
  * The signals of one micro-batch of at most max_rows tokens: the same on teacher and student. Those
- * of losses whose weight is 0 are among them, since that may change.
+ * of losses whose weight is 0 are among them, since that may change. The caller releases the plan.
  */
 KD_MUST_USE kd_status kd_objective_plan(const Kd__Objective *objective,
                                         const kd_model_config *student,
@@ -36,15 +36,15 @@ KD_MUST_USE kd_status kd_objective_plan(const Kd__Objective *objective,
                                         kd_signal_plan *plan_out);
 
 /*
- * The losses that need signals at this step, as a mask: bit i is the i-th row of the table of
- * losses. 0: nothing of a teacher is read.
+ * The losses that read signals in this step, as a mask: bit i is the i-th row of the table of losses,
+ * which kd_signal_plan_mask() turns into groups. 0: nothing of a teacher is read.
  */
-uint64_t kd_objective_groups(const Kd__Objective *objective, uint64_t step);
+uint64_t kd_objective_readers(const Kd__Objective *objective, uint64_t step);
 
 typedef struct kd_objective kd_objective;
 
 /*
- * The message is copied, as are the views but for their lm_heads. At most one teacher for now.
+ * The message is copied, as are the views but for their lm_heads.
  * KD_ERR_INVALID if vocabularies do not fit; KD_ERR_ARG without an lm_head that is needed.
  */
 KD_MUST_USE kd_status kd_objective_create(kd_backend *be,
@@ -89,13 +89,14 @@ void kd_objective_begin(kd_objective *objective,
  * One micro-batch after kd_decoder_forward(): adds to the sums and to the lm_head's gradient and
  * returns d_hidden (n_rows, C) f32 for kd_decoder_backward(), valid until the next call.
  *   labels (n_rows) i32, in the back end's memory; none: there are none
- *   message: of the plan, or NULL: losses that need signals are not computed
+ *   messages (n_teachers) of the plan, NULL of those that gave none; or NULL: none did, and losses
+ *     that need signals are not computed
  */
 kd_tensor kd_objective_run(kd_objective *objective,
                            const kd_decoder *decoder,
                            int64_t n_rows,
                            kd_tensor labels,
-                           void *message);
+                           void *const *messages);
 
 /* All sums of the step, f64; the first KD_VOCAB_SUMS are those of the loss over the vocabulary. */
 kd_tensor kd_objective_sums(const kd_objective *objective);

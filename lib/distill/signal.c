@@ -1,59 +1,153 @@
 #include "distill/signal.h"
 
+#include <stdlib.h>
+
 #include "base/log.h"
 
-static const char *kind_name(kd_signal_kind kind)
+void kd_signal_plan_release(kd_signal_plan *plan)
 {
-    static const char *const names[] = {
-        [KD_SIGNAL_LOGITS] = "logits",
-        [KD_SIGNAL_HIDDEN] = "hidden",
-    };
-    _Static_assert(sizeof names / sizeof *names == KD_SIGNAL_KIND_COUNT, "name every kind");
-    KD_CHECK((unsigned)kind < KD_SIGNAL_KIND_COUNT);
-    return names[kind];
+    free(plan->signals);
+    free(plan->messages);
+    *plan = (kd_signal_plan){0};
 }
 
-const kd_signal *kd_signal_plan_find(const kd_signal_plan *plan, kd_signal_kind kind, int64_t layer)
+static kd_signal *find(const kd_signal_plan *plan, int teacher, kd_signal_kind kind, int64_t layer)
 {
     for (int i = 0; i < plan->n_signals; i++) {
-        if (plan->signals[i].kind == kind && plan->signals[i].layer == layer) {
-            return &plan->signals[i];
+        kd_signal *signal = &plan->signals[i];
+        if (signal->teacher == teacher && signal->kind == kind && signal->layer == layer) {
+            return signal;
         }
     }
     return NULL;
 }
 
-kd_status kd_signal_plan_add(kd_signal_plan *plan,
-                             kd_signal_kind kind,
-                             int64_t layer,
-                             kd_dtype dtype,
-                             int64_t rows,
-                             int64_t columns)
+const kd_signal *
+kd_signal_plan_find(const kd_signal_plan *plan, int teacher, kd_signal_kind kind, int64_t layer)
 {
-    KD_CHECK(rows > 0 && columns > 0);
-    const kd_signal *present = kd_signal_plan_find(plan, kind, layer);
-    if (present != NULL) {
-        KD_CHECK(present->dtype == dtype && present->rows == rows && present->columns == columns);
+    return find(plan, teacher, kind, layer);
+}
+
+static kd_status grow(kd_signal_plan *plan)
+{
+    if (plan->n_signals < plan->n_room) {
         return KD_OK;
     }
-    if (plan->n_signals == KD_SIGNALS_MAX) {
-        return kd_fail(KD_ERR_NOMEM, "no room for signal %s of layer %lld: a plan holds %d",
-                       kind_name(kind), (long long)layer, KD_SIGNALS_MAX);
+    const int n_room = plan->n_room > 0 ? 2 * plan->n_room : 8;
+    kd_signal *signals = realloc(plan->signals, (size_t)n_room * sizeof *signals);
+    if (signals == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a plan of %d signals", n_room);
     }
-    kd_arena arena = {.used = plan->message_bytes};
-    const size_t size_bytes = (size_t)rows * (size_t)columns * kd_dtype_bytes(dtype);
-    plan->signals[plan->n_signals++] = (kd_signal){
-        .kind = kind,
-        .layer = layer,
-        .dtype = dtype,
-        .rows = rows,
-        .columns = columns,
-        .offset_bytes = arena.used,
-        .size_bytes = size_bytes,
-    };
-    (void)kd_arena_carve(&arena, size_bytes);
-    plan->message_bytes = arena.used;
+    plan->signals = signals;
+    plan->n_room = n_room;
     return KD_OK;
+}
+
+kd_status kd_signal_plan_add(kd_signal_plan *plan, const kd_signal *signal, int reader)
+{
+    KD_CHECK(plan->messages == NULL && signal->teacher >= 0 && reader >= 0 && reader < 64);
+    KD_CHECK(signal->rows > 0 && signal->columns > 0);
+    const uint64_t bit = UINT64_C(1) << reader;
+    kd_signal *present = find(plan, signal->teacher, signal->kind, signal->layer);
+    if (present != NULL) {
+        KD_CHECK(present->dtype == signal->dtype && present->rows == signal->rows &&
+                 present->columns == signal->columns);
+        present->readers |= bit;
+        return KD_OK;
+    }
+    const kd_status st = grow(plan);
+    if (st) {
+        return st;
+    }
+    kd_signal *added = &plan->signals[plan->n_signals++];
+    *added = *signal;
+    added->readers = bit;
+    return KD_OK;
+}
+
+/* By teacher, by who reads it, and within a group by kind and layer: the same on both sides. */
+static int compare(const void *left, const void *right)
+{
+    const kd_signal *a = left, *b = right;
+    if (a->teacher != b->teacher) {
+        return a->teacher < b->teacher ? -1 : 1;
+    }
+    if (a->readers != b->readers) {
+        return a->readers < b->readers ? -1 : 1;
+    }
+    if (a->kind != b->kind) {
+        return a->kind < b->kind ? -1 : 1;
+    }
+    return a->layer < b->layer ? -1 : a->layer > b->layer;
+}
+
+/* Places a signal at the end of its teacher's message, in the last group or in a new one. */
+static kd_status place(kd_message_plan *message, kd_signal *signal)
+{
+    kd_signal_group *last = message->n_groups > 0 ? &message->groups[message->n_groups - 1] : NULL;
+    if (last == NULL || last->readers != signal->readers) {
+        if (message->n_groups == KD_SIGNAL_GROUPS_MAX) {
+            return kd_fail(KD_ERR_INVALID,
+                           "teachers.%d: found more than %d groups of signals, which different "
+                           "losses read",
+                           signal->teacher, KD_SIGNAL_GROUPS_MAX);
+        }
+        last = &message->groups[message->n_groups++];
+        *last = (kd_signal_group){signal->readers, message->message_bytes, 0};
+    }
+    kd_arena arena = {.used = message->message_bytes};
+    signal->group = message->n_groups - 1;
+    signal->offset_bytes = arena.used;
+    signal->size_bytes =
+        (size_t)signal->rows * (size_t)signal->columns * kd_dtype_bytes(signal->dtype);
+    (void)kd_arena_carve(&arena, signal->size_bytes);
+    message->message_bytes = arena.used;
+    last->size_bytes = arena.used - last->offset_bytes;
+    return KD_OK;
+}
+
+kd_status kd_signal_plan_lay_out(kd_signal_plan *plan, int n_teachers)
+{
+    KD_CHECK(plan->messages == NULL);
+    plan->messages = calloc((size_t)n_teachers + 1, sizeof *plan->messages);
+    if (plan->messages == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for the messages of %d teachers", n_teachers);
+    }
+    plan->n_teachers = n_teachers;
+    if (plan->n_signals > 0) {
+        qsort(plan->signals, (size_t)plan->n_signals, sizeof *plan->signals, compare);
+    }
+    for (int i = 0; i < plan->n_signals; i++) {
+        kd_signal *signal = &plan->signals[i];
+        KD_CHECK(signal->teacher < n_teachers);
+        const kd_status st = place(&plan->messages[signal->teacher], signal);
+        if (st) {
+            return st;
+        }
+    }
+    return KD_OK;
+}
+
+uint64_t kd_signal_plan_mask(const kd_signal_plan *plan, int teacher, uint64_t losses)
+{
+    KD_CHECK(teacher >= 0 && teacher < plan->n_teachers);
+    const kd_message_plan *message = &plan->messages[teacher];
+    uint64_t mask = 0;
+    for (int g = 0; g < message->n_groups; g++) {
+        if ((message->groups[g].readers & losses) != 0) {
+            mask |= UINT64_C(1) << g;
+        }
+    }
+    return mask;
+}
+
+size_t kd_message_plan_bytes(const kd_message_plan *plan, uint64_t groups)
+{
+    size_t bytes = 0;
+    for (int g = 0; g < plan->n_groups; g++) {
+        bytes += (groups >> g & 1) != 0 ? plan->groups[g].size_bytes : 0;
+    }
+    return bytes;
 }
 
 kd_tensor kd_signal_view(const kd_signal *signal, void *message, int64_t rows)

@@ -8,7 +8,6 @@
 typedef struct soft_target {
     double temperature; /* of this step */
     double factor;      /* T * T, or 1 */
-    kd_vocab_teacher teacher;
 } soft_target;
 
 static bool has_teacher(const kd_loss_context *context)
@@ -16,18 +15,28 @@ static bool has_teacher(const kd_loss_context *context)
     return context->n_teachers > 0;
 }
 
-static kd_status
-plan_logits(const ProtobufCMessage *message, const kd_loss_context *context, kd_signal_plan *plan)
+static kd_status plan_logits(const ProtobufCMessage *message,
+                             const kd_loss_context *context,
+                             int reader,
+                             kd_signal_plan *plan)
 {
-    const kd_teacher_view *teacher = &context->teachers[0];
+    kd_status st = KD_OK;
     (void)message;
-    if (kd_transport_resolve(teacher->transport, teacher->config, context->compute) ==
-        KD__TEACHER__TRANSPORT__HIDDEN) {
-        return kd_signal_plan_add(plan, KD_SIGNAL_HIDDEN, 0, context->compute, context->max_rows,
-                                  teacher->config->hidden_size);
+    for (int i = 0; !st && i < context->n_teachers; i++) {
+        const kd_teacher_view *teacher = &context->teachers[i];
+        const bool hidden =
+            kd_transport_resolve(teacher->transport, teacher->config, context->compute) ==
+            KD__TEACHER__TRANSPORT__HIDDEN;
+        const kd_signal signal = {
+            .teacher = i,
+            .kind = hidden ? KD_SIGNAL_HIDDEN : KD_SIGNAL_LOGITS,
+            .dtype = hidden ? context->compute : KD_F32,
+            .rows = context->max_rows,
+            .columns = hidden ? teacher->config->hidden_size : teacher->config->vocab_size,
+        };
+        st = kd_signal_plan_add(plan, &signal, reader);
     }
-    return kd_signal_plan_add(plan, KD_SIGNAL_LOGITS, 0, KD_F32, context->max_rows,
-                              teacher->config->vocab_size);
+    return st;
 }
 
 static void begin(kd_loss *loss, uint64_t step)
@@ -38,32 +47,39 @@ static void begin(kd_loss *loss, uint64_t step)
     state->factor = says->scale_by_t2 ? state->temperature * state->temperature : 1.0;
 }
 
-/* What the message holds: hidden states, of which the back end forms logits, or the logits. */
-static kd_vocab_teacher read_message(const kd_loss_context *context, void *message, int64_t n_rows)
+/* What a message holds: hidden states, of which the back end forms logits, or the logits. */
+static kd_vocab_teacher
+read_message(const kd_loss_context *context, int i, void *message, int64_t n_rows)
 {
     kd_vocab_teacher teacher = {.weight = 1.0};
-    const kd_signal *hidden = kd_signal_plan_find(context->plan, KD_SIGNAL_HIDDEN, 0);
+    const kd_signal *hidden = kd_signal_plan_find(context->plan, i, KD_SIGNAL_HIDDEN, 0);
     if (hidden != NULL) {
         teacher.hidden = kd_signal_view(hidden, message, n_rows);
-        teacher.lm_head = context->teachers[0].lm_head;
+        teacher.lm_head = context->teachers[i].lm_head;
     } else {
-        const kd_signal *logits = kd_signal_plan_find(context->plan, KD_SIGNAL_LOGITS, 0);
+        const kd_signal *logits = kd_signal_plan_find(context->plan, i, KD_SIGNAL_LOGITS, 0);
         KD_CHECK(logits != NULL);
         teacher.logits = kd_signal_view(logits, message, n_rows);
     }
     return teacher;
 }
 
-static void add_to_vocab(kd_loss *loss, void *message, int64_t n_rows, kd_vocab_loss *args)
+static void add_to_vocab(kd_loss *loss, void *const *messages, int64_t n_rows, kd_vocab_loss *args)
 {
-    soft_target *state = loss->state;
-    if (message == NULL) {
+    const soft_target *state = loss->state;
+    const kd_loss_context *context = loss->context;
+    int n = 0;
+    for (int i = 0; i < context->n_teachers; i++) {
+        if (messages[i] != NULL) {
+            context->seen[n++] = read_message(context, i, messages[i], n_rows);
+        }
+    }
+    if (n == 0) {
         loss->computed = false;
         return;
     }
-    state->teacher = read_message(loss->context, message, n_rows);
-    args->teachers = &state->teacher;
-    args->n_teachers = 1;
+    args->teachers = context->seen;
+    args->n_teachers = n;
     args->temperature = (float)state->temperature;
     args->kd_scale = (float)(kd_loss_scale(loss) * state->factor);
 }

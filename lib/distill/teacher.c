@@ -118,7 +118,7 @@ static kd_status check_batch(const kd_teacher *teacher, const kd_batch *batch)
 
 kd_status kd_teacher_fill(kd_teacher *teacher,
                           const kd_batch *batch,
-                          const kd_signal_plan *plan,
+                          const kd_teacher_part *part,
                           void *message)
 {
     const int64_t n_rows = batch->n_batch * batch->n_tokens;
@@ -126,12 +126,15 @@ kd_status kd_teacher_fill(kd_teacher *teacher,
     if (st) {
         return st;
     }
-    if (plan->n_signals > 0) {
-        kd_decoder_forward(teacher->decoder, batch);
+    if (part->groups == 0) {
+        return KD_OK;
     }
-    for (int i = 0; i < plan->n_signals; i++) {
-        write_signal(teacher, &plan->signals[i],
-                     kd_signal_view(&plan->signals[i], message, n_rows));
+    kd_decoder_forward(teacher->decoder, batch);
+    for (int i = 0; i < part->plan->n_signals; i++) {
+        const kd_signal *signal = &part->plan->signals[i];
+        if (signal->teacher == part->teacher && (part->groups >> signal->group & 1) != 0) {
+            write_signal(teacher, signal, kd_signal_view(signal, message, n_rows));
+        }
     }
     return kd_backend_wait(teacher->params->be);
 }

@@ -34,13 +34,21 @@ void kd_teacher_destroy(kd_teacher *teacher);
 const kd_model_config *kd_teacher_config(const kd_teacher *teacher);
 kd_tensor kd_teacher_lm_head(const kd_teacher *teacher); /* (V', C') compute */
 
+/* Which of a plan's signals a teacher gives. */
+typedef struct kd_teacher_part {
+    const kd_signal_plan *plan;
+    int teacher;     /* its number in the plan             */
+    uint64_t groups; /* of its message, bit g for group g  */
+} kd_teacher_part;
+
 /*
- * The forward pass over a batch of at most max_batch sequences of n_tokens, then the plan's signals
- * into the message, which is complete on return. KD_ERR_INVALID for a token that is not below V'.
+ * The forward pass over a batch of at most max_batch sequences of n_tokens, then its part of the plan's
+ * signals into the message, which is complete on return; without groups neither. KD_ERR_INVALID for a
+ * token that is not below V'.
  */
 KD_MUST_USE kd_status kd_teacher_fill(kd_teacher *teacher,
                                       const kd_batch *batch,
-                                      const kd_signal_plan *plan,
+                                      const kd_teacher_part *part,
                                       void *message);
 
 /* Its logits for such a batch: (N, V') f32, host. Allocates a chunk of rows for the call. */

@@ -82,33 +82,62 @@ static kd_tensor upload_labels(const kd_trainer *trainer, const kd_batch *batch)
     return labels;
 }
 
+static kd_channel *channel_of(const kd_trainer *trainer, int i)
+{
+    return trainer->channels != NULL ? trainer->channels[i] : NULL;
+}
+
+/* The messages of m, NULL of teachers that give nothing in this step. */
+static kd_status receive(kd_trainer *trainer, uint64_t m)
+{
+    kd_status st = KD_OK;
+    for (int i = 0; !st && i < trainer->n_teachers; i++) {
+        kd_channel *channel = channel_of(trainer, i);
+        trainer->messages[i] = NULL;
+        if (channel != NULL) {
+            st = channel->ops->receive(channel, m, &trainer->messages[i]);
+        }
+    }
+    return st;
+}
+
+/* Gives the messages of m back, once the queue is past them. */
+static kd_status release(kd_trainer *trainer, uint64_t m)
+{
+    bool waited = false;
+    kd_status st = KD_OK;
+    for (int i = 0; !st && i < trainer->n_teachers; i++) {
+        kd_channel *channel = channel_of(trainer, i);
+        if (trainer->messages[i] == NULL) {
+            continue;
+        }
+        st = waited ? KD_OK : kd_backend_wait(trainer->params->be);
+        waited = true;
+        if (!st) {
+            st = channel->ops->release(channel, m, (kd_event){0});
+        }
+    }
+    return st;
+}
+
 /* Forward, objective and backward of one micro-batch; adds to gradients and sums. */
 static kd_status run_batch(kd_trainer *trainer, const kd_batch *batch, uint64_t m)
 {
-    kd_channel *channel = trainer->channel;
     const kd_tensor labels = upload_labels(trainer, batch);
-    void *message = NULL;
 
     kd_decoder_forward(trainer->decoder, batch);
-    if (channel != NULL) { /* after the forward pass, so that the message had time to come */
-        const kd_status st = channel->ops->receive(channel, m, &message);
-        if (st) {
-            return st;
-        }
+    kd_status st = receive(trainer, m); /* after the forward pass: messages had time to come */
+    if (st) {
+        return st;
     }
-    const kd_tensor d_hidden = kd_objective_run(trainer->objective, trainer->decoder,
-                                                batch->n_batch * batch->n_tokens, labels, message);
-    if (channel != NULL) { /* the queue must be past the message before it is given back */
-        kd_status st = kd_backend_wait(trainer->params->be);
-        if (!st) {
-            st = channel->ops->release(channel, m);
-        }
-        if (st) {
-            return st;
-        }
+    const kd_tensor d_hidden =
+        kd_objective_run(trainer->objective, trainer->decoder, batch->n_batch * batch->n_tokens,
+                         labels, trainer->messages);
+    st = release(trainer, m);
+    if (!st) {
+        kd_decoder_backward(trainer->decoder, d_hidden);
     }
-    kd_decoder_backward(trainer->decoder, d_hidden);
-    return KD_OK;
+    return st;
 }
 
 static kd_status run_batches(kd_trainer *trainer, const kd_step_work *work)
@@ -209,10 +238,21 @@ static kd_status conclude(kd_trainer *trainer,
     return st;
 }
 
+/* Of all channels of the step. */
+static uint64_t stalls_ns(const kd_trainer *trainer)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < trainer->n_teachers; i++) {
+        const kd_channel *channel = channel_of(trainer, i);
+        sum += channel != NULL ? channel->stall_ns : 0;
+    }
+    return sum;
+}
+
 /* Everything of a step but the update. */
 static kd_status pass(kd_trainer *trainer,
                       const kd_step_work *work,
-                      kd_channel *channel,
+                      kd_channel *const *channels,
                       const kd_reduce *reduce,
                       kd_step_result *result_out)
 {
@@ -224,29 +264,28 @@ static kd_status pass(kd_trainer *trainer,
     kd_optimizer_clear(trainer->optimizer);
     kd_objective_begin(trainer->objective, work->step, counts.rows, counts.labelled);
 
-    /* Where no loss reads a signal no message is asked for. */
-    const bool reads = kd_trainer_signals(trainer)->n_signals > 0 && work->groups != 0;
-    trainer->channel = reads ? channel : NULL;
-    const uint64_t stall_before_ns = channel != NULL ? channel->stall_ns : 0;
+    trainer->channels = channels;
+    const uint64_t stall_before_ns = stalls_ns(trainer);
     st = run_batches(trainer, work);
-    trainer->channel = NULL;
+    const uint64_t stall_ns = stalls_ns(trainer) - stall_before_ns;
+    trainer->channels = NULL;
     if (!st) {
         st = conclude(trainer, work->step, counts.labelled, reduce, result_out);
     }
-    if (!st && channel != NULL) {
-        result_out->stall_s = (double)(channel->stall_ns - stall_before_ns) * 1e-9;
+    if (!st) {
+        result_out->stall_s = (double)stall_ns * 1e-9;
     }
     return st;
 }
 
 kd_status kd_trainer_step(kd_trainer *trainer,
                           const kd_step_work *work,
-                          kd_channel *channel,
+                          kd_channel *const *channels,
                           const kd_reduce *reduce,
                           kd_step_result *result_out)
 {
     kd_step_result result;
-    const kd_status st = pass(trainer, work, channel, reduce, &result);
+    const kd_status st = pass(trainer, work, channels, reduce, &result);
     if (st) {
         return st;
     }
@@ -263,9 +302,9 @@ kd_status kd_trainer_step(kd_trainer *trainer,
 
 kd_status kd_trainer_losses(kd_trainer *trainer,
                             const kd_step_work *work,
-                            kd_channel *channel,
+                            kd_channel *const *channels,
                             const kd_reduce *reduce,
                             kd_step_result *result_out)
 {
-    return pass(trainer, work, channel, reduce, result_out);
+    return pass(trainer, work, channels, reduce, result_out);
 }

@@ -36,7 +36,6 @@ typedef struct kd_step_work {
     const kd_source *source;
     uint64_t first_m, stride;
     int64_t n_batches; /* at least 1 */
-    uint64_t groups;   /* of signals that its messages carry (kd_objective_groups); 0: none comes */
 } kd_step_work;
 
 typedef struct kd_step_result {
@@ -64,29 +63,33 @@ void kd_trainer_destroy(kd_trainer *trainer);
 /* Other values between two steps (kd_objective_set); nothing is built anew. */
 KD_MUST_USE kd_status kd_trainer_set_objective(kd_trainer *trainer, const Kd__Objective *message);
 
+/* Another rate between two steps: what the schedule of `training` starts from. */
+void kd_trainer_set_learning_rate(kd_trainer *trainer, double learning_rate);
+
 /* Other teachers between two steps; weights, moments and all values stay, on a fault everything. */
 KD_MUST_USE kd_status kd_trainer_set_teachers(kd_trainer *trainer,
                                               const kd_teacher_view *teachers,
                                               int n_teachers);
 
-/* The signals that messages of the channel hold. */
+/* The signals that messages of the channels hold. */
 const kd_signal_plan *kd_trainer_signals(const kd_trainer *trainer);
 kd_parameters *kd_trainer_parameters(const kd_trainer *trainer);
 kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer);
 
 /*
- * One update. channel NULL: losses that need signals are not computed. Every student rank makes the
- * same call; blocks on the channel and on `reduce`.
+ * One update. channels (n_teachers), on which the step is open; NULL in it, or for all of it: losses
+ * that need signals do without those. Every student rank makes the same call; blocks on the channels and
+ * on `reduce`.
  *
  * KD_ERR_INVALID names a token or label out of range, that some batches have labels and others none,
  * or a loss or gradient norm that is not finite, with the step: all ranks see the same, and the same
- * step again would end the same way. Other errors are the source's, the channel's, the reduction's or
+ * step again would end the same way. Other errors are the source's, a channel's, the reduction's or
  * the back end's. After an error the weights are those before the step. An error that only this rank
  * sees leaves the others blocked in `reduce`: the caller ends the whole job then.
  */
 KD_MUST_USE kd_status kd_trainer_step(kd_trainer *trainer,
                                       const kd_step_work *work,
-                                      kd_channel *channel,
+                                      kd_channel *const *channels,
                                       const kd_reduce *reduce,
                                       kd_step_result *result_out);
 
@@ -96,7 +99,7 @@ KD_MUST_USE kd_status kd_trainer_step(kd_trainer *trainer,
  */
 KD_MUST_USE kd_status kd_trainer_losses(kd_trainer *trainer,
                                         const kd_step_work *work,
-                                        kd_channel *channel,
+                                        kd_channel *const *channels,
                                         const kd_reduce *reduce,
                                         kd_step_result *result_out);
 

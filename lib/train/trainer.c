@@ -14,8 +14,11 @@
 static void on_block(void *user)
 {
     const kd_trainer *trainer = user;
-    if (trainer->channel != NULL) {
-        trainer->channel->ops->progress(trainer->channel);
+    for (int i = 0; trainer->channels != NULL && i < trainer->n_teachers; i++) {
+        kd_channel *channel = trainer->channels[i];
+        if (channel != NULL) {
+            channel->ops->progress(channel);
+        }
     }
 }
 
@@ -68,9 +71,10 @@ make_objective(kd_trainer *trainer, const kd_teacher_view *teachers, int n_teach
     }
     const int64_t n_sums = kd_tensor_elements(kd_objective_sums(objective));
     double *sums = calloc((size_t)n_sums, sizeof *sums);
-    if (sums == NULL) {
+    void **messages = calloc((size_t)n_teachers + 1, sizeof *messages);
+    if (sums == NULL || messages == NULL) {
         st = kd_fail(KD_ERR_NOMEM, "no memory for %lld sums", (long long)n_sums);
-        goto err_objective;
+        goto err_sums;
     }
     st = kd_decoder_listen(trainer->decoder, listeners,
                            kd_objective_listeners(objective, listeners));
@@ -78,14 +82,17 @@ make_objective(kd_trainer *trainer, const kd_teacher_view *teachers, int n_teach
         goto err_sums;
     }
     free(trainer->sums);
+    free(trainer->messages);
     kd_objective_destroy(trainer->objective);
     trainer->sums = sums;
+    trainer->messages = messages;
+    trainer->n_teachers = n_teachers;
     trainer->objective = objective;
     return KD_OK;
 
 err_sums:
+    free(messages);
     free(sums);
-err_objective:
     kd_objective_destroy(objective);
     return st;
 }
@@ -146,6 +153,7 @@ void kd_trainer_destroy(kd_trainer *trainer)
     kd_decoder_destroy(trainer->decoder);
     kd_objective_destroy(trainer->objective);
     free(trainer->sums);
+    free(trainer->messages);
     kd_message_destroy((ProtobufCMessage *)trainer->message);
     kd_message_destroy((ProtobufCMessage *)trainer->training);
     be->ops->free(be, trainer->labels.data);
@@ -167,6 +175,12 @@ kd_status kd_trainer_set_objective(kd_trainer *trainer, const Kd__Objective *mes
     kd_message_destroy(&trainer->message->base);
     trainer->message = copy;
     return KD_OK;
+}
+
+void kd_trainer_set_learning_rate(kd_trainer *trainer, double learning_rate)
+{
+    trainer->training->has_learning_rate = 1;
+    trainer->training->learning_rate = learning_rate;
 }
 
 kd_status

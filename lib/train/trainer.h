@@ -14,9 +14,11 @@ struct kd_trainer {
     Kd__Objective *message; /* the values in force */
     Kd__Training *training;
     int64_t max_batch, n_tokens;
-    kd_tensor labels;    /* (max_batch * T) i32 */
-    double *sums;        /* (n) of the objective's, host */
-    kd_channel *channel; /* of the step under way, or NULL */
+    kd_tensor labels; /* (max_batch * T) i32 */
+    double *sums;     /* (n) of the objective's, host */
+    int n_teachers;
+    void **messages;             /* (n_teachers) of the micro-batch under way; owned */
+    kd_channel *const *channels; /* (n_teachers) of the step under way, or NULL */
 };
 
 #endif

@@ -224,12 +224,19 @@ static kd_status next_batch(void *user, uint64_t m, kd_batch *batch_out)
     return KD_OK;
 }
 
-static kd_status produce(void *user, uint64_t m, void *message)
+/* Those that any loss of this run reads. */
+static uint64_t all_groups(const bench *b)
+{
+    return kd_signal_plan_mask(&b->plan, 0, ~UINT64_C(0));
+}
+
+static kd_status produce(void *user, uint64_t m, uint64_t groups, void *message)
 {
     bench *b = user;
     kd_batch batch;
     (void)next_batch(b, m, &batch);
-    return kd_teacher_fill(b->teacher, &batch, &b->plan, message);
+    const kd_teacher_part part = {&b->plan, 0, groups};
+    return kd_teacher_fill(b->teacher, &batch, &part, message);
 }
 
 static void make_teacher(bench *b)
@@ -304,11 +311,15 @@ static void set_up(bench *b)
         make_student(b);
     }
     if (b->plan.n_signals > 0 && b->o.n_teachers > 0) {
-        must(kd_stream_create(b->world, b->plan.message_bytes, b->o.depth, 0, end_m, &b->channel),
-             "kd_stream_create");
+        const kd_stream_settings settings = {
+            .plan = &b->plan.messages[0], .be = b->be, .depth = b->o.depth, .n_steps = 1};
+        must(kd_stream_create(b->world, &settings, &b->channel), "kd_stream_create");
     } else if (b->plan.n_signals > 0) {
-        must(kd_channel_create_local(b->plan.message_bytes, produce, b, &b->channel),
+        must(kd_channel_create_local(&b->plan.messages[0], 1, produce, b, &b->channel),
              "kd_channel_create_local");
+    }
+    if (b->channel != NULL) { /* to the channel all steps are one */
+        must(b->channel->ops->open_step(b->channel, 0, end_m, all_groups(b)), "open_step");
     }
 }
 
@@ -380,8 +391,8 @@ static void teach(bench *b)
          m += (uint64_t)b->o.n_teachers) {
         void *message = NULL;
         must(b->channel->ops->begin_send(b->channel, m, &message), "begin_send");
-        must(produce(b, m, message), "kd_teacher_fill");
-        must(b->channel->ops->end_send(b->channel, m), "end_send");
+        must(produce(b, m, all_groups(b), message), "kd_teacher_fill");
+        must(b->channel->ops->end_send(b->channel, m, (kd_event){0}), "end_send");
     }
     must(b->channel->ops->flush(b->channel), "flush");
 }
@@ -398,10 +409,9 @@ static void learn(bench *b)
                                    .source = &source,
                                    .first_m = (uint64_t)first,
                                    .stride = (uint64_t)b->o.n_students,
-                                   .n_batches = n_micro / b->o.n_students,
-                                   .groups = ~(uint64_t)0};
+                                   .n_batches = n_micro / b->o.n_students};
         kd_step_result result;
-        must(kd_trainer_step(b->trainer, &work, b->channel, &b->reduce, &result),
+        must(kd_trainer_step(b->trainer, &work, &b->channel, &b->reduce, &result),
              "kd_trainer_step");
         const double now_s = kd_clock_monotonic_s();
         if (step >= N_WARM_UP) {
@@ -492,7 +502,7 @@ int main(int argc, char **argv)
     b.o = parse(argc, argv);
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     must(kd_world_create(&b.world), "kd_world_create");
-    must(kd_world_assign(b.world, b.o.n_students, b.o.n_teachers), "kd_world_assign");
+    must(kd_world_assign(b.world, b.o.n_students, 1, &b.o.n_teachers), "kd_world_assign");
     run(&b); /* models live until the process ends */
     kd_world_destroy(b.world);
     MPI_Finalize();

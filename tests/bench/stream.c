@@ -22,6 +22,7 @@
 
 typedef struct bench {
     kd_world *world;
+    kd_backend *be;
     int rank; /* 0 student, 1 teacher */
     size_t size_bytes;
     int n_messages;  /* of a round */
@@ -50,17 +51,20 @@ static double run_stream(const bench *b)
 {
     kd_channel *channel = NULL;
     void *message = NULL;
-    must(kd_stream_create(b->world, b->size_bytes, 2, 0, (uint64_t)b->n_messages, &channel),
-         "kd_stream_create");
+    const kd_message_plan plan = {
+        .groups = {{.size_bytes = b->size_bytes}}, .n_groups = 1, .message_bytes = b->size_bytes};
+    const kd_stream_settings settings = {.plan = &plan, .be = b->be, .depth = 2, .n_steps = 1};
+    must(kd_stream_create(b->world, &settings, &channel), "kd_stream_create");
+    must(channel->ops->open_step(channel, 0, (uint64_t)b->n_messages, 1), "open_step");
     MPI_Barrier(MPI_COMM_WORLD);
     const double start = MPI_Wtime();
     for (uint64_t m = 0; m < (uint64_t)b->n_messages; m++) {
         if (b->rank == 1) {
             must(channel->ops->begin_send(channel, m, &message), "begin_send");
-            must(channel->ops->end_send(channel, m), "end_send");
+            must(channel->ops->end_send(channel, m, (kd_event){0}), "end_send");
         } else {
             must(channel->ops->receive(channel, m, &message), "receive");
-            must(channel->ops->release(channel, m), "release");
+            must(channel->ops->release(channel, m, (kd_event){0}), "release");
         }
     }
     if (b->rank == 1) {
@@ -155,7 +159,9 @@ static int run(int json)
 {
     bench b = {0};
     double worst = 1e9;
-    if (kd_world_create(&b.world) || kd_world_assign(b.world, 1, 1)) {
+    const int replicas = 1;
+    if (kd_world_create(&b.world) || kd_world_assign(b.world, 1, 1, &replicas) ||
+        kd_backend_create_cpu(KD_F32, 1, &b.be)) {
         return 64;
     }
     b.rank = kd_world_rank(b.world);
@@ -176,6 +182,7 @@ static int run(int json)
     if (json && b.rank == 0) {
         (void)printf("],\"worst_ratio\":%.3f}\n", worst);
     }
+    kd_backend_destroy(b.be);
     kd_world_destroy(b.world);
     return 0;
 }

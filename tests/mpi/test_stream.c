@@ -1,111 +1,253 @@
-/* The signal stream between students and teachers: usage test_stream STUDENTS TEACHERS. */
+/* The signal stream between students and teachers: usage test_stream STUDENTS REPLICAS... */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "base/log.h"
 #include "base/rng.h"
 #include "comm/stream.h"
 #include "mpi_test.h"
 
+enum { N_GROUPS = 2, N_TEACHERS_MAX = 4, STEP = 6 };
+
+static const kd_event past = {0};
+
+static kd_backend *be;
+
+/* Messages of two groups; in each step of STEP micro-batches those travel that `groups` names. */
 typedef struct stream_case {
-    size_t message_bytes;
+    size_t group_bytes;
     int depth;
+    int n_ahead; /* steps that a student opens ahead */
     uint64_t first_m, end_m;
+    uint64_t (*groups)(int teacher, uint64_t step);
 } stream_case;
 
-/* A message of m is its own bytes everywhere: words of a generator keyed by m, the tail byte by byte. */
-static uint8_t byte_of(uint64_t m, size_t word, size_t byte)
+static uint64_t all_groups(int teacher, uint64_t step)
 {
-    return (uint8_t)(kd_rng_u64(m, word) >> (8 * byte));
+    (void)teacher;
+    (void)step;
+    return 3;
 }
 
-static void fill(uint8_t *message, size_t size_bytes, uint64_t m)
+/* All masks of two groups, none of them too, in another order for each teacher. */
+static uint64_t other_groups(int teacher, uint64_t step)
 {
-    for (size_t i = 0; i < size_bytes; i++) {
-        message[i] = byte_of(m, i / 4096, i % 8);
+    return (step * 3 + (uint64_t)teacher * 2 + step / 4) % 4;
+}
+
+static uint64_t no_groups(int teacher, uint64_t step)
+{
+    (void)teacher;
+    (void)step;
+    return 0;
+}
+
+static kd_message_plan plan_of(size_t group_bytes)
+{
+    const size_t bytes = (group_bytes + KD_ARENA_ALIGN - 1) / KD_ARENA_ALIGN * KD_ARENA_ALIGN;
+    return (kd_message_plan){.groups = {{1, 0, bytes}, {2, bytes, bytes}},
+                             .n_groups = N_GROUPS,
+                             .message_bytes = 2 * bytes};
+}
+
+static kd_channel *open_stream(kd_world *world, int teacher, const stream_case *c)
+{
+    kd_channel *channel = NULL;
+    const kd_message_plan plan = plan_of(c->group_bytes);
+    const kd_stream_settings settings = {
+        .teacher = teacher, .plan = &plan, .be = be, .depth = c->depth, .n_steps = c->n_ahead};
+    EXPECT(kd_stream_create(world, &settings, &channel) == KD_OK, "create");
+    return channel;
+}
+
+/* A group of m is its own bytes everywhere: words of a generator keyed by all that names it. */
+static uint8_t byte_of(uint64_t key, size_t word, size_t byte)
+{
+    return (uint8_t)(kd_rng_u64(key, word) >> (8 * byte));
+}
+
+static uint64_t key_of(int teacher, uint64_t m, int group)
+{
+    return (m * N_TEACHERS_MAX + (uint64_t)teacher) * N_GROUPS + (uint64_t)group;
+}
+
+static void fill(uint8_t *message, const stream_case *c, int teacher, uint64_t m)
+{
+    const kd_message_plan plan = plan_of(c->group_bytes);
+    for (int g = 0; g < N_GROUPS; g++) {
+        uint8_t *at = message + plan.groups[g].offset_bytes;
+        if ((c->groups(teacher, m / STEP) >> g & 1) == 0) {
+            memset(at, 0xee, c->group_bytes); /* is not to arrive */
+            continue;
+        }
+        for (size_t i = 0; i < c->group_bytes; i++) {
+            at[i] = byte_of(key_of(teacher, m, g), i / 4096, i % 8);
+        }
     }
 }
 
-static size_t wrong_bytes(const uint8_t *message, size_t size_bytes, uint64_t m)
+static size_t wrong_bytes(const uint8_t *message, const stream_case *c, int teacher, uint64_t m)
 {
+    const kd_message_plan plan = plan_of(c->group_bytes);
     size_t n = 0;
-    for (size_t i = 0; i < size_bytes; i++) {
-        n += message[i] != byte_of(m, i / 4096, i % 8);
+    for (int g = 0; g < N_GROUPS; g++) {
+        if ((c->groups(teacher, m / STEP) >> g & 1) == 0) {
+            continue;
+        }
+        for (size_t i = 0; i < c->group_bytes; i++) {
+            n += message[plan.groups[g].offset_bytes + i] !=
+                 byte_of(key_of(teacher, m, g), i / 4096, i % 8);
+        }
     }
     return n;
 }
 
-static uint64_t first_of(const stream_case *c, int n, int rank)
+static void open_step(kd_channel *channel, int teacher, const stream_case *c, uint64_t step)
 {
-    uint64_t m = c->first_m;
-    while (m % (uint64_t)n != (uint64_t)rank) {
-        m++;
-    }
-    return m;
+    EXPECT(channel->ops->open_step(channel, step * STEP, (step + 1) * STEP,
+                                   c->groups(teacher, step)) == KD_OK,
+           "open_step");
 }
 
-static void teach(kd_world *world, kd_channel *channel, const stream_case *c)
+/* This replica's messages of one step; counts them. */
+static uint64_t
+teach_step(kd_world *world, kd_channel *channel, const stream_case *c, uint64_t step)
 {
-    const int n = kd_world_teachers(world);
+    const int teacher = kd_world_teacher(world);
+    const uint64_t n = (uint64_t)kd_world_replicas(world, teacher);
     uint64_t n_sent = 0;
-    for (uint64_t m = first_of(c, n, kd_world_role_rank(world)); m < c->end_m; m += (uint64_t)n) {
+    open_step(channel, teacher, c, step);
+    for (uint64_t m = step * STEP; m < (step + 1) * STEP; m++) {
         void *buffer = NULL;
+        if (m % n != (uint64_t)kd_world_role_rank(world) || c->groups(teacher, step) == 0) {
+            continue;
+        }
         EXPECT(channel->ops->begin_send(channel, m, &buffer) == KD_OK, "begin_send");
-        fill(buffer, c->message_bytes, m);
-        EXPECT(channel->ops->end_send(channel, m) == KD_OK, "end_send");
+        fill(buffer, c, teacher, m);
+        EXPECT(channel->ops->end_send(channel, m, past) == KD_OK, "end_send");
         channel->ops->progress(channel);
         n_sent++;
+    }
+    return n_sent;
+}
+
+static void teach(kd_world *world, const stream_case *c, uint64_t end_m)
+{
+    kd_channel *channel = open_stream(world, kd_world_teacher(world), c);
+    uint64_t n_sent = 0;
+    for (uint64_t step = c->first_m / STEP; step < end_m / STEP; step++) {
+        n_sent += teach_step(world, channel, c, step);
     }
     EXPECT(channel->ops->flush(channel) == KD_OK, "flush");
     EXPECT(channel->messages_moved == n_sent, "%llu sent, %llu counted", (unsigned long long)n_sent,
            (unsigned long long)channel->messages_moved);
+    kd_channel_destroy(channel);
 }
 
-static void learn(kd_world *world, kd_channel *channel, const stream_case *c, uint64_t end_m)
+static void learn_one(kd_channel *channel, int teacher, const stream_case *c, uint64_t m)
 {
-    const int n = kd_world_students(world);
-    for (uint64_t m = first_of(c, n, kd_world_role_rank(world)); m < end_m; m += (uint64_t)n) {
-        void *message = NULL;
-        channel->ops->progress(channel);
-        EXPECT(channel->ops->receive(channel, m, &message) == KD_OK, "receive");
-        EXPECT(wrong_bytes(message, c->message_bytes, m) == 0, "micro-batch %llu is not its own",
-               (unsigned long long)m);
-        EXPECT(channel->ops->release(channel, m) == KD_OK, "release");
+    void *message = &message;
+    channel->ops->progress(channel);
+    EXPECT(channel->ops->receive(channel, m, &message) == KD_OK, "receive");
+    EXPECT((message == NULL) == (c->groups(teacher, m / STEP) == 0), "micro-batch %llu",
+           (unsigned long long)m);
+    EXPECT(message == NULL || wrong_bytes(message, c, teacher, m) == 0,
+           "teacher %d, micro-batch %llu is not its own", teacher, (unsigned long long)m);
+    EXPECT(channel->ops->release(channel, m, past) == KD_OK, "release");
+}
+
+/* Takes the micro-batches before end_m of all teachers in turn, though more steps are open. */
+static void learn(kd_world *world, const stream_case *c, uint64_t end_m)
+{
+    const uint64_t n = (uint64_t)kd_world_students(world);
+    const int n_teachers = kd_world_teachers(world);
+    kd_channel *channels[N_TEACHERS_MAX];
+    uint64_t opened = c->first_m / STEP;
+    for (int i = 0; i < n_teachers; i++) {
+        channels[i] = open_stream(world, i, c);
+    }
+    for (uint64_t m = c->first_m; m < end_m; m++) {
+        for (; opened < c->end_m / STEP && opened < m / STEP + (uint64_t)c->n_ahead; opened++) {
+            for (int i = 0; i < n_teachers; i++) {
+                open_step(channels[i], i, c, opened);
+            }
+        }
+        for (int i = 0; i < n_teachers && m % n == (uint64_t)kd_world_role_rank(world); i++) {
+            learn_one(channels[i], i, c, m);
+        }
+    }
+    for (int i = 0; i < n_teachers; i++) {
+        EXPECT(c->groups != no_groups || channels[i]->bytes_moved == 0, "%llu bytes moved",
+               (unsigned long long)channels[i]->bytes_moved);
+        kd_channel_destroy(channels[i]);
     }
 }
 
 static void every_message_arrives_whole_and_in_order(kd_world *world, stream_case c)
 {
-    kd_channel *channel = NULL;
-    EXPECT(kd_stream_create(world, c.message_bytes, c.depth, c.first_m, c.end_m, &channel) == KD_OK,
-           "create");
     if (kd_world_role(world) == KD_ROLE_TEACHER) {
-        teach(world, channel, &c);
+        teach(world, &c, c.end_m);
     } else {
-        learn(world, channel, &c, c.end_m);
+        learn(world, &c, c.end_m);
     }
-    kd_channel_destroy(channel);
 }
 
 /*
- * An ordered stop: teachers send less than the stream was made for, and nobody hangs. At some depths a
- * slot meets every teacher, at others one of them alone, so that receives of the others never start.
+ * An ordered stop: teachers send less than the stream was opened for, and nobody hangs. At some depths a
+ * slot meets every replica, at others one of them alone, so that receives of the others never start.
  */
 static void stream_may_end_early(kd_world *world, int depth)
 {
-    const stream_case whole = {1000, depth, 12, 1200};
-    stream_case sent = whole;
-    kd_channel *channel = NULL;
-    sent.end_m = 24;
-    EXPECT(kd_stream_create(world, whole.message_bytes, whole.depth, whole.first_m, whole.end_m,
-                            &channel) == KD_OK,
-           "create");
+    const stream_case c = {1000, depth, 3, 12, 1200, all_groups};
     if (kd_world_role(world) == KD_ROLE_TEACHER) {
-        teach(world, channel, &sent);
+        teach(world, &c, 24);
     } else {
-        learn(world, channel, &whole, sent.end_m);
+        learn(world, &c, 24);
     }
-    kd_channel_destroy(channel);
+}
+
+/* Calls out of turn are answered, not obeyed. */
+static void steps_must_be_open(kd_world *world)
+{
+    const stream_case c = {100, 1, 1, 0, STEP, all_groups};
+    const int n_teachers = kd_world_teachers(world);
+    for (int i = 0; i < n_teachers; i++) {
+        void *message = NULL;
+        if (kd_world_role(world) == KD_ROLE_TEACHER && kd_world_teacher(world) != i) {
+            continue;
+        }
+        kd_channel *channel = open_stream(world, i, &c);
+        kd_fault_quiet(1);
+        if (kd_world_role(world) == KD_ROLE_TEACHER) {
+            EXPECT(channel->ops->begin_send(channel, 0, &message) == KD_ERR_STATE, "not open");
+        } else {
+            EXPECT(channel->ops->receive(channel, 0, &message) == KD_ERR_STATE, "not open");
+        }
+        EXPECT(channel->ops->open_step(channel, 0, STEP, 4) == KD_ERR_PROTO, "no such group");
+        EXPECT(channel->ops->open_step(channel, 0, STEP, 0) == KD_OK, "open");
+        EXPECT(channel->ops->open_step(channel, 0, STEP, 0) == KD_ERR_STATE, "open already");
+        kd_fault_quiet(0);
+        kd_channel_destroy(channel);
+    }
+}
+
+static void too_much_is_refused(kd_world *world)
+{
+    kd_channel *channel = NULL;
+    kd_message_plan plan = {.n_groups = 1, .message_bytes = (size_t)1 << 40};
+    kd_stream_settings settings = {.plan = &plan, .be = be, .depth = 1, .n_steps = 1};
+    if (kd_world_role(world) == KD_ROLE_TEACHER) {
+        settings.teacher = kd_world_teacher(world);
+    }
+    plan.groups[0].size_bytes = plan.message_bytes;
+    kd_fault_quiet(1);
+    EXPECT(kd_stream_create(world, &settings, &channel) == KD_ERR_INVALID, "too large");
+    plan.groups[0].size_bytes = plan.message_bytes = 64;
+    settings.depth = 1 << 20;
+    EXPECT(kd_stream_create(world, &settings, &channel) == KD_ERR_INVALID, "too many");
+    kd_fault_quiet(0);
+    EXPECT(channel == NULL, "untouched");
 }
 
 static void nap_while_moving(kd_channel *channel, int n_ms)
@@ -125,8 +267,7 @@ static void teach_and_tell(kd_channel *channel, const stream_case *c)
         int begun = (int)m + 1;
         EXPECT(channel->ops->begin_send(channel, m, &buffer) == KD_OK, "begin_send");
         MPI_Bsend(&begun, 1, MPI_INT, 0, 0, MPI_COMM_WORLD);
-        fill(buffer, c->message_bytes, m);
-        EXPECT(channel->ops->end_send(channel, m) == KD_OK, "end_send");
+        EXPECT(channel->ops->end_send(channel, m, past) == KD_OK, "end_send");
     }
     EXPECT(channel->ops->flush(channel) == KD_OK, "flush");
 }
@@ -159,8 +300,8 @@ static void learn_slowly_and_count(kd_channel *channel, const stream_case *c)
         nap_while_moving(channel, 3); /* time in which a teacher without limits would go on */
         begun = begun_so_far(1, begun);
         EXPECT(begun == expected, "depth %d, %zu bytes: %d begun while %d were released", c->depth,
-               c->message_bytes, begun, (int)m);
-        EXPECT(channel->ops->release(channel, m) == KD_OK, "release");
+               c->group_bytes, begun, (int)m);
+        EXPECT(channel->ops->release(channel, m, past) == KD_OK, "release");
     }
 }
 
@@ -169,10 +310,9 @@ static void credits_bound_how_far_a_teacher_runs_ahead(kd_world *world, stream_c
     char space[64 * (sizeof(int) + MPI_BSEND_OVERHEAD)];
     int space_bytes = (int)sizeof space;
     void *attached = space;
-    kd_channel *channel = NULL;
+    kd_channel *channel = open_stream(world, 0, &c);
 
-    EXPECT(kd_stream_create(world, c.message_bytes, c.depth, 0, c.end_m, &channel) == KD_OK,
-           "create");
+    EXPECT(channel->ops->open_step(channel, 0, c.end_m, 3) == KD_OK, "open");
     if (kd_world_role(world) == KD_ROLE_TEACHER) {
         MPI_Buffer_attach(attached, space_bytes);
         teach_and_tell(channel, &c);
@@ -185,50 +325,71 @@ static void credits_bound_how_far_a_teacher_runs_ahead(kd_world *world, stream_c
 
 static void waiting_is_counted_as_stall(kd_world *world)
 {
-    kd_channel *channel = NULL;
+    const stream_case c = {64, 1, 1, 0, 1, all_groups};
+    kd_channel *channel = open_stream(world, 0, &c);
     void *buffer = NULL;
     const struct timespec nap = {.tv_nsec = 50000000};
-    EXPECT(kd_stream_create(world, 64, 1, 0, 1, &channel) == KD_OK, "create");
+    EXPECT(channel->ops->open_step(channel, 0, 1, 1) == KD_OK, "open");
     if (kd_world_role(world) == KD_ROLE_TEACHER) {
         EXPECT(channel->ops->begin_send(channel, 0, &buffer) == KD_OK, "begin_send");
         (void)nanosleep(&nap, NULL);
-        EXPECT(channel->ops->end_send(channel, 0) == KD_OK, "end_send");
+        EXPECT(channel->ops->end_send(channel, 0, past) == KD_OK, "end_send");
         EXPECT(channel->ops->flush(channel) == KD_OK, "flush");
     } else {
         EXPECT(channel->ops->receive(channel, 0, &buffer) == KD_OK, "receive");
         EXPECT(channel->stall_ns > 20000000, "%llu ns", (unsigned long long)channel->stall_ns);
-        EXPECT(channel->ops->release(channel, 0) == KD_OK, "release");
+        EXPECT(channel->ops->release(channel, 0, past) == KD_OK, "release");
     }
     kd_channel_destroy(channel);
 }
 
-int main(int argc, char **argv)
+static void run_all(kd_world *world)
 {
-    int provided = 0;
-    kd_world *world = NULL;
-    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    EXPECT(argc == 3, "usage: %s STUDENTS TEACHERS", argv[0]);
-    const int n_students = atoi(argv[1]), n_teachers = atoi(argv[2]);
-    EXPECT(kd_world_create(&world) == KD_OK, "world");
-    EXPECT(kd_world_assign(world, n_students, n_teachers) == KD_OK, "roles");
-
     const size_t sizes[] = {1, 65, 5000, 300000};
     for (int depth = 1; depth <= 4; depth++) {
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-            every_message_arrives_whole_and_in_order(world, (stream_case){sizes[i], depth, 6, 54});
+            every_message_arrives_whole_and_in_order(
+                world, (stream_case){sizes[i], depth, depth, 6, 54, all_groups});
+            every_message_arrives_whole_and_in_order(
+                world, (stream_case){sizes[i], depth, 5 - depth, 6, 54, other_groups});
         }
-        every_message_arrives_whole_and_in_order(world, (stream_case){8 << 20, depth, 0, 6});
-    }
-    for (int depth = 1; depth <= 4; depth++) {
+        every_message_arrives_whole_and_in_order(
+            world, (stream_case){4 << 20, depth, 1, 0, 6, all_groups});
+        every_message_arrives_whole_and_in_order(world,
+                                                 (stream_case){100, depth, 2, 6, 54, no_groups});
         stream_may_end_early(world, depth);
     }
-    if (n_students == 1 && n_teachers == 1) {
+    steps_must_be_open(world);
+    too_much_is_refused(world);
+}
+
+int main(int argc, char **argv)
+{
+    int provided = 0, replicas[N_TEACHERS_MAX] = {0};
+    kd_world *world = NULL;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+    const int n_teachers = argc - 2;
+    EXPECT(n_teachers >= 1 && n_teachers <= N_TEACHERS_MAX, "usage: %s STUDENTS REPLICAS...",
+           argv[0]);
+    const int n_students = atoi(argv[1]);
+    for (int i = 0; i < n_teachers; i++) {
+        replicas[i] = atoi(argv[i + 2]);
+    }
+    EXPECT(kd_world_create(&world) == KD_OK, "world");
+    EXPECT(kd_world_assign(world, n_students, n_teachers, replicas) == KD_OK, "roles");
+    EXPECT(kd_backend_create_cpu(KD_F32, 1, &be) == KD_OK, "back end");
+
+    run_all(world);
+    if (n_students == 1 && n_teachers == 1 && replicas[0] == 1) {
         for (int depth = 1; depth <= 3; depth++) {
-            credits_bound_how_far_a_teacher_runs_ahead(world, (stream_case){8, depth, 0, 20});
-            credits_bound_how_far_a_teacher_runs_ahead(world, (stream_case){1 << 20, depth, 0, 12});
+            credits_bound_how_far_a_teacher_runs_ahead(
+                world, (stream_case){8, depth, 1, 0, 20, all_groups});
+            credits_bound_how_far_a_teacher_runs_ahead(
+                world, (stream_case){1 << 19, depth, 1, 0, 12, all_groups});
         }
         waiting_is_counted_as_stall(world);
     }
+    kd_backend_destroy(be);
     kd_world_destroy(world);
     MPI_Finalize();
     return 0;

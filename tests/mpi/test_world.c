@@ -7,12 +7,13 @@
 #include "comm/world.h"
 #include "mpi_test.h"
 
-/* With `size` ranks: half of them teachers, rounded down. */
+/* With `size` ranks: half of them replicas of the second of two teachers, rounded down. */
 static kd_world *world_of(int size)
 {
     kd_world *world = NULL;
     EXPECT(kd_world_create(&world) == KD_OK, "create");
-    const kd_status st = kd_world_assign(world, size - size / 2, size / 2);
+    const int replicas[] = {0, size / 2};
+    const kd_status st = kd_world_assign(world, size - size / 2, 2, replicas);
     EXPECT(st == KD_OK, "status %s", kd_status_name(st));
     return world;
 }
@@ -22,7 +23,8 @@ static void wrong_size_is_refused_on_every_rank(int size)
     kd_world *world = NULL;
     EXPECT(kd_world_create(&world) == KD_OK && kd_world_size(world) == size, "create");
     kd_fault_quiet(1);
-    EXPECT(kd_world_assign(world, size, 1) == KD_ERR_INVALID, "one rank too few");
+    const int replicas[] = {0, 1};
+    EXPECT(kd_world_assign(world, size, 2, replicas) == KD_ERR_INVALID, "one rank too few");
     kd_fault_quiet(0);
     EXPECT(strstr(kd_fault_text(), "ranks, but the job wants") != NULL, "text: %s",
            kd_fault_text());
@@ -41,6 +43,26 @@ static void students_come_first_and_rank_0_leads(int size, int rank)
     EXPECT(kd_world_role_rank(world) == (rank < n_students ? rank : rank - n_students), "rank %d",
            rank);
     EXPECT(kd_world_is_leader(world) == (rank == 0), "rank %d", rank);
+    kd_world_destroy(world);
+}
+
+/* 1 student, then 1 replica of teacher 0, none of teacher 1, the rest of teacher 2. */
+static void replicas_follow_each_other_by_teacher(int size, int rank)
+{
+    const int replicas[] = {1, 0, size - 2};
+    kd_world *world = NULL;
+    if (size < 3) {
+        return;
+    }
+    EXPECT(kd_world_create(&world) == KD_OK && kd_world_assign(world, 1, 3, replicas) == KD_OK,
+           "roles");
+    EXPECT(kd_world_teachers(world) == 3 && kd_world_replicas(world, 1) == 0 &&
+               kd_world_replicas(world, 2) == size - 2,
+           "replicas");
+    if (rank > 0) {
+        EXPECT(kd_world_teacher(world) == (rank == 1 ? 0 : 2), "rank %d", rank);
+        EXPECT(kd_world_role_rank(world) == (rank == 1 ? 0 : rank - 2), "rank %d", rank);
+    }
     kd_world_destroy(world);
 }
 
@@ -132,28 +154,98 @@ static void lowest_failing_rank_gives_the_reason(int size, int rank)
     kd_world_destroy(world);
 }
 
+enum { FIRST = 7, LAST = 40 };
+
+/* A mask for each of two teachers, of the step alone; each step is asked for once, in order. */
+static uint64_t groups_of_step(void *user, uint64_t step, uint64_t *groups_out)
+{
+    uint64_t *next = user;
+    EXPECT(step == (*next)++, "step %llu", (unsigned long long)step);
+    groups_out[0] = step * step;
+    groups_out[1] = step + 100;
+    return step + 5;
+}
+
+static kd_order_stream *orders_of(kd_world *world, int lead, uint64_t *next)
+{
+    *next = FIRST;
+    kd_order_stream *orders = NULL;
+    const kd_order_settings settings = {
+        .first_step = FIRST,
+        .lead = lead,
+        .n_teachers = 2,
+        .groups_of = kd_world_is_leader(world) ? groups_of_step : NULL,
+        .user = next,
+    };
+    EXPECT(kd_order_stream_create(world, &settings, &orders) == KD_OK, "create");
+    return orders;
+}
+
+/* What the leader wants at the boundary before a step, or expects of it later. */
+static kd_order_kind kind_wished_at(uint64_t step)
+{
+    return step % 3 == 0 ? KD_ORDER_SAVE : KD_ORDER_CONTINUE;
+}
+
+static kd_order_wish wish_at(uint64_t step, char text[32])
+{
+    (void)snprintf(text, 32, "change %llu", (unsigned long long)step);
+    return (kd_order_wish){.kind = kind_wished_at(step), .changes = step % 2 == 0 ? text : NULL};
+}
+
+static void expect_order(const kd_step_order *order, uint64_t step, int lead)
+{
+    const uint64_t asked_at = step - (uint64_t)lead;
+    const bool first = step < FIRST + (uint64_t)lead; /* nobody asked for it */
+    char text[32] = "";
+    const kd_order_wish wish = wish_at(asked_at, text);
+    EXPECT(order->step == step && order->kind == (first ? KD_ORDER_CONTINUE : wish.kind),
+           "step %llu lead %d: kind %d", (unsigned long long)step, lead, (int)order->kind);
+    EXPECT(order->groups[0] == step * step && order->groups[1] == step + 100, "step %llu",
+           (unsigned long long)step);
+    EXPECT(order->version == step + 5, "step %llu", (unsigned long long)step);
+    EXPECT(strcmp(order->changes, first || wish.changes == NULL ? "" : text) == 0, "\"%s\"",
+           order->changes);
+}
+
 /* The wish at the boundary before step n is the order for step n + lead, everywhere. */
 static void orders_come_lead_steps_after_the_wish(int size, int rank, int lead)
 {
-    enum { FIRST = 7, LAST = 40 };
-
     kd_world *world = world_of(size);
-    kd_order_stream *orders = NULL;
-    EXPECT(kd_order_stream_create(world, FIRST, lead, &orders) == KD_OK, "create");
+    uint64_t next;
+    kd_order_stream *orders = orders_of(world, lead, &next);
     for (uint64_t step = FIRST; step < LAST; step++) {
-        kd_order_kind wish = KD_ORDER_CONTINUE;
-        if (rank == 0) {
-            wish = step % 3 == 0 ? KD_ORDER_SAVE : KD_ORDER_CONTINUE;
-        } else {
-            wish = KD_ORDER_STOP; /* of no account */
+        char text[32];
+        const kd_order_wish wish = wish_at(step, text);
+        kd_step_order order;
+        EXPECT(kd_order_stream_next(orders, step, rank == 0 ? &wish : NULL, &order) == KD_OK,
+               "next");
+        expect_order(&order, step, lead);
+    }
+    kd_order_stream_destroy(orders);
+    kd_world_destroy(world);
+}
+
+/* All orders that have come may be looked at, those that have not may not; looking takes nothing. */
+static void orders_may_be_looked_at_as_they_arrive(int size, int rank, int lead)
+{
+    kd_world *world = world_of(size);
+    uint64_t next;
+    kd_order_stream *orders = orders_of(world, lead, &next);
+    for (uint64_t step = FIRST; step < LAST; step++) {
+        char text[32];
+        const kd_order_wish wish = wish_at(step, text);
+        kd_step_order order;
+        EXPECT(kd_order_stream_next(orders, step, rank == 0 ? &wish : NULL, &order) == KD_OK,
+               "next");
+        EXPECT(!kd_order_stream_peek(orders, step, &order), "taken already");
+        for (uint64_t later = step + 1; later < step + (uint64_t)lead; later++) {
+            /* It was sent before this step's last one, but a message needs its time. */
+            while (!kd_order_stream_peek(orders, later, &order)) {
+            }
+            expect_order(&order, later, lead);
         }
-        kd_step_order order = {0, KD_ORDER_STOP};
-        EXPECT(kd_order_stream_next(orders, step, wish, &order) == KD_OK, "next");
-        const uint64_t asked_at = step - (uint64_t)lead;
-        const kd_order_kind expected =
-            step >= FIRST + (uint64_t)lead && asked_at % 3 == 0 ? KD_ORDER_SAVE : KD_ORDER_CONTINUE;
-        EXPECT(order.step == step && order.kind == expected, "step %llu lead %d: kind %d",
-               (unsigned long long)step, lead, (int)order.kind);
+        EXPECT(!kd_order_stream_peek(orders, step + (uint64_t)lead + 1, &order), "not yet sent");
     }
     kd_order_stream_destroy(orders);
     kd_world_destroy(world);
@@ -168,6 +260,7 @@ int main(int argc, char **argv)
 
     wrong_size_is_refused_on_every_rank(size);
     students_come_first_and_rank_0_leads(size, rank);
+    replicas_follow_each_other_by_teacher(size, rank);
     leaders_bytes_reach_everyone(size, rank);
     sums_are_over_all_students(size, rank);
     sums_repeat_bit_for_bit(size, rank);
@@ -175,6 +268,7 @@ int main(int argc, char **argv)
     lowest_failing_rank_gives_the_reason(size, rank);
     for (int lead = 1; lead <= 4; lead++) {
         orders_come_lead_steps_after_the_wish(size, rank, lead);
+        orders_may_be_looked_at_as_they_arrive(size, rank, lead);
     }
     MPI_Finalize();
     return 0;

@@ -6,7 +6,8 @@ set -euo pipefail
 worker=$1
 mpirun=$(realpath "$(dirname "$0")/../support/mpirun")
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+setter_pid=
+trap '[ -z "$setter_pid" ] || kill "$setter_pid" 2>/dev/null || true; rm -rf "$folder"' EXIT
 cd "$folder"
 
 fail() {
@@ -104,6 +105,21 @@ case_roles() {
     expect_same_losses both/metrics.csv run/metrics.csv
 }
 
+# A loss that a schedule turns off and on again: nothing is sent meanwhile, and nothing is amiss later.
+case_groups() {
+    local roles
+    make_teacher
+    local weight='objective.kd.weight={kind: step, points: [{step: 0, value: 0}, {step: 3, value: 0.7}, {step: 5, value: 0}, {step: 9, value: 0.5}]}'
+    run 1 student.yaml output=both teachers.0.resources.ranks=0 "$weight"
+    for roles in 1:1 1:2 2:1 2:3; do
+        run $((${roles%:*} + ${roles#*:})) student.yaml output=run "$weight" \
+            "student.resources.ranks=${roles%:*}" "teachers.0.resources.ranks=${roles#*:}"
+        expect_same_losses both/metrics.csv run/metrics.csv
+        rm -r run
+    done
+}
+
+attempt=() # options that tell a worker of its daemon
 long=(training.steps=200 checkpoint.every_steps=7)
 
 # start_and_signal SIGNAL CHILD STEP OUTPUT [STUDENTS TEACHERS]: sends it to a rank once that many steps are
@@ -112,6 +128,7 @@ start_and_signal() {
     local signal=$1 child=$2 step=$3 output=$4 students=${5:-1} teachers=${6:-1} launcher pid
     "$mpirun" -n $((students + teachers)) "$worker" --job student.yaml --set "output=$output" \
         --set "student.resources.ranks=$students" --set "teachers.0.resources.ranks=$teachers" \
+        "${attempt[@]}" \
         "${long[@]/#/--set=}" >>log 2>&1 &
     launcher=$!
     until [ -e "$output/metrics.csv" ] && [ "$(wc -l <"$output/metrics.csv")" -gt "$step" ]; do
@@ -192,6 +209,72 @@ case_stop_many() {
         start_and_signal TERM 1 10 "stopped$students" "$students" 2
         [ "$code" = 3 ] || { cat log >&2 && fail "$students:2: exit code $code, expected 3"; }
     done
+}
+
+# change_steps FILE: the steps in which changes act.
+change_steps() { sed 's/{"step":\([0-9]*\),.*/\1/' "$1" | tr '\n' ' '; }
+
+# Changes of a running job act in the same steps again after a kill, and in a run that has them from the start.
+case_changes() {
+    local setter students n
+    setter=$(dirname "$worker")/support_setter
+    make_teacher
+    long=(training.steps=150 checkpoint.every_steps=25)
+    for students in 1 2; do
+        rm -rf broken whole plain
+        mkfifo ready
+        "$setter" "$folder/setter.sock" attempt 20 objective.kd.temperature 3 20 objective.kd.weight 0 \
+            30 training.learning_rate 1e-3 30 training.steps 7 31 objective.kd.wieght 1 32 objective.kd.weight -1 \
+            60 objective.kd.weight '{kind: linear, points: [{step: 0, value: 1}, {step: 150, value: 0}]}' >ready &
+        setter_pid=$!
+        read -r _ <ready
+        rm ready
+        attempt=(--attempt-file attempt)
+        start_and_signal KILL 1 $((85 + RANDOM % 40)) broken "$students" 2
+        attempt=()
+        kill "$setter_pid"
+        wait "$setter_pid" 2>/dev/null || true
+        setter_pid=
+        [ "$code" = 137 ] || { cat log >&2 && fail "exit code $code, expected 137"; }
+        n=$(wc -l <broken/changes.jsonl)
+        [ "$n" = 4 ] || { cat log broken/changes.jsonl >&2 && fail "$n changes in the file, expected 4"; }
+        grep -q 'training.steps: does not change' log || fail "a field that is not live was not refused by name"
+        grep -q 'did you mean "weight"' log || fail "a misspelt path was not refused"
+        grep -q 'found -1' log || fail "a value out of range was not refused"
+        printf '{"step":149,"pa' >>broken/changes.jsonl # cut off by a crash: nobody was told
+        run_roles "$students" 2 broken
+        [ "$(wc -l <broken/changes.jsonl)" = 4 ] || fail "the line that was cut off is still there"
+
+        mkdir whole
+        cp broken/changes.jsonl whole/
+        run_roles "$students" 2 whole
+        cmp whole/final/model.safetensors broken/final/model.safetensors ||
+            fail "the models differ, changes in steps $(change_steps broken/changes.jsonl)"
+        cmp <(cut -d, -f1,3-8 whole/metrics.csv) <(cut -d, -f1,3-8 broken/metrics.csv) || fail "the losses differ"
+        # From the step of its change on the rate is another, and without weight kd is not computed.
+        expect_changed whole/metrics.csv $(change_steps whole/changes.jsonl)
+    done
+    run_roles 1 2 plain
+    ! cmp -s whole/final/model.safetensors plain/final/model.safetensors || fail "the changes changed nothing"
+    echo '{"step": 3}' >>plain/changes.jsonl
+    expect_exit 65 "changes.jsonl, line 1" 1 student.yaml output=plain teachers.0.resources.ranks=0 "${long[@]}"
+}
+
+# run_roles STUDENTS TEACHERS OUTPUT: the long job to its end.
+run_roles() {
+    run $(($1 + $2)) student.yaml "output=$3" "student.resources.ranks=$1" "teachers.0.resources.ranks=$2" "${long[@]}"
+}
+
+# expect_changed METRICS STEPS...: kd is off between the second and the fourth step, and the rate falls at the third.
+expect_changed() {
+    awk -F, -v off="$3" -v rate="$4" -v on="$5" '
+        NR == 1 { for (i = 1; i <= NF; i++) column[$i] = i; next }
+        {
+            step = $1 - 1
+            if (($column["kd"] == "") != (step >= off && step < on)) { print "kd in step " step ": " $column["kd"]; exit 1 }
+            if (step == rate && $column["learning_rate"] > 0.6 * before) { print "rate in step " step; exit 1 }
+            before = $column["learning_rate"]
+        }' "$1" >&2 || fail "the changes did not act in their steps: ${*:2}"
 }
 
 case_bad_input() {

@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "train/trainer.h"
+
 void tiny_settings_init(tiny_settings *settings)
 {
     tiny_objective_init(&settings->objective, 0.7, 0.3, 2.0);
@@ -22,21 +24,48 @@ kd_trainer_settings tiny_trainer_settings(const tiny_settings *settings)
 kd_status tiny_train_next(void *user, uint64_t m, kd_batch *batch_out)
 {
     const tiny_train *t = user;
-    *batch_out = t->batches[m];
+    *batch_out = t->batches[m - t->first_m];
     return KD_OK;
 }
 
-static kd_status teach(void *user, uint64_t m, void *message)
+static kd_status teach(void *user, uint64_t m, uint64_t groups, void *message)
 {
     const tiny_train *t = user;
-    return kd_teacher_fill(t->teacher, &t->batches[m], kd_trainer_signals(t->trainer), message);
+    const kd_teacher_part part = {kd_trainer_signals(t->trainer), 0, groups};
+    return kd_teacher_fill(t->teacher, &t->batches[m - t->first_m], &part, message);
+}
+
+static void count_block(void *user)
+{
+    tiny_train *t = user;
+    t->n_teacher_blocks++;
+}
+
+kd_step_work
+tiny_train_open(tiny_train *t, uint64_t step, const kd_batch *batches, int64_t n_batches)
+{
+    const kd_signal_plan *plan = kd_trainer_signals(t->trainer);
+    const uint64_t readers = kd_objective_readers(t->trainer->message, step);
+    const uint64_t groups = plan->n_teachers > 0 ? kd_signal_plan_mask(plan, 0, readers) : 0;
+    t->source = (kd_source){.user = t, .next = tiny_train_next};
+    t->batches = batches;
+    t->first_m = t->next_m;
+    t->next_m += (uint64_t)n_batches;
+    KD_CHECK(t->channel == NULL ||
+             t->channel->ops->open_step(t->channel, t->first_m, t->next_m, groups) == KD_OK);
+    return (kd_step_work){.step = step,
+                          .source = &t->source,
+                          .first_m = t->first_m,
+                          .stride = 1,
+                          .n_batches = n_batches};
 }
 
 tiny_train *
 tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settings *settings)
 {
     tiny_train *t = calloc(1, sizeof *t);
-    const kd_teacher_settings teacher_settings = {.max_batch = TINY_BATCH, .n_tokens = TINY_TOKENS};
+    const kd_teacher_settings teacher_settings = {
+        .max_batch = TINY_BATCH, .n_tokens = TINY_TOKENS, .on_block = count_block, .user = t};
     const kd_trainer_settings trainer_settings = tiny_trainer_settings(settings);
     tiny_model student = tiny_model_with_seed(tiny_config(type), compute, KD_PARAMS_TRAIN, 1);
     tiny_model teacher =
@@ -49,8 +78,8 @@ tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settin
     const kd_teacher_view seen = {.config = kd_teacher_config(t->teacher),
                                   .lm_head = kd_teacher_lm_head(t->teacher)};
     KD_CHECK(kd_trainer_create(student.params, &trainer_settings, &seen, 1, &t->trainer) == KD_OK);
-    KD_CHECK(kd_channel_create_local(kd_trainer_signals(t->trainer)->message_bytes, teach, t,
-                                     &t->channel) == KD_OK);
+    KD_CHECK(kd_channel_create_local(&kd_trainer_signals(t->trainer)->messages[0], TINY_STEPS_OPEN,
+                                     teach, t, &t->channel) == KD_OK);
     return t;
 }
 
@@ -70,12 +99,9 @@ kd_status tiny_train_step(tiny_train *t,
                           int64_t n_batches,
                           kd_step_result *result_out)
 {
-    const kd_source source = {.user = t, .next = tiny_train_next};
-    const kd_step_work work = {
-        .step = step, .source = &source, .stride = 1, .n_batches = n_batches, .groups = 1};
+    const kd_step_work work = tiny_train_open(t, step, batches, n_batches);
     const kd_reduce alone = kd_reduce_single();
-    t->batches = batches;
-    return kd_trainer_step(t->trainer, &work, t->channel, &alone, result_out);
+    return kd_trainer_step(t->trainer, &work, &t->channel, &alone, result_out);
 }
 
 tiny_batch tiny_batch_create(uint64_t seed)

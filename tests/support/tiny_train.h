@@ -27,8 +27,13 @@ typedef struct tiny_train {
     kd_trainer *trainer;
     kd_teacher *teacher;
     kd_channel *channel;     /* runs the teacher on the micro-batches below */
-    const kd_batch *batches; /* micro-batch m is batches[m] */
+    const kd_batch *batches; /* micro-batch m is batches[m - first_m] */
+    uint64_t first_m, next_m;
+    kd_source source;
+    uint64_t n_teacher_blocks; /* that it has run */
 } tiny_train;
+
+enum { TINY_STEPS_OPEN = 64 }; /* of the channel: steps that failed stay open */
 
 tiny_train *
 tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settings *settings);
@@ -39,6 +44,10 @@ kd_trainer_settings tiny_trainer_settings(const tiny_settings *settings);
 
 /* next() of a kd_source whose user is a tiny_train. */
 kd_status tiny_train_next(void *t, uint64_t m, kd_batch *batch_out);
+
+/* Opens a step of these batches on the channel; they must live as long as it runs. */
+kd_step_work
+tiny_train_open(tiny_train *t, uint64_t step, const kd_batch *batches, int64_t n_batches);
 
 /* One step of a single rank with the teacher. */
 kd_status tiny_train_step(tiny_train *t,

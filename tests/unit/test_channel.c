@@ -4,34 +4,53 @@
 
 #include "base/log.h"
 #include "distill/channel.h"
+#include "distill/open_steps.h"
+#include "tests/support/fault.h"
 
-static kd_status write_number(void *user, uint64_t m, void *message)
+/* Two groups of 64 bytes. */
+static const kd_message_plan two_groups = {.groups = {{1, 0, 64}, {2, 64, 64}},
+                                           .n_groups = 2,
+                                           .message_bytes = 128};
+
+static const kd_event past = {0};
+
+static kd_status write_number(void *user, uint64_t m, uint64_t groups, void *message)
 {
-    *(uint64_t *)message = m + *(uint64_t *)user;
+    uint64_t *words = message;
+    words[0] = m + *(uint64_t *)user;
+    words[1] = groups;
     return KD_OK;
 }
 
-static kd_status refuse(void *user, uint64_t m, void *message)
+static kd_status refuse(void *user, uint64_t m, uint64_t groups, void *message)
 {
     (void)user;
     (void)m;
+    (void)groups;
     (void)message;
     return kd_fail(KD_ERR_IO, "no teacher today");
+}
+
+static kd_channel *channel_of(kd_channel_produce produce, void *user, int n_steps)
+{
+    kd_channel *channel = NULL;
+    cr_assert_eq(kd_channel_create_local(&two_groups, n_steps, produce, user, &channel), KD_OK);
+    return channel;
 }
 
 Test(channel, receive_runs_the_teacher_at_once)
 {
     uint64_t base = 100;
-    kd_channel *channel;
+    kd_channel *channel = channel_of(write_number, &base, 1);
     void *message;
-    cr_assert_eq(kd_channel_create_local(64, write_number, &base, &channel), KD_OK);
+    cr_assert_eq(channel->ops->open_step(channel, 3, 6, 3), KD_OK);
     for (uint64_t m = 3; m < 6; m++) {
         cr_assert_eq(channel->ops->receive(channel, m, &message), KD_OK);
         cr_expect_eq(*(uint64_t *)message, 100 + m);
-        cr_assert_eq(channel->ops->release(channel, m), KD_OK);
+        cr_assert_eq(channel->ops->release(channel, m, past), KD_OK);
     }
     cr_expect_eq(channel->messages_moved, 3);
-    cr_expect_eq(channel->bytes_moved, 3 * 64);
+    cr_expect_eq(channel->bytes_moved, 3 * 128);
     cr_expect_eq(channel->stall_ns, 0);
     channel->ops->progress(channel);
     cr_expect_eq(channel->ops->flush(channel), KD_OK);
@@ -39,33 +58,79 @@ Test(channel, receive_runs_the_teacher_at_once)
     kd_channel_destroy(NULL);
 }
 
+Test(channel, only_the_groups_of_a_step_move)
+{
+    uint64_t base = 0;
+    kd_channel *channel = channel_of(write_number, &base, 4);
+    void *message = &base;
+    for (uint64_t step = 0; step < 4; step++) {
+        cr_assert_eq(channel->ops->open_step(channel, 2 * step, 2 * step + 2, step), KD_OK);
+    }
+    for (uint64_t m = 0; m < 8; m++) {
+        cr_assert_eq(channel->ops->receive(channel, m, &message), KD_OK);
+        cr_assert_eq(message == NULL, m / 2 == 0);
+        cr_expect(message == NULL || ((uint64_t *)message)[1] == m / 2);
+        cr_assert_eq(channel->ops->release(channel, m, past), KD_OK);
+    }
+    cr_expect_eq(channel->messages_moved, 6);
+    cr_expect_eq(channel->bytes_moved, 2 * (64 + 64 + 128));
+    kd_channel_destroy(channel);
+}
+
 Test(channel, calls_out_of_turn_are_refused)
 {
     uint64_t base = 0;
-    kd_channel *channel;
+    kd_channel *channel = channel_of(write_number, &base, 1);
     void *message = &base, *untouched = &base;
-    cr_assert_eq(kd_channel_create_local(8, write_number, &base, &channel), KD_OK);
     kd_fault_quiet(1);
     cr_expect_eq(channel->ops->begin_send(channel, 0, &untouched), KD_ERR_STATE);
-    cr_expect_eq(channel->ops->end_send(channel, 0), KD_ERR_STATE);
-    cr_expect_eq(channel->ops->release(channel, 0), KD_ERR_STATE);
+    cr_expect_eq(channel->ops->end_send(channel, 0, past), KD_ERR_STATE);
+    cr_expect_eq(channel->ops->release(channel, 0, past), KD_ERR_STATE);
+    cr_expect_eq(channel->ops->receive(channel, 0, &untouched), KD_ERR_STATE);
+    EXPECT_FAULT("before its step was opened");
+    cr_assert_eq(channel->ops->open_step(channel, 0, 2, 1), KD_OK);
+    cr_expect_eq(channel->ops->open_step(channel, 3, 4, 1), KD_ERR_STATE);
     cr_assert_eq(channel->ops->receive(channel, 0, &message), KD_OK);
     cr_expect_eq(channel->ops->receive(channel, 1, &untouched), KD_ERR_STATE);
-    cr_expect_eq(channel->ops->release(channel, 1), KD_ERR_STATE);
-    cr_expect_eq(channel->ops->release(channel, 0), KD_OK);
+    cr_expect_eq(channel->ops->release(channel, 1, past), KD_ERR_STATE);
+    cr_expect_eq(channel->ops->release(channel, 0, past), KD_OK);
     cr_expect_eq(untouched, &base);
     kd_channel_destroy(channel);
 }
 
 Test(channel, a_fault_of_the_teacher_reaches_the_student)
 {
-    kd_channel *channel;
+    kd_channel *channel = channel_of(refuse, NULL, 1);
     void *message = NULL;
-    cr_assert_eq(kd_channel_create_local(8, refuse, NULL, &channel), KD_OK);
+    cr_assert_eq(channel->ops->open_step(channel, 0, 1, 1), KD_OK);
     kd_fault_quiet(1);
     cr_expect_eq(channel->ops->receive(channel, 0, &message), KD_ERR_IO);
     cr_expect_null(message);
     cr_expect_eq(channel->messages_moved, 0);
-    cr_expect_eq(channel->ops->release(channel, 0), KD_ERR_STATE);
+    cr_expect_eq(channel->ops->release(channel, 0, past), KD_ERR_STATE);
     kd_channel_destroy(channel);
+}
+
+Test(open_steps, are_a_queue_of_bounded_length)
+{
+    kd_open_steps steps = {0};
+    cr_assert_eq(kd_open_steps_init(&steps, 2), KD_OK);
+    for (uint64_t i = 0; i < 10; i++) {
+        const kd_open_step step = {4 * i, 4 * i + 4, i};
+        cr_assert_eq(kd_open_steps_add(&steps, &step), KD_OK);
+        cr_assert_not_null(kd_open_steps_find(&steps, 4 * i + 3));
+        cr_expect_eq(kd_open_steps_find(&steps, 4 * i + 3)->groups, i);
+        cr_expect_null(kd_open_steps_find(&steps, 4 * i + 4));
+        kd_open_steps_pass(&steps, 4 * i);
+        cr_expect(i == 0 || kd_open_steps_find(&steps, 4 * i - 1) == NULL);
+    }
+    kd_fault_quiet(1);
+    const kd_open_step more[] = {{40, 44, 0}, {44, 48, 0}, {48, 52, 0}}, empty = {40, 40, 0};
+    cr_expect_eq(kd_open_steps_add(&steps, &empty), KD_ERR_STATE);
+    cr_expect_eq(kd_open_steps_add(&steps, &more[1]), KD_ERR_STATE);
+    cr_expect_eq(kd_open_steps_add(&steps, &more[0]), KD_OK);
+    cr_expect_eq(kd_open_steps_add(&steps, &more[1]), KD_OK);
+    cr_expect_eq(kd_open_steps_add(&steps, &more[2]), KD_ERR_STATE);
+    EXPECT_FAULT("no room");
+    kd_open_steps_release(&steps);
 }

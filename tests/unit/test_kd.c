@@ -357,6 +357,24 @@ Test(kd, bad_calls_leave_the_student_usable)
     kd_student_destroy(student);
 }
 
+Test(kd, steps_that_fail_leave_a_taught_student_usable)
+{
+    const kd_student_options options = small_options(1);
+    kd_student *student = create(&options);
+    int32_t tokens[N] = {0}, labels[N] = {0};
+    kd_losses losses = {0};
+    cr_assert_eq(kd_student_save(student, temporary_path("teacher")), KD_OK);
+    cr_assert_eq(kd_student_attach_teacher(student, temporary_path("teacher")), KD_OK);
+    for (int i = 0; i < 5; i++) {
+        tokens[3] = V;
+        cr_expect_eq(kd_student_step(student, tokens, labels, B, &losses), KD_ERR_INVALID);
+        tokens[3] = 1;
+        cr_expect_eq(kd_student_step(student, tokens, labels, B, &losses), KD_OK);
+        cr_expect_not_null(find(&losses, "kd"));
+    }
+    kd_student_destroy(student);
+}
+
 Test(kd, bf16_trains_too)
 {
     kd_student_options options = small_options(2);

@@ -221,15 +221,22 @@ static void report_finished(rank_link *link)
     rank_link_report(link, &message);
 }
 
-static void send_order(fake_daemon *d, Kd__RankOrder__Kind kind)
+static void send_set(fake_daemon *d, Kd__RankOrder__Kind kind, const char *path, const char *value)
 {
     Kd__RankOrder order = KD__RANK_ORDER__INIT;
     Kd__DaemonMessage message = KD__DAEMON_MESSAGE__INIT;
     order.has_kind = 1;
     order.kind = kind;
+    order.path = (char *)path;   /* only read, */
+    order.value = (char *)value; /* likewise   */
     message.body_case = KD__DAEMON_MESSAGE__BODY_ORDER;
     message.order = &order;
     cr_assert(eq(int, kd_connection_send(d->rank, &message.base), KD_OK));
+}
+
+static void send_order(fake_daemon *d, Kd__RankOrder__Kind kind)
+{
+    send_set(d, kind, NULL, NULL);
 }
 
 static bool three_heartbeats_of_step_9(const fake_daemon *d)
@@ -314,6 +321,42 @@ Test(link, orders_reach_the_training_thread_once)
     cr_expect(rank_link_wants_stop(link), "an order to stop stays");
     cr_expect(rank_link_take_save(link));
     cr_expect(not(rank_link_take_save(link)));
+    rank_link_close(link, 1000);
+    finish(&d);
+}
+
+/* Oldest first; what is no change, or one too many, is not kept. */
+Test(link, changes_wait_for_the_training_thread_in_order_and_in_bounds)
+{
+    char value[RANK_LINK_CHANGE_BYTES_MAX + 1];
+    fake_daemon d;
+    start(&d);
+    listen_again(&d);
+    rank_link *link = open_link(&d);
+    serve(&d, welcomed);
+    cr_expect(rank_link_take_change(link) == NULL);
+    memset(value, '1', sizeof value - 1);
+    value[sizeof value - 1] = '\0';
+    send_set(&d, KD__RANK_ORDER__KIND__SET, "a.path", value);
+    send_set(&d, KD__RANK_ORDER__KIND__SET, "a.path", NULL);
+    for (int i = 0; i < RANK_LINK_CHANGES_MAX + 3; i++) {
+        (void)snprintf(value, sizeof value, "%d", i);
+        send_set(&d, KD__RANK_ORDER__KIND__SET, "a.path", value);
+    }
+    send_order(&d, KD__RANK_ORDER__KIND__STOP);
+    for (int i = 0; i < 1000 && !rank_link_wants_stop(link); i++) {
+        (void)uv_run(&d.loop, UV_RUN_NOWAIT);
+        usleep(1000);
+    }
+    for (int i = 0; i < RANK_LINK_CHANGES_MAX; i++) {
+        Kd__RankOrder *order = rank_link_take_change(link);
+        cr_assert(order != NULL);
+        (void)snprintf(value, sizeof value, "%d", i);
+        cr_expect(eq(str, order->path, (char *)"a.path"));
+        cr_expect(eq(str, order->value, value));
+        kd__rank_order__free_unpacked(order, NULL);
+    }
+    cr_expect(rank_link_take_change(link) == NULL);
     rank_link_close(link, 1000);
     finish(&d);
 }

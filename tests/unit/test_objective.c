@@ -52,8 +52,9 @@ static scene scene_create(const tiny_objective *objective,
         kd_objective_create(be, &objective->message, &student, &seen, 1, N_ROWS, &s.objective),
         KD_OK);
     const kd_signal_plan *plan = kd_objective_signals(s.objective);
-    s.message = be->ops->alloc(be, plan->message_bytes + KD_ARENA_ALIGN);
-    cr_assert_eq(kd_teacher_fill(s.teacher, &batch, plan, s.message), KD_OK);
+    const kd_teacher_part all = {plan, 0, ~UINT64_C(0)};
+    s.message = be->ops->alloc(be, plan->messages[0].message_bytes + KD_ARENA_ALIGN);
+    cr_assert_eq(kd_teacher_fill(s.teacher, &batch, &all, s.message), KD_OK);
 
     s.decoder = tiny_decoder(
         &s.student,
@@ -93,7 +94,7 @@ static outcome run(scene *s, uint64_t step, void *message)
     be->ops->zero(be, kd_decoder_lm_head_weight(s->decoder).grad);
     kd_objective_begin(s->objective, step, one_row, true);
     const kd_tensor d_hidden =
-        kd_objective_run(s->objective, s->decoder, N_ROWS, s->labels, message);
+        kd_objective_run(s->objective, s->decoder, N_ROWS, s->labels, &message);
     o.d_hidden = tiny_values(be, d_hidden);
     o.d_lm_head = tiny_values(be, kd_decoder_lm_head_weight(s->decoder).grad);
     be->ops->download(be, o.sums, kd_objective_sums(s->objective));
@@ -282,27 +283,29 @@ Test(objective, signals_are_those_that_a_weight_could_ask_for)
     cr_assert_eq(kd_objective_plan(&objective.message, &config, &teacher, 1, KD_F32, N_ROWS, &plan),
                  KD_OK);
     cr_expect_eq(plan.n_signals, 1);
+    kd_signal_plan_release(&plan);
     cr_assert_eq(kd_objective_plan(&objective.message, &config, NULL, 0, KD_F32, N_ROWS, &plan),
                  KD_OK);
     cr_expect_eq(plan.n_signals, 0);
-    cr_expect_eq(plan.message_bytes, 0);
+    kd_signal_plan_release(&plan);
     objective.message.kd = NULL;
     cr_assert_eq(kd_objective_plan(&objective.message, &config, &teacher, 1, KD_F32, N_ROWS, &plan),
                  KD_OK);
     cr_expect_eq(plan.n_signals, 0);
+    kd_signal_plan_release(&plan);
 }
 
-Test(objective, groups_are_on_while_a_loss_that_reads_them_has_weight)
+Test(objective, losses_read_signals_while_they_have_weight)
 {
     tiny_objective objective;
     tiny_points room;
     tiny_objective_init(&objective, 0.0, 1.0, 1.0);
-    cr_expect_eq(kd_objective_groups(&objective.message, 0), 0);
+    cr_expect_eq(kd_objective_readers(&objective.message, 0), 0);
     objective.kd_weight = tiny_schedule(&room, KD__SCHEDULE__KIND__STEP, 0, 0.0, 5, 0.7);
-    cr_expect_eq(kd_objective_groups(&objective.message, 4), 0);
-    cr_expect_eq(kd_objective_groups(&objective.message, 5), 1);
+    cr_expect_eq(kd_objective_readers(&objective.message, 4), 0);
+    cr_expect_eq(kd_objective_readers(&objective.message, 5), 1);
     objective.message.kd = NULL;
-    cr_expect_eq(kd_objective_groups(&objective.message, 5), 0);
+    cr_expect_eq(kd_objective_readers(&objective.message, 5), 0);
 }
 
 Test(objective, a_weight_of_zero_at_a_step_is_not_computed_then)
@@ -356,7 +359,7 @@ Test(objective, a_loss_that_counts_no_row_is_zero)
     scene s = scene_create(&objective, LOGITS, 11);
     kd_objective_begin(s.objective, 0, counts, true);
     const kd_tensor d_hidden =
-        kd_objective_run(s.objective, s.decoder, N_ROWS, s.labels, s.message);
+        kd_objective_run(s.objective, s.decoder, N_ROWS, s.labels, &s.message);
     float *found = tiny_values(s.student.be, d_hidden);
     for (int i = 0; i < N_ROWS * 8; i++) {
         cr_assert_eq(found[i], 0.0f);
@@ -387,7 +390,7 @@ Test(objective, report_divides_each_loss_by_its_own_count)
     objective.z_weight.value = 0.001;
     scene s = scene_create(&objective, LOGITS, 11);
     kd_objective_begin(s.objective, 0, counts, true);
-    (void)kd_objective_run(s.objective, s.decoder, N_ROWS, s.labels, s.message);
+    (void)kd_objective_run(s.objective, s.decoder, N_ROWS, s.labels, &s.message);
     const double total = kd_objective_report(s.objective, sums, values);
     cr_expect_eq(values[0].raw, 8.0, "2 * T * T");
     cr_expect_eq(values[0].weighted, 4.0);
@@ -466,9 +469,9 @@ Test(objective, teacher_refuses_tokens_that_it_does_not_know)
     int32_t tokens[N_ROWS] = {0};
     const kd_batch batch = {.n_batch = N_BATCH, .n_tokens = N_TOKENS, .tokens = tokens};
     tokens[7] = 11;
+    const kd_teacher_part all = {kd_objective_signals(s.objective), 0, ~UINT64_C(0)};
     kd_fault_quiet(1);
-    cr_expect_eq(kd_teacher_fill(s.teacher, &batch, kd_objective_signals(s.objective), s.message),
-                 KD_ERR_INVALID);
+    cr_expect_eq(kd_teacher_fill(s.teacher, &batch, &all, s.message), KD_ERR_INVALID);
     EXPECT_FAULT("token 2 of sequence 1: found 11, expected 0 to 10");
     scene_destroy(&s);
 }

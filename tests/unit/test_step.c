@@ -284,10 +284,8 @@ step_of_two(tiny_train *t, const kd_batch *batch, other_rank *other, kd_step_res
                               .sum_f32 = meet_f32,
                               .sum_f64 = meet_f64,
                               .sum_i64 = meet_i64};
-    const kd_source source = {.user = t, .next = tiny_train_next};
-    const kd_step_work work = {.source = &source, .stride = 1, .n_batches = 1, .groups = 1};
-    t->batches = batch;
-    return kd_trainer_step(t->trainer, &work, t->channel, &reduce, result_out);
+    const kd_step_work work = tiny_train_open(t, 0, batch, 1);
+    return kd_trainer_step(t->trainer, &work, &t->channel, &reduce, result_out);
 }
 
 Test(step, two_ranks_give_what_one_gives)
@@ -580,8 +578,9 @@ Test(step, a_loss_that_is_not_finite_changes_nothing)
     tiny_train_destroy(t);
 }
 
-static kd_status lose_connection(void *user, uint64_t m, void *message)
+static kd_status lose_connection(void *user, uint64_t m, uint64_t groups, void *message)
 {
+    (void)groups;
     (void)user;
     (void)m;
     (void)message;
@@ -596,9 +595,62 @@ Test(step, a_fault_of_the_channel_ends_the_step)
     const tiny_batch batch = tiny_batch_create(3);
     const kd_batch whole = tiny_batch_whole(&batch);
     kd_channel_destroy(t->channel);
-    cr_assert_eq(kd_channel_create_local(8, lose_connection, NULL, &t->channel), KD_OK);
+    cr_assert_eq(kd_channel_create_local(&kd_trainer_signals(t->trainer)->messages[0], 1,
+                                         lose_connection, NULL, &t->channel),
+                 KD_OK);
     expect_refused(t, &whole, KD_ERR_IO, "the teacher is gone");
     tiny_train_destroy(t);
+}
+
+/* Selective distillation: what has no weight in a step costs nothing in it, and comes back later. */
+Test(step, a_weight_of_zero_at_a_step_neither_computes_nor_sends)
+{
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    const tiny_batch batch = tiny_batch_create(3);
+    const kd_batch whole = tiny_batch_whole(&batch);
+    for (uint64_t step = 0; step < 5; step++) {
+        const uint64_t moved = t->channel->bytes_moved, blocks = t->n_teacher_blocks;
+        kd_step_result r;
+        settings.objective.kd_weight.value = step == 2 ? 0.7 : 0.0;
+        cr_assert_eq(kd_trainer_set_objective(t->trainer, &settings.objective.message), KD_OK);
+        cr_assert_eq(tiny_train_step(t, step, &whole, 1, &r), KD_OK);
+        cr_expect_eq(r.losses[0].computed, step == 2);
+        cr_expect_eq(t->channel->bytes_moved > moved, step == 2);
+        cr_expect_eq(t->n_teacher_blocks > blocks, step == 2);
+    }
+    cr_expect_eq(t->channel->messages_moved, 1);
+    tiny_train_destroy(t);
+}
+
+/* The mixture of two teachers that are the same is that teacher. */
+Test(step, a_list_of_teachers_gives_its_mixture)
+{
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    tiny_train *one = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *two = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    const tiny_batch batch = tiny_batch_create(3);
+    const kd_batch whole = tiny_batch_whole(&batch);
+    const kd_teacher_view views[] = {
+        {.config = kd_teacher_config(two->teacher), .lm_head = kd_teacher_lm_head(two->teacher)},
+        {.config = kd_teacher_config(two->teacher), .lm_head = kd_teacher_lm_head(two->teacher)}};
+    const kd_reduce alone = kd_reduce_single();
+    kd_step_result expected, r;
+    cr_assert_eq(tiny_train_step(one, 0, &whole, 1, &expected), KD_OK);
+
+    cr_assert_eq(kd_trainer_set_teachers(two->trainer, views, 2), KD_OK);
+    const kd_step_work work = tiny_train_open(two, 0, &whole, 1);
+    kd_channel *channels[] = {NULL, NULL};
+    cr_assert_eq(kd_trainer_losses(two->trainer, &work, channels, &alone, &r), KD_OK);
+    cr_expect_not(r.losses[0].computed);
+    channels[1] = two->channel; /* the other one is silent */
+    cr_assert_eq(kd_trainer_losses(two->trainer, &work, channels, &alone, &r), KD_OK);
+    cr_expect(r.losses[0].computed);
+    cr_expect_float_eq(r.losses[0].raw, expected.losses[0].raw, 1e-6);
+    tiny_train_destroy(one);
+    tiny_train_destroy(two);
 }
 
 Test(step, without_a_channel_kd_is_not_computed)
@@ -639,7 +691,10 @@ Test(step, other_values_of_the_objective_need_nothing_new)
     settings.objective.temperature.value = 5.0;
     settings.objective.z_weight.value = 0.1;
     cr_assert_eq(kd_trainer_set_objective(t->trainer, &settings.objective.message), KD_OK);
+    kd_trainer_set_learning_rate(t->trainer, 3e-3);
     cr_assert_eq(tiny_train_step(t, 1, &whole, 1, &after), KD_OK);
+    cr_expect_eq(before.learning_rate, 1e-2);
+    cr_expect_eq(after.learning_rate, 3e-3);
     cr_expect_eq(kd_trainer_signals(t->trainer), signals);
     cr_expect_eq(after.losses[0].weight, 0.25);
     cr_expect_neq(after.losses[0].raw, before.losses[0].raw);
@@ -650,7 +705,7 @@ Test(step, other_values_of_the_objective_need_nothing_new)
     cr_assert_eq(kd_trainer_set_objective(t->trainer, &settings.objective.message), KD_OK);
     cr_assert_eq(tiny_train_step(t, 2, &whole, 1, &warm), KD_OK);
     cr_expect_not(warm.losses[0].computed);
-    cr_expect_eq(kd_objective_groups(&settings.objective.message, 2), 0);
+    cr_expect_eq(kd_objective_readers(&settings.objective.message, 2), 0);
     t->be->ops = whole_table;
     tiny_train_destroy(t);
 }
@@ -701,13 +756,11 @@ Test(step, losses_can_be_asked_for_without_an_update)
     const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_batch whole = tiny_batch_whole(&batch);
-    const kd_source source = {.user = t, .next = tiny_train_next};
-    const kd_step_work work = {.source = &source, .stride = 1, .n_batches = 1, .groups = 1};
+    const kd_step_work work = tiny_train_open(t, 0, &whole, 1);
     const kd_reduce alone = kd_reduce_single();
     kd_step_result asked, stepped;
     float *before = tiny_train_weights(t);
-    t->batches = &whole;
-    cr_assert_eq(kd_trainer_losses(t->trainer, &work, t->channel, &alone, &asked), KD_OK);
+    cr_assert_eq(kd_trainer_losses(t->trainer, &work, &t->channel, &alone, &asked), KD_OK);
     float *after = tiny_train_weights(t);
     cr_expect_arr_eq(before, after, bytes);
     cr_expect_not(asked.updated);

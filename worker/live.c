@@ -1,0 +1,419 @@
+#include "worker/live.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "job/job.h"
+#include "message/fields.h"
+#include "message/json.h"
+#include "message/reflect.h"
+#include "message/yaml.h"
+
+/* The flags of the fields along a path; 0 for one that does not exist. A list's index is no field. */
+static unsigned flags_on_path(const char *path)
+{
+    const ProtobufCMessageDescriptor *type = &kd__job__descriptor;
+    unsigned flags = 0;
+    while (type != NULL && *path != '\0') {
+        char name[64];
+        const size_t n = strcspn(path, ".");
+        if (n == 0 || n >= sizeof name) {
+            return 0;
+        }
+        memcpy(name, path, n);
+        name[n] = '\0';
+        path += n + (path[n] == '.');
+        if (name[strspn(name, "0123456789")] == '\0') {
+            continue;
+        }
+        const ProtobufCFieldDescriptor *field = kd_message_field(type, name);
+        if (field == NULL) {
+            return 0;
+        }
+        const kd_field_facts *facts = kd_field_facts_of(type, field);
+        flags |= facts != NULL ? facts->flags : 0;
+        type = field->type == PROTOBUF_C_TYPE_MESSAGE ? field->descriptor : NULL;
+    }
+    return flags;
+}
+
+/* On an error the job may be changed, but is valid as a message. */
+static kd_status assign(Kd__Job *job, const char *path, const char *value)
+{
+    kd_text assignment = {0};
+    kd_text_printf(&assignment, "%s=%s", path, value);
+    kd_status st = assignment.failed ? kd_fail(KD_ERR_NOMEM, "%s: no memory", path)
+                                     : kd_yaml_set(&job->base, assignment.data);
+    kd_text_release(&assignment);
+    return st ? st : kd_job_complete(job);
+}
+
+kd_status live_check(const Kd__Job *job, const char *path, const char *value)
+{
+    Kd__Job *copy = (Kd__Job *)kd_message_copy(&job->base);
+    if (copy == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "%s: no memory", path);
+    }
+    kd_status st = assign(copy, path, value);
+    if (!st) {
+        st = kd_job_check(copy, NULL);
+    }
+    if (!st && (flags_on_path(path) & KD_FIELD_LIVE) == 0) {
+        st = kd_fail(KD_ERR_INVALID, "%s: does not change while a job runs", path);
+    }
+    kd_message_destroy(&copy->base);
+    return st;
+}
+
+static kd_status values_open(const Kd__Job *job, live_values *values_out)
+{
+    live_values values = {.job = (Kd__Job *)kd_message_copy(&job->base)};
+    if (values.job == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for the job's values");
+    }
+    *values_out = values;
+    return KD_OK;
+}
+
+static void values_close(live_values *values)
+{
+    if (values->job != NULL) {
+        kd_message_destroy(&values->job->base);
+    }
+    *values = (live_values){0};
+}
+
+/* Makes all changes that act in `step` or before it. */
+static kd_status values_reach(live_values *values, const live *l, uint64_t step)
+{
+    while (values->n_changes < l->n_changes && l->changes[values->n_changes]->step <= step) {
+        const Kd__Change *change = l->changes[values->n_changes];
+        const kd_status st = assign(values->job, change->path, change->value);
+        if (st) {
+            return st;
+        }
+        values->n_changes++;
+    }
+    return KD_OK;
+}
+
+/* Takes the change over, also when it fails. */
+static kd_status add(live *l, Kd__Change *change)
+{
+    if (l->n_changes == l->n_room) {
+        const size_t n_room = l->n_room > 0 ? 2 * l->n_room : 16;
+        Kd__Change **changes = realloc(l->changes, n_room * sizeof(Kd__Change *));
+        if (changes == NULL) {
+            kd_message_destroy(&change->base);
+            return kd_fail(KD_ERR_NOMEM, "no memory for %zu changes", n_room);
+        }
+        l->changes = changes;
+        l->n_room = n_room;
+    }
+    size_t at = l->n_changes++;
+    for (; at > 0 && l->changes[at - 1]->step > change->step; at--) {
+        l->changes[at] = l->changes[at - 1];
+    }
+    l->changes[at] = change;
+    return KD_OK;
+}
+
+static kd_status add_line(live *l, const char *line, size_t size, const char *name)
+{
+    ProtobufCMessage *message = NULL;
+    const kd_status st = kd_yaml_parse(line, size, name, &kd__change__descriptor, &message);
+    if (st) {
+        return st;
+    }
+    Kd__Change *change = (Kd__Change *)message;
+    if (!change->has_step || change->path == NULL || change->value == NULL) {
+        kd_message_destroy(message);
+        return kd_fail(KD_ERR_PROTO, "%s: expected a step, a path and a value", name);
+    }
+    return add(l, change);
+}
+
+/* Whole lines, JSON each, which is YAML too. */
+static kd_status add_lines(live *l, const char *text, const char *name)
+{
+    for (int number = 1; *text != '\0'; number++) {
+        kd_text where = {0};
+        const size_t n = strcspn(text, "\n");
+        kd_text_printf(&where, "%s, line %d", name, number);
+        const kd_status st = add_line(l, text, n, where.failed ? name : where.data);
+        kd_text_release(&where);
+        if (st) {
+            return st;
+        }
+        text += n + (text[n] == '\n');
+    }
+    return KD_OK;
+}
+
+static char *path_of(const Kd__Job *job)
+{
+    char *path = kd_path_join(job->output, "changes.jsonl");
+    if (path == NULL) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", job->output);
+    }
+    return path;
+}
+
+/*
+ * The leader's: what the file holds, "" without one. A last line that is cut off was never sent to
+ * anybody, since its order waits for the disk; it goes, so that the next one begins a line of its own.
+ */
+static kd_status read_file(const Kd__Job *job, char **text_out)
+{
+    size_t size = 0;
+    char *text = NULL;
+    char *path = path_of(job);
+    if (path == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    kd_status st = KD_OK;
+    if (!kd_file_exists(path)) {
+        text = calloc(1, 1);
+        st = text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for %s", path) : KD_OK;
+    } else {
+        st = kd_file_read(path, LIVE_FILE_BYTES_MAX, &text, &size);
+        const char *last = st ? NULL : strrchr(text, '\n');
+        const size_t whole = last != NULL ? (size_t)(last - text) + 1 : 0;
+        if (!st && whole < size) {
+            text[whole] = '\0';
+            st = kd_file_replace(path, text, whole);
+        }
+    }
+    free(path);
+    if (st) {
+        free(text);
+        return st;
+    }
+    *text_out = text;
+    return KD_OK;
+}
+
+/* The leader's text on every rank; others pass NULL. */
+static kd_status share(kd_world *world, char **text)
+{
+    uint64_t size = *text != NULL ? strlen(*text) : 0;
+    kd_status st = kd_world_broadcast(world, &size, (int)sizeof size);
+    if (!st && !kd_world_is_leader(world)) {
+        *text = size <= LIVE_FILE_BYTES_MAX ? calloc(1, (size_t)size + 1) : NULL;
+        st = *text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for the job's changes") : KD_OK;
+    }
+    st = kd_world_agree(world, st);
+    return st ? st : kd_world_broadcast(world, *text, (int)size);
+}
+
+kd_status live_open(kd_world *world, const Kd__Job *job, live *live_out)
+{
+    live l = {.leads = kd_world_is_leader(world)};
+    char *text = NULL;
+    kd_status st = kd_world_agree(world, kd_world_is_leader(world) ? read_file(job, &text) : KD_OK);
+    if (!st) {
+        st = share(world, &text);
+    }
+    if (!st) {
+        l.file_bytes = strlen(text);
+        st = add_lines(&l, text, "changes.jsonl");
+    }
+    free(text);
+    if (!st) {
+        st = values_open(job, &l.now);
+    }
+    if (!st) {
+        st = values_open(job, &l.ahead);
+    }
+    if (st) {
+        live_close(&l);
+        return st;
+    }
+    *live_out = l;
+    return KD_OK;
+}
+
+void live_close(live *l)
+{
+    for (size_t i = 0; i < l->n_changes; i++) {
+        kd_message_destroy(&l->changes[i]->base);
+    }
+    free(l->changes);
+    values_close(&l->now);
+    values_close(&l->ahead);
+    if (l->held != NULL) {
+        kd_message_destroy(&l->held->base);
+    }
+    *l = (live){0};
+}
+
+static kd_status write_all(int fd, const char *path, const char *text, size_t size)
+{
+    while (size > 0) {
+        const ssize_t n = write(fd, text, size);
+        if (n < 0 && errno != EINTR) {
+            return kd_fail(KD_ERR_IO, "cannot write %s: %s", path, strerror(errno));
+        }
+        text += n > 0 ? n : 0;
+        size -= n > 0 ? (size_t)n : 0;
+    }
+    return KD_OK;
+}
+
+/* Appends, and returns once the disk has it, the file's name included. */
+static kd_status append_file(const Kd__Job *job, const char *text, size_t size)
+{
+    char *path = path_of(job);
+    if (path == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    kd_status st = KD_OK;
+    const int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0) {
+        st = kd_fail(KD_ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    } else {
+        st = write_all(fd, path, text, size);
+        if (!st && fsync(fd) != 0) {
+            st = kd_fail(KD_ERR_IO, "cannot sync %s: %s", path, strerror(errno));
+        }
+        (void)close(fd);
+    }
+    free(path);
+    return st ? st : kd_folder_sync(job->output);
+}
+
+/* The line of a change, at the end of `lines`; false: it finds no room there. */
+static bool add_change_line(kd_text *lines, const Kd__Change *change)
+{
+    kd_text line = {0};
+    kd_json_print(&line, &change->base, KD_JSON_SET_ONLY);
+    kd_text_add(&line, "\n");
+    const bool fits = !line.failed && lines->size + line.size < KD_ORDER_TEXT_BYTES;
+    if (fits) {
+        kd_text_add(lines, line.data);
+    }
+    kd_text_release(&line);
+    return fits;
+}
+
+typedef enum verdict {
+    VERDICT_MADE,
+    VERDICT_REFUSED, /* with a line in the log     */
+    VERDICT_LATER,   /* this order has no room left */
+} verdict;
+
+/* One change for `step`: to `lines` and to the list. */
+static kd_status
+try_change(live *l, const Kd__RankOrder *wish, uint64_t step, kd_text *lines, verdict *verdict_out)
+{
+    Kd__Change view = KD__CHANGE__INIT;
+    *verdict_out = VERDICT_REFUSED;
+    if (live_check(l->ahead.job, wish->path, wish->value)) {
+        kd_log(KD_LOG_WARN, "not changed: %s", kd_fault_text());
+        return KD_OK;
+    }
+    view.has_step = 1;
+    view.step = step;
+    view.path = wish->path;
+    view.value = wish->value;
+    const bool empty = lines->size == 0;
+    if (!add_change_line(lines, &view)) {
+        if (empty) {
+            kd_log(KD_LOG_WARN, "not changed: %s: the value is too long", wish->path);
+        } else {
+            *verdict_out = VERDICT_LATER;
+        }
+        return KD_OK;
+    }
+    Kd__Change *change = (Kd__Change *)kd_message_copy(&view.base);
+    if (change == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "%s: no memory for a change", wish->path);
+    }
+    kd_status st = add(l, change);
+    if (!st) {
+        st = values_reach(&l->ahead, l, step);
+        *verdict_out = VERDICT_MADE;
+    }
+    return st;
+}
+
+static Kd__RankOrder *next_wish(live *l, rank_link *link)
+{
+    Kd__RankOrder *wish = l->held;
+    l->held = NULL;
+    return wish != NULL ? wish : rank_link_take_change(link);
+}
+
+static kd_status collect(live *l, rank_link *link, uint64_t step, kd_text *lines)
+{
+    kd_status st = KD_OK;
+    verdict made = VERDICT_MADE;
+    while (!st && made != VERDICT_LATER) {
+        Kd__RankOrder *wish = next_wish(l, link);
+        if (wish == NULL) {
+            return KD_OK;
+        }
+        st = try_change(l, wish, step, lines, &made);
+        if (!st && made == VERDICT_MADE) {
+            kd_log(KD_LOG_INFO, "step %llu: %s becomes %s", (unsigned long long)step, wish->path,
+                   wish->value);
+        }
+        if (!st && made == VERDICT_LATER) {
+            l->held = wish;
+        } else {
+            kd_message_destroy(&wish->base);
+        }
+    }
+    return st;
+}
+
+kd_status live_collect(live *l, rank_link *link, uint64_t step, kd_text *lines)
+{
+    kd_status st = live_plan(l, step);
+    if (!st && step >= l->ahead.job->training->steps) {
+        return KD_OK; /* no such step will be made */
+    }
+    if (!st) {
+        st = collect(l, link, step, lines);
+    }
+    if (!st && lines->failed) {
+        st = kd_fail(KD_ERR_NOMEM, "no memory for the changes of step %llu",
+                     (unsigned long long)step);
+    }
+    if (st || lines->size == 0) {
+        return st;
+    }
+    if (l->file_bytes + lines->size > LIVE_FILE_BYTES_MAX) {
+        return kd_fail(KD_ERR_INVALID, "changes.jsonl: found more than %u bytes of changes",
+                       LIVE_FILE_BYTES_MAX);
+    }
+    l->file_bytes += lines->size;
+    return append_file(l->ahead.job, lines->data, lines->size);
+}
+
+kd_status live_plan(live *l, uint64_t step)
+{
+    return values_reach(&l->ahead, l, step);
+}
+
+kd_status live_take(live *l, const kd_step_order *order)
+{
+    kd_status st = KD_OK;
+    if (!l->leads) { /* the leader has them already */
+        st = add_lines(l, order->changes, "step order");
+    }
+    if (!st) {
+        st = values_reach(&l->now, l, order->step);
+    }
+    if (!st && l->now.n_changes != order->version) {
+        st = kd_fail(KD_ERR_PROTO, "step %llu: found %zu changes so far, the leader %llu",
+                     (unsigned long long)order->step, l->now.n_changes,
+                     (unsigned long long)order->version);
+    }
+    return st;
+}

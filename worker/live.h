@@ -1,0 +1,67 @@
+/*
+ * live.h - the values of a job that may change while it runs, and OUTPUT/changes.jsonl, which alone
+ * decides what changes when.
+ *
+ * A change names a field that job.proto calls live, its new value, and the first step that it acts in.
+ * The leader writes it to the file, and has it on the disk, before the order that carries it goes out.
+ * An attempt that resumes reads the file first: what acted acts again, in the same steps.
+ *
+ *   every rank    live_open                     what the file holds, by the leader
+ *   leader        live_collect(step)            before the order for a step goes out: its new changes
+ *                 live_plan(step)               the values in that step
+ *   every rank    live_take(order)              when a step's order is taken: its values become those of now
+ */
+#ifndef KD_WORKER_LIVE_H
+#define KD_WORKER_LIVE_H
+
+#include <stdbool.h>
+
+#include "base/text.h"
+#include "comm/step_order.h"
+#include "comm/world.h"
+#include "proto/job.pb-c.h"
+#include "proto/worker.pb-c.h"
+#include "worker/link.h"
+
+#define LIVE_FILE_BYTES_MAX (1u << 20) /* of changes.jsonl */
+
+/* The values in one step. */
+typedef struct live_values {
+    Kd__Job *job;     /* completed; owned */
+    size_t n_changes; /* made so far      */
+} live_values;
+
+typedef struct live {
+    Kd__Change *
+        *changes; /* (n_changes), owned; ascending in step, those of one step as they came */
+    size_t n_changes, n_room;
+    size_t file_bytes;
+    bool leads;
+    live_values now;     /* in the step at hand                                     */
+    live_values ahead;   /* the leader's: in the step whose order goes out next      */
+    Kd__RankOrder *held; /* the leader's: a change that found no room in an order; owned */
+} live;
+
+/* All ranks; blocks on the leader's disk. KD_ERR_PROTO names the file's bad line. */
+KD_MUST_USE kd_status live_open(kd_world *world, const Kd__Job *job, live *live_out);
+void live_close(live *l); /* fine on {0} */
+
+/*
+ * The leader's: takes what the link brought, writes what may change to the file and adds it to `lines`
+ * for the order of `step`. What may not is refused with a line in the log.
+ */
+KD_MUST_USE kd_status live_collect(live *l, rank_link *link, uint64_t step, kd_text *lines);
+
+/* The leader's: makes `ahead` what it is in `step`; steps ascend. */
+KD_MUST_USE kd_status live_plan(live *l, uint64_t step);
+
+/* Every rank's: makes `now` what it is in the order's step. KD_ERR_PROTO if ranks disagree. */
+KD_MUST_USE kd_status live_take(live *l, const kd_step_order *order);
+
+/*
+ * KD_ERR_INVALID names the path: a field that does not exist or is not live, a value of another type, out
+ * of range, or against a rule. Pure.
+ */
+KD_MUST_USE kd_status live_check(const Kd__Job *job, const char *path, const char *value);
+
+#endif
