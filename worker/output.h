@@ -4,6 +4,7 @@
  *   OUTPUT/job.yaml            the job as it runs
  *   OUTPUT/metrics.csv         step,time,loss,<losses>,learning_rate,gradient_norm,tokens_per_second,stall_share
  *   OUTPUT/evaluation.csv      step,loss,perplexity,accuracy,tokens
+ *   OUTPUT/changes.jsonl       live values that changed, and from which step on (live.h)
  *   OUTPUT/checkpoints/        train/checkpoint.h
  *   OUTPUT/final/              the model folder, with its tokenizer.json
  *

@@ -118,7 +118,11 @@ kd_status kd_order_stream_create(kd_world *world,
                                  kd_order_stream **stream_out)
 {
     KD_CHECK(settings->lead >= 1 && settings->lead <= KD_ORDER_LEAD_MAX);
-    KD_CHECK(settings->n_teachers >= 0 && settings->n_teachers <= KD_ORDER_TEACHERS_MAX);
+    KD_CHECK(settings->n_teachers >= 0);
+    if (settings->n_teachers > KD_ORDER_TEACHERS_MAX) {
+        return kd_fail(KD_ERR_INVALID, "teachers: found %d, expected at most %d",
+                       settings->n_teachers, KD_ORDER_TEACHERS_MAX);
+    }
     kd_order_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for step orders");

@@ -54,7 +54,10 @@ typedef struct kd_order_settings {
 
 typedef struct kd_order_stream kd_order_stream;
 
-/* All ranks, with the same first step, lead and number of teachers. Blocks for the first orders. */
+/*
+ * All ranks, with the same first step, lead and number of teachers. Blocks for the first orders.
+ * KD_ERR_INVALID, on every rank, for more teachers than an order has room for.
+ */
 KD_MUST_USE kd_status kd_order_stream_create(kd_world *world,
                                              const kd_order_settings *settings,
                                              kd_order_stream **stream_out);

@@ -181,6 +181,18 @@ static kd_order_stream *orders_of(kd_world *world, int lead, uint64_t *next)
     return orders;
 }
 
+static void too_many_teachers_are_refused(int size)
+{
+    kd_world *world = world_of(size);
+    kd_order_stream *orders = NULL;
+    const kd_order_settings settings = {.lead = 1, .n_teachers = KD_ORDER_TEACHERS_MAX + 1};
+    kd_fault_quiet(1);
+    EXPECT(kd_order_stream_create(world, &settings, &orders) == KD_ERR_INVALID, "too many");
+    kd_fault_quiet(0);
+    EXPECT(orders == NULL, "untouched");
+    kd_world_destroy(world);
+}
+
 /* What the leader wants at the boundary before a step, or expects of it later. */
 static kd_order_kind kind_wished_at(uint64_t step)
 {
@@ -266,6 +278,7 @@ int main(int argc, char **argv)
     sums_repeat_bit_for_bit(size, rank);
     agree_passes_when_all_are_fine(size);
     lowest_failing_rank_gives_the_reason(size, rank);
+    too_many_teachers_are_refused(size);
     for (int lead = 1; lead <= 4; lead++) {
         orders_come_lead_steps_after_the_wish(size, rank, lead);
         orders_may_be_looked_at_as_they_arrive(size, rank, lead);

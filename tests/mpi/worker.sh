@@ -119,6 +119,24 @@ case_groups() {
     done
 }
 
+# Two teachers of other shapes, each run by the students or by any number of replicas: the same losses.
+case_two_teachers() {
+    local roles students first second
+    make_teacher
+    run 1 teacher.yaml output=other seed=8 student.model.num_layers=1 student.model.hidden_size=40
+    local list=('teachers.1={checkpoint: other/final, transport: logits}' teachers.0.transport=hidden training.steps=12)
+    run 1 student.yaml output=both "${list[@]}" teachers.0.resources.ranks=0
+    for roles in 1:1:2 1:0:2 2:2:1 2:1:0; do
+        IFS=: read -r students first second <<<"$roles"
+        run $((students + first + second)) student.yaml output=run "${list[@]}" "student.resources.ranks=$students" \
+            "teachers.0.resources.ranks=$first" "teachers.1.resources.ranks=$second"
+        expect_same_losses both/metrics.csv run/metrics.csv
+        rm -r run
+    done
+    run 1 student.yaml output=one teachers.0.resources.ranks=0 teachers.0.transport=hidden
+    ! cmp -s one/final/model.safetensors both/final/model.safetensors || fail "the second teacher taught nothing"
+}
+
 attempt=() # options that tell a worker of its daemon
 long=(training.steps=200 checkpoint.every_steps=7)
 
