@@ -48,11 +48,11 @@ static kd_status grow(kd_frame_decoder *d, uint32_t needed)
     if (capacity < first_capacity_bytes) {
         capacity = first_capacity_bytes;
     }
-    if (capacity < needed) {
-        capacity = needed;
-    }
     if (capacity > d->payload_bytes) {
         capacity = d->payload_bytes;
+    }
+    if (capacity < needed) {
+        capacity = needed;
     }
     uint8_t *payload = realloc(d->payload, capacity);
     if (payload == NULL) {
