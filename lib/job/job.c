@@ -1,10 +1,12 @@
 #include "job/job.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/log.h"
+#include "message/fields.h"
 #include "message/reflect.h"
 #include "message/yaml.h"
 
@@ -48,19 +50,28 @@ static kd_status resolve(char **path, const char *base_folder)
     return KD_OK;
 }
 
-kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder)
+/* Every field that job.proto calls a path, wherever it stands. */
+static kd_status resolve_below(ProtobufCMessage *message, const char *base_folder)
 {
-    kd_status st = resolve(&job->output, base_folder);
-    for (size_t i = 0; !st && job->data != NULL && i < job->data->n_files; i++) {
-        st = resolve(&job->data->files[i], base_folder);
-    }
-    if (!st && job->student != NULL) {
-        st = resolve(&job->student->checkpoint, base_folder);
-    }
-    for (size_t i = 0; !st && i < job->n_teachers; i++) {
-        st = resolve(&job->teachers[i]->checkpoint, base_folder);
+    const ProtobufCMessageDescriptor *type = message->descriptor;
+    kd_status st = KD_OK;
+    for (unsigned f = 0; f < type->n_fields && !st; f++) {
+        const ProtobufCFieldDescriptor *field = &type->fields[f];
+        const bool is_message = field->type == PROTOBUF_C_TYPE_MESSAGE;
+        const bool is_path = (kd_field_facts_of(type, field)->flags & KD_FIELD_PATH) != 0;
+        const size_t n = is_message || is_path ? kd_message_count(message, field) : 0;
+        for (size_t i = 0; i < n && !st; i++) {
+            void *element = kd_message_at(message, field, i);
+            st = is_message ? resolve_below(*(ProtobufCMessage **)element, base_folder)
+                            : resolve(element, base_folder);
+        }
     }
     return st;
+}
+
+kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder)
+{
+    return resolve_below(&job->base, base_folder);
 }
 
 /* A constant where the job gives no schedule; one that it gives has its kind filled in. */

@@ -33,14 +33,14 @@ KD_MUST_USE kd_status kd_job_parse(const char *text,
                                    size_t n_sets,
                                    Kd__Job **job_out);
 
-/* Makes data.files, checkpoints and output absolute: relative ones are below base_folder. */
+/* Makes every field that job.proto calls a path absolute: relative ones are below base_folder. */
 KD_MUST_USE kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder);
 
 /*
- * Fills in every value in brackets or with a default in job.proto, so that readers need no NULL
- * checks; twice is the same as once. What stays absent: `name`, which is the daemon's to give;
- * student.model with init: checkpoint, and student.checkpoint otherwise; required fields that are
- * missing, until kd_job_check() has refused them. Without teachers kd.weight becomes 0. A
+ * Fills in every default of job.proto, those that depend on other fields too, so that readers need
+ * no NULL checks; twice is the same as once. What stays absent: `name`, which is the daemon's to
+ * give; student.model with init: checkpoint, and student.checkpoint otherwise; required fields that
+ * are missing, until kd_job_check() has refused them. Without teachers kd.weight becomes 0. A
  * micro_batch_size that the job does not give has its value, but stays marked as absent: it depends
  * on the ranks, so it is no property of the job (hash.h).
  */

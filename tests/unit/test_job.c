@@ -45,7 +45,7 @@ Test(job, relative_paths_are_below_the_base_folder)
     cr_expect(eq(int, kd_job_resolve_paths(&empty, "/home/x"), KD_OK), "nothing there is fine");
 }
 
-Test(job, complete_fills_in_the_values_in_brackets)
+Test(job, complete_fills_in_defaults_that_depend_on_other_fields)
 {
     Kd__Job *job = complete(NULL, 0);
     cr_expect(eq(dbl, job->objective->kd->weight->value, 0.7));
