@@ -410,7 +410,8 @@ static kd_status take_memory(stream *s, int n_steps)
     for (int i = 0; i < n_requests(s); i++) {
         s->requests[i] = MPI_REQUEST_NULL;
     }
-    s->buffers = s->be->ops->alloc(s->be, (size_t)s->depth * s->plan.message_bytes);
+    s->buffers =
+        s->be->ops->alloc(s->be, KD_MEMORY_DEVICE, (size_t)s->depth * s->plan.message_bytes);
     if (s->buffers == NULL) {
         return KD_ERR_NOMEM;
     }

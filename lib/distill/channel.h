@@ -28,12 +28,7 @@
 #include <stdint.h>
 
 #include "distill/signal.h"
-
-/* A moment of a back end's queue: past when all that was enqueued before it is done. */
-typedef struct kd_event {
-    uint64_t
-        number; /* 0: past already, as everything is where operations are done when they return */
-} kd_event;
+#include "tensor/ops.h"
 
 typedef struct kd_channel kd_channel;
 

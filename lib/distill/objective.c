@@ -114,7 +114,7 @@ static kd_status allocate(kd_objective *o)
     kd_backend *be = o->context.be;
     kd_arena arena = {0};
     lay_out(o, &arena);
-    o->slab = be->ops->alloc(be, arena.used);
+    o->slab = be->ops->alloc(be, KD_MEMORY_DEVICE, arena.used);
     if (o->slab == NULL) {
         return KD_ERR_NOMEM;
     }

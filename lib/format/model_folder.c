@@ -271,7 +271,8 @@ static kd_status load_lm_head(const char *folder,
     if (st) {
         return st;
     }
-    void *data = be->ops->alloc(be, (size_t)wanted.n_elements * kd_dtype_bytes(be->compute));
+    void *data = be->ops->alloc(be, KD_MEMORY_DEVICE,
+                                (size_t)wanted.n_elements * kd_dtype_bytes(be->compute));
     if (data == NULL) {
         return KD_ERR_NOMEM;
     }

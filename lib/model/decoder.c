@@ -80,7 +80,7 @@ static kd_status allocate_slab(kd_decoder *d)
     d->pass.n_batch = d->settings.max_batch;
     lay_out(d, &arena);
     d->slab_bytes = arena.used;
-    d->slab = d->pass.be->ops->alloc(d->pass.be, d->slab_bytes);
+    d->slab = d->pass.be->ops->alloc(d->pass.be, KD_MEMORY_DEVICE, d->slab_bytes);
     if (d->slab == NULL) {
         return KD_ERR_NOMEM;
     }
@@ -227,7 +227,7 @@ static kd_status allocate_keys(kd_decoder *d)
 
     lay_out_keys(d, &arena);
     if (arena.used > 0) {
-        keys = be->ops->alloc(be, arena.used);
+        keys = be->ops->alloc(be, KD_MEMORY_DEVICE, arena.used);
         if (keys == NULL) {
             return KD_ERR_NOMEM;
         }

@@ -6,7 +6,7 @@ kd_status kd_logits_download(kd_backend *be, kd_tensor hidden, kd_tensor lm_head
 {
     const int64_t n_rows = kd_tensor_rows(hidden), n_vocab = kd_tensor_rows(lm_head);
     const size_t chunk_bytes = (size_t)(CHUNK_ROWS * n_vocab) * kd_dtype_bytes(KD_F32);
-    void *chunk = be->ops->alloc(be, chunk_bytes);
+    void *chunk = be->ops->alloc(be, KD_MEMORY_DEVICE, chunk_bytes);
     if (chunk == NULL) {
         return KD_ERR_NOMEM;
     }

@@ -8,7 +8,7 @@
 static int64_t routed_rows(const kd_pass *pass)
 {
     const kd_model_config *c = pass->config;
-    return KD_EXPERT_ROWS(pass->n_rows, c->experts_per_token, c->n_experts);
+    return kd_expert_rows(pass->be, pass->n_rows, c->experts_per_token, c->n_experts);
 }
 
 /* ---- weights and buffers ---- */

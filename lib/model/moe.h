@@ -46,7 +46,7 @@ typedef struct kd_moe_weights {
     kd_weight shared_gate; /* (1, C)                                     */
 } kd_moe_weights;          /* those that the shape lacks are none        */
 
-/* R = KD_EXPERT_ROWS(N, K, E): routed rows in segments, padded. */
+/* R = kd_expert_rows(be, N, K, E): routed rows in segments, padded. */
 typedef struct kd_moe_acts {
     kd_tensor x;           /* (N, C) f32, residual stream that enters           */
     kd_tensor rstd;        /* (N) f32, of the norm                              */

@@ -89,7 +89,7 @@ static kd_status allocate_slabs(kd_parameters *p)
 
     lay_out_slabs(p, &arena);
     const size_t size_bytes = arena.used;
-    p->slab = p->be->ops->alloc(p->be, size_bytes);
+    p->slab = p->be->ops->alloc(p->be, KD_MEMORY_DEVICE, size_bytes);
     if (p->slab == NULL) {
         return KD_ERR_NOMEM;
     }

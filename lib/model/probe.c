@@ -40,7 +40,8 @@ struct kd_probe {
 
 static int64_t most_routed_rows(const kd_probe *p)
 {
-    return KD_EXPERT_ROWS(p->max_rows, p->n_experts, p->decoder->params->config.n_experts);
+    return kd_expert_rows(p->decoder->pass.be, p->max_rows, p->n_experts,
+                          p->decoder->params->config.n_experts);
 }
 
 /* For n_rows rows that take n_routed rows of segments; at most what fits the slab. */
@@ -76,7 +77,7 @@ static kd_status allocate(kd_probe *p)
 
     lay_out(p, &arena, p->max_rows, n_routed);
     p->slab_bytes = arena.used;
-    p->slab = be->ops->alloc(be, p->slab_bytes);
+    p->slab = be->ops->alloc(be, KD_MEMORY_DEVICE, p->slab_bytes);
     if (p->slab == NULL) {
         return KD_ERR_NOMEM;
     }
@@ -129,6 +130,7 @@ void kd_probe_destroy(kd_probe *probe)
 static int64_t lay_out_segments(kd_probe *p, const int32_t *experts, int64_t n_pairs)
 {
     const int64_t n_experts = p->decoder->params->config.n_experts;
+    const int32_t tile = (int32_t)p->decoder->pass.be->expert_tile;
     int32_t next[KD_EXPERTS_MAX] = {0}; /* first how many, then where the next one goes */
     int32_t end = 0;
 
@@ -137,9 +139,9 @@ static int64_t lay_out_segments(kd_probe *p, const int32_t *experts, int64_t n_p
         next[experts[i]]++;
     }
     for (int64_t e = 0; e < n_experts; e++) {
-        const int32_t n_tiles = (next[e] + KD_EXPERT_TILE - 1) / KD_EXPERT_TILE;
+        const int32_t n_tiles = (next[e] + tile - 1) / tile;
         p->offset[e] = next[e] = end;
-        end += n_tiles * KD_EXPERT_TILE;
+        end += n_tiles * tile;
     }
     p->offset[n_experts] = end;
     for (int64_t r = 0; r < end; r++) {

@@ -25,14 +25,6 @@
 #include "base/status.h"
 #include "tensor/tensor.h"
 
-/* Expert segments begin at multiples of this many rows, so that products see few shapes. */
-#define KD_EXPERT_TILE 32
-
-/* Rows that hold N * K routed tokens in segments: the worst case of rounding up. */
-#define KD_EXPERT_ROWS(n, k, experts)                                                              \
-    ((((n) * (k) + (experts) * (KD_EXPERT_TILE - 1)) + KD_EXPERT_TILE - 1) / KD_EXPERT_TILE *      \
-     KD_EXPERT_TILE)
-
 /* Experts of a layer at most: a check, so that routing works on the stack. */
 #define KD_EXPERTS_MAX 1024
 
@@ -44,7 +36,28 @@
 
 typedef struct kd_backend kd_backend;
 
-/* Where each token goes. Written by `route`, read by every MoE operation. R = KD_EXPERT_ROWS(N, K, E). */
+/* Where memory lies, and who reads it fast. */
+typedef enum kd_memory {
+    KD_MEMORY_DEVICE, /* what operations read and write                                  */
+    KD_MEMORY_HOST,   /* the host's, pinned where a device copies faster from such memory */
+    KD_MEMORY_COUNT,
+} kd_memory;
+
+typedef enum kd_device_kind { KD_DEVICE_CPU, KD_DEVICE_KIND_COUNT } kd_device_kind;
+
+typedef struct kd_device {
+    kd_device_kind kind;
+    int number; /* among those of its kind on this host */
+    const char *name;
+} kd_device;
+
+/* A place in a back end's queue, see event_record; {0} is complete. */
+typedef struct kd_event {
+    kd_backend *be;
+    uint64_t number; /* ascending in that queue */
+} kd_event;
+
+/* Where each token goes. Written by `route`, read by every MoE operation. R = kd_expert_rows(be, N, K, E). */
 typedef struct kd_route {
     kd_tensor probs;    /* (N, E) f32, softmax of the router's logits                     */
     kd_tensor experts;  /* (N, K) i32, by falling probability; ties go to the lower id    */
@@ -154,10 +167,19 @@ typedef struct kd_ops {
     const char *name; /* "cpu v3": with the level of its kernels; "cuda" */
 
     /* Zeroed, aligned to KD_ARENA_ALIGN; NULL with a fault reported. Not on the queue. */
-    void *(*alloc)(kd_backend *be, size_t size_bytes);
-    void (*free)(kd_backend *be, void *memory);
+    void *(*alloc)(kd_backend *be, kd_memory kind, size_t size_bytes);
+    void (*free)(kd_backend *be, void *memory); /* of any kind; NULL is fine */
     kd_status (*wait)(kd_backend *be);
     void (*destroy)(kd_backend *be);
+
+    /*
+     * An event is complete once all that was queued before it is. event_query never waits; event_wait
+     * has what is queued on `be` from then on run after the event, which may be that of another back
+     * end of this process. Neither needs to be given back.
+     */
+    kd_event (*event_record)(kd_backend *be);
+    bool (*event_query)(kd_backend *be, kd_event event);
+    void (*event_wait)(kd_backend *be, kd_event event);
 
     /* Copies between host memory (packed) and a tensor. download waits for it. */
     void (*upload)(kd_backend *be, kd_tensor dst, const void *host);
@@ -338,7 +360,9 @@ typedef struct kd_ops {
  */
 /* clang-format off */
 #define KD_OPS_EACH(X)                                                                             \
-    X(alloc) X(free) X(wait) X(destroy) X(upload) X(download)                                      \
+    X(alloc) X(free) X(wait) X(destroy)                                                            \
+    X(event_record) X(event_query) X(event_wait)                                                   \
+    X(upload) X(download)                                                                          \
     X(zero) X(copy) X(add)                                                                         \
     X(linear) X(linear_backward_x) X(linear_backward_w)                                                            \
     X(bias) X(bias_backward)                                                                             \
@@ -360,10 +384,19 @@ typedef struct kd_ops {
 
 struct kd_backend {
     const kd_ops *ops;
+    kd_device device;
     kd_dtype compute; /* KD_F32 or KD_BF16 */
     int n_threads;
-    kd_status fault; /* the first failure, KD_OK before it; text is in the log */
+    int64_t expert_tile; /* segments of experts begin at multiples of it: products see few shapes */
+    kd_status fault;     /* the first failure, KD_OK before it; text is in the log */
 };
+
+/* Rows that hold n * k routed tokens in segments: the worst case of rounding up. */
+static inline int64_t kd_expert_rows(const kd_backend *be, int64_t n, int64_t k, int64_t n_experts)
+{
+    const int64_t tile = be->expert_tile;
+    return (n * k + n_experts * (tile - 1) + tile - 1) / tile * tile;
+}
 
 /*
  * CPU: oneDNN for products, OpenMP over rows. n_threads >= 1. KD_BF16 works on every processor: one

@@ -54,7 +54,8 @@ static kd_status allocate(evaluation *e)
     lay_out(e, &arena);
     e->host_tokens = malloc(bytes);
     e->host_labels = malloc(bytes);
-    e->slab = e->params->be->ops->alloc(e->params->be, arena.used); /* zeroed: so are the sums */
+    e->slab = e->params->be->ops->alloc(e->params->be, KD_MEMORY_DEVICE,
+                                        arena.used); /* zeroed: so are the sums */
     if (e->host_tokens == NULL || e->host_labels == NULL || e->slab == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory to evaluate batches of %lld sequences",
                        (long long)e->settings.max_batch);

@@ -37,7 +37,7 @@ kd_status kd_optimizer_create(const kd_group *groups,
 
     kd_arena arena = {0};
     lay_out(o, &arena);
-    o->slab = o->be->ops->alloc(o->be, arena.used);
+    o->slab = o->be->ops->alloc(o->be, KD_MEMORY_DEVICE, arena.used);
     if (o->slab == NULL) {
         free(o);
         return KD_ERR_NOMEM;

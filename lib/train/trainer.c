@@ -38,7 +38,7 @@ static kd_status make_labels(kd_trainer *trainer)
 {
     kd_backend *be = trainer->params->be;
     const int64_t n = trainer->max_batch * trainer->n_tokens;
-    void *memory = be->ops->alloc(be, (size_t)n * kd_dtype_bytes(KD_I32));
+    void *memory = be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)n * kd_dtype_bytes(KD_I32));
     if (memory == NULL) {
         return KD_ERR_NOMEM;
     }

@@ -18,7 +18,7 @@
 enum { N = 1024, C = 512, F = 1024, E = 8, K = 2, V = 4096, T = 256, H = 8, G = 4, D = 64 };
 
 /* CHUNK rows of logits at a time in the products by themselves; vocab_loss chooses for itself. */
-enum { CHUNK = 256, R = KD_EXPERT_ROWS(N, K, E), QKV = (H + 2 * G) * D, PARAMS = 1 << 22 };
+enum { CHUNK = 256, ROUTED = N * K, QKV = (H + 2 * G) * D, PARAMS = 1 << 22 };
 
 typedef struct bench {
     kd_backend *be;
@@ -44,6 +44,7 @@ static kd_tensor carve_3d(kd_arena *a, kd_dtype dtype, int64_t n, int64_t rows, 
 static void layout_layers(kd_arena *a, bench *b)
 {
     const kd_dtype compute = b->be->compute;
+    const int64_t routed = kd_expert_rows(b->be, N, K, E);
     b->x = kd_tensor_carve_2d(a, KD_F32, N, C);
     b->y = kd_tensor_carve_2d(a, KD_F32, N, C);
     b->delta = kd_tensor_carve_2d(a, KD_F32, N, C);
@@ -58,12 +59,12 @@ static void layout_layers(kd_arena *a, bench *b)
     b->lse = kd_tensor_carve_2d(a, KD_F32, N / T * H, T);
     b->table = kd_tensor_carve_2d(a, KD_F32, T, D);
     b->w_qkv = kd_tensor_carve_2d(a, compute, QKV, C);
-    b->rows = kd_tensor_carve_2d(a, compute, R, C);
-    b->d_rows = kd_tensor_carve_2d(a, compute, R, C);
-    b->gate_up = kd_tensor_carve_2d(a, compute, R, 2 * F);
-    b->d_gate_up = kd_tensor_carve_2d(a, compute, R, 2 * F);
-    b->h = kd_tensor_carve_2d(a, compute, R, F);
-    b->d_h = kd_tensor_carve_2d(a, compute, R, F);
+    b->rows = kd_tensor_carve_2d(a, compute, routed, C);
+    b->d_rows = kd_tensor_carve_2d(a, compute, routed, C);
+    b->gate_up = kd_tensor_carve_2d(a, compute, routed, 2 * F);
+    b->d_gate_up = kd_tensor_carve_2d(a, compute, routed, 2 * F);
+    b->h = kd_tensor_carve_2d(a, compute, routed, F);
+    b->d_h = kd_tensor_carve_2d(a, compute, routed, F);
     b->w_gate_up = carve_3d(a, compute, E, 2 * F, C);
     b->w_down = carve_3d(a, compute, E, C, F);
     b->dw_gate_up = carve_3d(a, KD_F32, E, 2 * F, C);
@@ -79,7 +80,7 @@ static void layout_rest(kd_arena *a, bench *b)
                           .experts = kd_tensor_carve_2d(a, KD_I32, N, K),
                           .weights = kd_tensor_carve_2d(a, KD_F32, N, K),
                           .position = kd_tensor_carve_2d(a, KD_I32, N, K),
-                          .token = kd_tensor_carve_1d(a, KD_I32, R),
+                          .token = kd_tensor_carve_1d(a, KD_I32, kd_expert_rows(b->be, N, K, E)),
                           .offset = kd_tensor_carve_1d(a, KD_I32, E + 1),
                           .renormalise = true};
     b->logits = kd_tensor_carve_2d(a, KD_F32, CHUNK, V);
@@ -410,12 +411,12 @@ static const case_of cases[] = {
     {"norm", run_norm, 0, 18 * ELEMENTS(N, C)},
     {"norm_backward", run_norm_backward, 0, 14 * ELEMENTS(N, C)},
     {"rotate", run_rotate, 0, 4 * ELEMENTS(N, H *D)},
-    {"swiglu", run_swiglu, 0, 6 * ELEMENTS(R, F)},
-    {"swiglu_backward", run_swiglu_backward, 0, 10 * ELEMENTS(R, F)},
+    {"swiglu", run_swiglu, 0, 6 * ELEMENTS(ROUTED, F)},
+    {"swiglu_backward", run_swiglu_backward, 0, 10 * ELEMENTS(ROUTED, F)},
     {"route", run_route, 0, 8 * ELEMENTS(N, E)},
     {"route_backward", run_route_backward, 0, 8 * ELEMENTS(N, E)},
     {"router_loss", run_router_loss, 0, 16 * ELEMENTS(N, E)},
-    {"dispatch", run_dispatch, 0, 4 * ELEMENTS(R, C)},
+    {"dispatch", run_dispatch, 0, 4 * ELEMENTS(ROUTED, C)},
     {"dispatch_backward", run_dispatch_backward, 0, 2 * (K + 1) * ELEMENTS(N, C)},
     {"combine", run_combine, 0, (4 + 2 * K) * ELEMENTS(N, C)},
     {"combine_backward", run_combine_backward, 0, 8 * ELEMENTS(N *K, C)},
@@ -499,7 +500,7 @@ int main(int argc, char **argv)
     }
     layout_layers(&arena, &b);
     layout_rest(&arena, &b);
-    void *slab = b.be->ops->alloc(b.be, arena.used);
+    void *slab = b.be->ops->alloc(b.be, KD_MEMORY_DEVICE, arena.used);
     if (slab == NULL) {
         kd_backend_destroy(b.be);
         return 1;

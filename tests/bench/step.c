@@ -253,8 +253,9 @@ static kd_tensor teacher_lm_head(bench *b)
     if (b->teacher != NULL) {
         return kd_teacher_lm_head(b->teacher);
     }
-    const kd_tensor t = kd_tensor_2d(b->be->ops->alloc(b->be, n * kd_dtype_bytes(b->o.compute)),
-                                     b->o.compute, N_VOCAB, teacher_shape.hidden_size);
+    const kd_tensor t =
+        kd_tensor_2d(b->be->ops->alloc(b->be, KD_MEMORY_DEVICE, n * kd_dtype_bytes(b->o.compute)),
+                     b->o.compute, N_VOCAB, teacher_shape.hidden_size);
     float *values = malloc(n * sizeof *values);
     must(t.data == NULL || values == NULL, "memory for the lm_head");
     for (size_t i = 0; i < n; i++) {
@@ -350,7 +351,7 @@ static double matrix_rate(bench *b)
         t[2] = kd_tensor_carve_2d(&arena, b->o.compute, M, N);
         if (pass == 0) {
             const size_t n_bytes = arena.used;
-            memory = b->be->ops->alloc(b->be, n_bytes);
+            memory = b->be->ops->alloc(b->be, KD_MEMORY_DEVICE, n_bytes);
             must(memory == NULL, "memory for matrices");
             kd_arena_init(&arena, memory, n_bytes);
         }

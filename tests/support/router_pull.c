@@ -32,7 +32,7 @@ void router_pull_start(router_pull *pull,
     pull->be = be;
     pull->balance_scale = (float)(balance_weight / (double)n_layers);
     pull->z_scale = (float)(z_weight / (double)n_layers);
-    pull->sums = kd_tensor_1d(be->ops->alloc(be, 2 * sizeof(double)), KD_F64, 2);
+    pull->sums = kd_tensor_1d(be->ops->alloc(be, KD_MEMORY_DEVICE, 2 * sizeof(double)), KD_F64, 2);
     KD_CHECK(pull->sums.data != NULL && kd_decoder_listen(decoder, &listener, 1) == KD_OK);
 }
 

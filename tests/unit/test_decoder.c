@@ -30,7 +30,8 @@ static kd_tensor ones_for(tiny_model *model, int64_t n_rows)
 {
     const int64_t width = model->params->config.hidden_size;
     float *ones = malloc((size_t)(n_rows * width) * sizeof *ones);
-    void *memory = model->be->ops->alloc(model->be, (size_t)(n_rows * width) * sizeof *ones);
+    void *memory =
+        model->be->ops->alloc(model->be, KD_MEMORY_DEVICE, (size_t)(n_rows * width) * sizeof *ones);
     const kd_tensor t = kd_tensor_2d(memory, KD_F32, n_rows, width);
 
     for (int64_t i = 0; i < n_rows * width; i++) {
@@ -51,9 +52,10 @@ static void destroy(tiny_model *model, kd_decoder *decoder)
 
 static size_t bytes_asked_for;
 
-static void *ask(kd_backend *be, size_t size_bytes)
+static void *ask(kd_backend *be, kd_memory kind, size_t size_bytes)
 {
     (void)be;
+    (void)kind;
     bytes_asked_for = size_bytes;
     return NULL;
 }

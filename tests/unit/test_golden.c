@@ -83,7 +83,7 @@ static void start(golden_run *run, const char *type)
     router_pull_start(&run->pull, be, run->decoder, objective[3], objective[4],
                       run->model.params->config.n_layers);
     lay_out(run, &arena);
-    run->slab = be->ops->alloc(be, arena.used);
+    run->slab = be->ops->alloc(be, KD_MEMORY_DEVICE, arena.used);
     kd_arena_init(&arena, run->slab, arena.used);
     lay_out(run, &arena);
     be->ops->upload(be, run->teacher, golden_find(&run->file, "teacher", 'f')->data);

@@ -53,14 +53,16 @@ static scene scene_create(const tiny_objective *objective,
         KD_OK);
     const kd_signal_plan *plan = kd_objective_signals(s.objective);
     const kd_teacher_part all = {plan, 0, ~UINT64_C(0)};
-    s.message = be->ops->alloc(be, plan->messages[0].message_bytes + KD_ARENA_ALIGN);
+    s.message =
+        be->ops->alloc(be, KD_MEMORY_DEVICE, plan->messages[0].message_bytes + KD_ARENA_ALIGN);
     cr_assert_eq(kd_teacher_fill(s.teacher, &batch, &all, s.message), KD_OK);
 
     s.decoder = tiny_decoder(
         &s.student,
         (kd_decoder_settings){.max_batch = N_BATCH, .n_tokens = N_TOKENS, .train = true});
     tiny_forward(s.decoder, tokens, N_BATCH, N_TOKENS);
-    s.labels = kd_tensor_1d(be->ops->alloc(be, sizeof test_labels), KD_I32, N_ROWS);
+    s.labels =
+        kd_tensor_1d(be->ops->alloc(be, KD_MEMORY_DEVICE, sizeof test_labels), KD_I32, N_ROWS);
     be->ops->upload(be, s.labels, test_labels);
     return s;
 }

@@ -238,7 +238,7 @@ Test(ops_matmul, a_widened_product_rounds_its_finished_sum_once)
 Test(ops_matmul, memory_comes_zeroed_and_an_absurd_size_is_refused)
 {
     kd_backend *be = kd_test_backend(KD_F32, 1);
-    unsigned char *memory = be->ops->alloc(be, 5000);
+    unsigned char *memory = be->ops->alloc(be, KD_MEMORY_DEVICE, 5000);
     cr_assert_not_null(memory);
     cr_expect_eq((uintptr_t)memory % KD_ARENA_ALIGN, 0);
     for (int i = 0; i < 5000; i++) {
@@ -246,8 +246,8 @@ Test(ops_matmul, memory_comes_zeroed_and_an_absurd_size_is_refused)
     }
     be->ops->free(be, memory);
     be->ops->free(be, NULL);
-    cr_expect_null(be->ops->alloc(be, (size_t)1 << 55));
-    cr_expect_null(be->ops->alloc(be, SIZE_MAX));
+    cr_expect_null(be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)1 << 55));
+    cr_expect_null(be->ops->alloc(be, KD_MEMORY_DEVICE, SIZE_MAX));
     cr_expect_eq(kd_backend_wait(be), KD_OK, "a refused allocation is not a fault of the queue");
     kd_backend_destroy(be);
 }

@@ -99,7 +99,7 @@ Test(ops_memory, pages_that_are_refused_are_reported)
     kd_fault_quiet(1);
     cr_assert_eq(kd_backend_create_cpu(KD_F32, 1, &be), KD_OK);
     n_left = 0;
-    cr_expect_null(be->ops->alloc(be, 100));
+    cr_expect_null(be->ops->alloc(be, KD_MEMORY_DEVICE, 100));
     cr_expect_eq(kd_backend_wait(be), KD_OK);
     n_left = 0;
     be->ops->bias_backward(be, kd_tensor_1d(y, KD_F32, 8), kd_tensor_2d(x, KD_F32, 8, 8), true);

@@ -23,13 +23,14 @@ static kd_tensor integers_2d(int64_t rows, int64_t columns)
 
 static fixture make(int n_threads, int64_t n, int64_t n_experts, int64_t k, bool renormalise)
 {
+    kd_backend *be = kd_test_backend(KD_F32, n_threads);
     return (fixture){
-        .be = kd_test_backend(KD_F32, n_threads),
+        .be = be,
         .route = {.probs = kd_test_zeros(KD_F32, n, n_experts),
                   .experts = integers_2d(n, k),
                   .weights = kd_test_zeros(KD_F32, n, k),
                   .position = integers_2d(n, k),
-                  .token = integers(KD_EXPERT_ROWS(n, k, n_experts)),
+                  .token = integers(kd_expert_rows(be, n, k, n_experts)),
                   .offset = integers(n_experts + 1),
                   .renormalise = renormalise},
         .logits = kd_test_random(KD_F32, n, n_experts, 1),
@@ -78,7 +79,7 @@ static void expect_consistent(const fixture *f)
         }
     }
     for (int64_t e = 0; e <= n_experts; e++) {
-        cr_assert_eq(offset[e] % KD_EXPERT_TILE, 0);
+        cr_assert_eq(offset[e] % f->be->expert_tile, 0);
     }
     for (int64_t row = 0; row < f->route.token.dims[0]; row++) {
         n_used += token[row] >= 0;
@@ -102,7 +103,7 @@ Test(ops_router, known_logits_give_known_routes)
     cr_expect_eq(ints(f.route.experts)[2], 0, "ties go to the lower id");
     cr_expect_eq(ints(f.route.experts)[3], 1);
     cr_expect_float_eq(kd_test_get(f.route.weights, 0, 0), 0.6, 1e-6);
-    cr_expect_eq(ints(f.route.offset)[3], 3 * KD_EXPERT_TILE);
+    cr_expect_eq(ints(f.route.offset)[3], 3 * f.be->expert_tile);
     release(&f);
 }
 

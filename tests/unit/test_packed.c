@@ -56,7 +56,8 @@ static double pass(packing *p, kd_batch batch, int64_t first, float *hidden_out)
     kd_decoder *decoder = tiny_decoder(
         &p->model,
         (kd_decoder_settings){.max_batch = 1, .n_tokens = batch.n_tokens, .train = true});
-    void *memory = be->ops->alloc(be, (size_t)(batch.n_tokens * width) * sizeof(float));
+    void *memory =
+        be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)(batch.n_tokens * width) * sizeof(float));
     router_pull pull;
     double router[2];
     const kd_tensor d_hidden = kd_tensor_2d(memory, KD_F32, batch.n_tokens, width);

@@ -819,12 +819,12 @@ Test(step, logits_of_student_and_teacher_can_be_seen)
 
 /* Allocations of the back end that still succeed. */
 static int n_allowed;
-static void *(*true_alloc)(kd_backend *be, size_t size_bytes);
+static void *(*true_alloc)(kd_backend *be, kd_memory kind, size_t size_bytes);
 
-static void *limited_alloc(kd_backend *be, size_t size_bytes)
+static void *limited_alloc(kd_backend *be, kd_memory kind, size_t size_bytes)
 {
     if (n_allowed-- > 0) {
-        return true_alloc(be, size_bytes);
+        return true_alloc(be, kind, size_bytes);
     }
     (void)kd_fail(KD_ERR_NOMEM, "no memory left for %zu bytes", size_bytes);
     return NULL;

@@ -8,6 +8,7 @@
 #include "tensor/cpu/level.h"
 
 #define N_THREADS_MAX 1024
+#define EXPERT_TILE   32
 
 void *kd_cpu_scratch(kd_backend *be, size_t size_bytes)
 {
@@ -112,7 +113,11 @@ kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be
     if (cpu == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a back end");
     }
-    cpu->base = (kd_backend){.ops = level->ops, .compute = compute, .n_threads = n_threads};
+    cpu->base = (kd_backend){.ops = level->ops,
+                             .device = {.kind = KD_DEVICE_CPU, .name = "cpu"},
+                             .compute = compute,
+                             .n_threads = n_threads,
+                             .expert_tile = EXPERT_TILE};
     cpu->lane = calloc((size_t)n_threads, sizeof *cpu->lane);
     st = cpu->lane == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a back end") : KD_OK;
     for (int i = 0; i < n_threads && !st; i++) {

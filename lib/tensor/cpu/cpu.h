@@ -26,6 +26,7 @@ typedef struct kd_cpu {
     kd_backend base;         /* first: a kd_backend * is a kd_cpu *                    */
     kd_matmul_cache **lane;  /* (n_threads) products, of one thread each               */
     kd_scratch scratch;      /* of the operations that run                             */
+    uint64_t n_events;       /* recorded                                               */
     bool prepares;           /* products are made ready, not run                       */
     int64_t n_expert_shapes; /* whose products were made ready; the oldest gives way   */
     kd_expert_shape expert_shapes[KD_EXPERT_SHAPES_MAX];

@@ -15,15 +15,15 @@ typedef enum expert_product {
 
 /*
  * A segment is cut into parts as equal as its tiles allow, so that no small and slow product is
- * left at its end. The parts are multiples of KD_EXPERT_TILE: products see 16 shapes, whatever the
+ * left at its end. The parts are multiples of the tile: products see 16 shapes, whatever the
  * routing.
  */
-static int64_t chunk_rows(int64_t n_left)
+static int64_t chunk_rows(int64_t n_left, int64_t tile)
 {
-    KD_CHECK(n_left % KD_EXPERT_TILE == 0);
+    KD_CHECK(n_left % tile == 0);
     const int64_t n_parts = (n_left + CHUNK_ROWS_MAX - 1) / CHUNK_ROWS_MAX;
-    const int64_t n_tiles = n_left / KD_EXPERT_TILE;
-    return (n_tiles + n_parts - 1) / n_parts * KD_EXPERT_TILE;
+    const int64_t n_tiles = n_left / tile;
+    return (n_tiles + n_parts - 1) / n_parts * tile;
 }
 
 /* w[e] of (E, O, K) as a matrix. */
@@ -75,7 +75,7 @@ static void prepare(kd_backend *be, expert_product which, kd_tensor y, kd_tensor
     }
     cpu->expert_shapes[cpu->n_expert_shapes++ % KD_EXPERT_SHAPES_MAX] = shape;
     cpu->prepares = true;
-    for (int64_t n = KD_EXPERT_TILE; n <= most; n += KD_EXPERT_TILE) {
+    for (int64_t n = be->expert_tile; n <= most; n += be->expert_tile) {
         run_part(be, which, kd_tensor_slice_rows(y, 0, n), kd_tensor_slice_rows(x, 0, n),
                  expert_matrix(w, 0));
     }
@@ -100,7 +100,7 @@ static void run(kd_backend *be,
             KD_KERNEL(zero)(be, we);
         }
         for (int64_t at = offset[e], n; at < offset[e + 1]; at += n) {
-            n = chunk_rows(offset[e + 1] - at);
+            n = chunk_rows(offset[e + 1] - at, be->expert_tile);
             const bool again = which == WEIGHT_GRADIENT && at > offset[e];
             run_part(be, again ? WEIGHT_GRADIENT_ADDED : which, kd_tensor_slice_rows(y, at, n),
                      kd_tensor_slice_rows(x, at, n), we);

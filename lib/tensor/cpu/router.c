@@ -84,7 +84,8 @@ static void count_experts(int32_t *count, const int32_t *experts, int64_t n, int
 }
 
 /* Segments in the order of experts, within one in the order of tokens. */
-static void place_tokens(const kd_route *route, int64_t n_rows, int64_t n_experts, int64_t k)
+static void
+place_tokens(const kd_route *route, int64_t n_rows, int64_t n_experts, int64_t k, int32_t tile)
 {
     int32_t next[KD_EXPERTS_MAX];
     const int32_t *experts = route->experts.data;
@@ -93,7 +94,7 @@ static void place_tokens(const kd_route *route, int64_t n_rows, int64_t n_expert
     count_experts(next, experts, n_rows * k, n_experts);
     offset[0] = 0;
     for (int64_t e = 0; e < n_experts; e++) {
-        const int32_t rounded = (next[e] + KD_EXPERT_TILE - 1) / KD_EXPERT_TILE * KD_EXPERT_TILE;
+        const int32_t rounded = (next[e] + tile - 1) / tile * tile;
         offset[e + 1] = offset[e] + rounded;
         next[e] = offset[e];
     }
@@ -107,7 +108,7 @@ static void place_tokens(const kd_route *route, int64_t n_rows, int64_t n_expert
     }
 }
 
-static void check_route(const kd_route *route, kd_tensor logits)
+static void check_route(const kd_backend *be, const kd_route *route, kd_tensor logits)
 {
     const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
     const int64_t k = kd_tensor_columns(route->experts);
@@ -118,7 +119,7 @@ static void check_route(const kd_route *route, kd_tensor logits)
     KD_CHECK(kd_tensor_elements(route->experts) == n * k);
     KD_CHECK(kd_tensor_elements(route->weights) == n * k);
     KD_CHECK(kd_tensor_elements(route->position) == n * k);
-    KD_CHECK(kd_tensor_elements(route->token) >= KD_EXPERT_ROWS(n, k, n_experts));
+    KD_CHECK(kd_tensor_elements(route->token) >= kd_expert_rows(be, n, k, n_experts));
     KD_CHECK(kd_tensor_elements(route->offset) == n_experts + 1);
 }
 
@@ -126,11 +127,11 @@ void KD_KERNEL(route)(kd_backend *be, const kd_route *route, kd_tensor logits)
 {
     const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
     const int64_t k = kd_tensor_columns(route->experts);
-    check_route(route, logits);
+    check_route(be, route, logits);
     if (!be->fault) {
         const route_args a = {.route = route, .logits = logits, .n_experts = n_experts, .k = k};
         (void)kd_parallel_rows(be, n, kd_grain(8 * n_experts), route_rows, &a);
-        place_tokens(route, n, n_experts, k);
+        place_tokens(route, n, n_experts, k, (int32_t)be->expert_tile);
     }
 }
 
@@ -180,7 +181,7 @@ void KD_KERNEL(route_backward)(kd_backend *be,
 {
     const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
     const int64_t k = kd_tensor_columns(route->experts);
-    check_route(route, logits);
+    check_route(be, route, logits);
     KD_CHECK(kd_tensor_rows(d_logits) == n && kd_tensor_columns(d_logits) == n_experts);
     KD_CHECK(kd_tensor_elements(d_weights) == n * k);
     if (!be->fault) {

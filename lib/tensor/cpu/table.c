@@ -2,9 +2,11 @@
 #include "tensor/cpu/cpu.h"
 #include "tensor/cpu/level.h"
 
-void *KD_KERNEL(alloc)(kd_backend *be, size_t size_bytes)
+/* The host's memory is the device's. */
+void *KD_KERNEL(alloc)(kd_backend *be, kd_memory kind, size_t size_bytes)
 {
     (void)be;
+    KD_CHECK(kind < KD_MEMORY_COUNT);
     return kd_cpu_pages(size_bytes);
 }
 
@@ -17,6 +19,25 @@ void KD_KERNEL(free)(kd_backend *be, void *memory)
 kd_status KD_KERNEL(wait)(kd_backend *be)
 {
     return be->fault; /* operations are done when they return */
+}
+
+/* Operations are done when they return, and so are events. */
+kd_event KD_KERNEL(event_record)(kd_backend *be)
+{
+    return (kd_event){.be = be, .number = ++((kd_cpu *)be)->n_events};
+}
+
+bool KD_KERNEL(event_query)(kd_backend *be, kd_event event)
+{
+    (void)be;
+    (void)event;
+    return true;
+}
+
+void KD_KERNEL(event_wait)(kd_backend *be, kd_event event)
+{
+    (void)be;
+    (void)event;
 }
 
 void KD_KERNEL(destroy)(kd_backend *be)

@@ -1,0 +1,56 @@
+#include <criterion/criterion.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "tests/support/ops_check.h"
+
+Test(ops_backend, memory_of_every_kind_is_zero_and_aligned)
+{
+    kd_backend *be = kd_test_backend(KD_F32, 1);
+    for (int kind = 0; kind < KD_MEMORY_COUNT; kind++) {
+        unsigned char *memory = be->ops->alloc(be, (kd_memory)kind, 1000);
+        cr_assert_not_null(memory);
+        cr_expect_eq((uintptr_t)memory % KD_ARENA_ALIGN, 0);
+        for (int i = 0; i < 1000; i++) {
+            cr_assert_eq(memory[i], 0);
+        }
+        memset(memory, 1, 1000);
+        be->ops->free(be, memory);
+    }
+    be->ops->free(be, NULL);
+    kd_backend_destroy(be);
+}
+
+Test(ops_backend, an_event_is_complete_once_what_was_queued_before_is)
+{
+    kd_backend *be = kd_test_backend(KD_F32, 1), *other = kd_test_backend(KD_F32, 1);
+    const kd_tensor x = kd_test_random(KD_F32, 3, 17, 1), y = kd_test_zeros(KD_F32, 3, 17);
+    cr_expect(be->ops->event_query(be, (kd_event){0}), "no event is complete");
+    be->ops->copy(be, y, x);
+    const kd_event copied = be->ops->event_record(be);
+    other->ops->event_wait(other, copied);
+    other->ops->add(other, y, x); /* only after the copy */
+    const kd_event added = other->ops->event_record(other), later = other->ops->event_record(other);
+    cr_expect_gt(later.number, added.number);
+    cr_expect_eq(kd_backend_wait(other), KD_OK);
+    cr_expect(other->ops->event_query(other, added));
+    cr_expect(be->ops->event_query(be, copied));
+    cr_expect_float_eq(kd_test_get(y, 2, 16), 2.0 * kd_test_get(x, 2, 16), 1e-6);
+    kd_test_free(x);
+    kd_test_free(y);
+    kd_backend_destroy(other);
+    kd_backend_destroy(be);
+}
+
+Test(ops_backend, it_says_what_device_it_drives_and_how_segments_are_cut)
+{
+    kd_backend *be = kd_test_backend(KD_BF16, 1);
+    cr_expect_eq(be->device.kind, KD_DEVICE_CPU);
+    cr_expect_str_eq(be->device.name, "cpu");
+    const int64_t tile = be->expert_tile;
+    cr_assert_gt(tile, 0);
+    cr_expect_eq(kd_expert_rows(be, 1, 1, 1), tile);
+    cr_expect_eq(kd_expert_rows(be, tile, 2, 1), 3 * tile, "the worst case, whatever the number");
+    cr_expect_geq(kd_expert_rows(be, 1, 8, 8), 8 * tile, "each of eight begins a segment");
+    kd_backend_destroy(be);
+}
