@@ -49,6 +49,14 @@ void KD_KERNEL(dispatch)(kd_backend *be, kd_tensor x, kd_tensor y, const kd_rout
     }
 }
 
+KD_INLINE void scale(float *sum, const void *x, kd_dtype dtype, float weight, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        sum[i] = weight * kd_get(x, i, dtype);
+    }
+}
+
 KD_INLINE void accumulate(float *sum, const void *x, kd_dtype dtype, float weight, int64_t n)
 {
 #pragma omp simd
@@ -64,11 +72,16 @@ KD_INLINE void combine_row(const combine_args *a, int64_t n, kd_dtype dtype)
 
     for (int64_t first = 0; first < a->columns; first += BLOCK) {
         const int64_t width = a->columns - first < BLOCK ? a->columns - first : BLOCK;
-        float sum[BLOCK] = {0};
+        float sum[BLOCK];
         for (int64_t j = n * a->k; j < (n + 1) * a->k; j++) {
-            const char *x = kd_row(a->x, a->position[j]);
-            accumulate(sum, x + (size_t)first * kd_dtype_bytes(dtype), dtype,
-                       a->weights == NULL ? 1.0f : a->weights[j], width);
+            const char *x =
+                (const char *)kd_row(a->x, a->position[j]) + (size_t)first * kd_dtype_bytes(dtype);
+            const float weight = a->weights == NULL ? 1.0f : a->weights[j];
+            if (j == n * a->k) { /* there is at least one expert */
+                scale(sum, x, dtype, weight, width);
+            } else {
+                accumulate(sum, x, dtype, weight, width);
+            }
         }
         void *y = kd_row(a->y, n);
         if (a->y.dtype == KD_BF16) {
