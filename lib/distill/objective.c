@@ -352,7 +352,7 @@ kd_tensor kd_objective_run(kd_objective *o,
 {
     kd_backend *be = o->context.be;
     KD_CHECK(n_rows > 0 && n_rows <= o->context.max_rows);
-    KD_CHECK(o->labelled == (labels.data != NULL));
+    KD_CHECK(!o->labelled || labels.data != NULL);
     const kd_weight lm_head = kd_decoder_lm_head_weight(decoder);
     kd_vocab_loss args = {
         .hidden = kd_decoder_hidden(decoder),

@@ -88,7 +88,8 @@ void kd_objective_begin(kd_objective *objective,
 /*
  * One micro-batch after kd_decoder_forward(): adds to the sums and to the lm_head's gradient and
  * returns d_hidden (n_rows, C) f32 for kd_decoder_backward(), valid until the next call.
- *   labels (n_rows) i32, in the back end's memory; none: there are none
+ *   labels (n_rows) i32, in the back end's memory: a row that is KD_LABEL_IGNORED takes no part; in a
+ *     step without labels any other number only says that a row is real; none: all are
  *   messages (n_teachers) of the plan, NULL of those that gave none; or NULL: none did, and losses
  *     that need signals are not computed
  */

@@ -69,16 +69,26 @@ static kd_status count(const kd_trainer *trainer,
     return reduce->sum_i64(reduce->user, counts->rows, kd_objective_n_losses(trainer->objective));
 }
 
-/* In the back end's memory; none where the batch has none. */
+/*
+ * The rows that take part, in the back end's memory: none where the batch has neither labels nor
+ * padding. Without labels a number that is no label's keeps padding out.
+ */
 static kd_tensor upload_labels(const kd_trainer *trainer, const kd_batch *batch)
 {
     kd_backend *be = trainer->params->be;
-    if (batch->labels == NULL) {
+    const int64_t n = batch->n_batch * batch->n_tokens;
+    const kd_tensor labels = kd_tensor_1d(trainer->labels.data, KD_I32, n);
+    if (batch->labels != NULL) {
+        be->ops->upload(be, labels, batch->labels);
+        return labels;
+    }
+    if (batch->segments == NULL) {
         return kd_tensor_none();
     }
-    const kd_tensor labels =
-        kd_tensor_1d(trainer->labels.data, KD_I32, batch->n_batch * batch->n_tokens);
-    be->ops->upload(be, labels, batch->labels);
+    for (int64_t i = 0; i < n; i++) {
+        trainer->real[i] = batch->segments[i] >= 0 ? 0 : KD_LABEL_IGNORED;
+    }
+    be->ops->upload(be, labels, trainer->real);
     return labels;
 }
 

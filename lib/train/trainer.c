@@ -42,6 +42,11 @@ static kd_status make_labels(kd_trainer *trainer)
     if (memory == NULL) {
         return KD_ERR_NOMEM;
     }
+    trainer->real = calloc((size_t)n, sizeof *trainer->real);
+    if (trainer->real == NULL) {
+        be->ops->free(be, memory);
+        return kd_fail(KD_ERR_NOMEM, "no memory for the labels of a micro-batch");
+    }
     trainer->labels = kd_tensor_1d(memory, KD_I32, n);
     return KD_OK;
 }
@@ -152,6 +157,7 @@ void kd_trainer_destroy(kd_trainer *trainer)
     kd_optimizer_destroy(trainer->optimizer);
     kd_decoder_destroy(trainer->decoder);
     kd_objective_destroy(trainer->objective);
+    free(trainer->real);
     free(trainer->sums);
     free(trainer->messages);
     kd_message_destroy((ProtobufCMessage *)trainer->message);

@@ -15,6 +15,7 @@ struct kd_trainer {
     Kd__Training *training;
     int64_t max_batch, n_tokens;
     kd_tensor labels; /* (max_batch * T) i32 */
+    int32_t *real;    /* (max_batch * T), host: 0, or -100 for padding */
     double *sums;     /* (n) of the objective's, host */
     int n_teachers;
     void **messages;             /* (n_teachers) of the micro-batch under way; owned */

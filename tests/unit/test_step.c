@@ -522,6 +522,37 @@ Test(step, without_labels_kd_runs_over_all_rows)
     cr_expect_eq(bare.n_tokens, TINY_ROWS);
 }
 
+/* The raw kd of a batch whose sequences end in padding, with labels on all real rows or with none. */
+static double kd_beside_padding(bool has_labels)
+{
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    tiny_batch batch = tiny_batch_create(3);
+    kd_batch whole = tiny_batch_whole(&batch);
+    int32_t segments[TINY_ROWS];
+    kd_step_result r;
+    for (int i = 0; i < TINY_ROWS; i++) {
+        segments[i] = i % TINY_TOKENS < TINY_TOKENS - 2 ? 0 : -1;
+        batch.labels[i] = segments[i] < 0 ? -100 : 1;
+    }
+    whole.segments = segments;
+    if (!has_labels) {
+        whole.labels = NULL;
+    }
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
+    tiny_train_destroy(t);
+    cr_expect(r.losses[0].computed);
+    cr_expect_eq(r.losses[1].computed, has_labels);
+    cr_expect_eq(r.n_tokens, TINY_BATCH * (TINY_TOKENS - 2));
+    return r.losses[0].raw;
+}
+
+Test(step, padding_is_no_row_without_labels_either)
+{
+    cr_expect_eq(kd_beside_padding(false), kd_beside_padding(true));
+}
+
 Test(step, neither_labels_nor_a_teacher_teach_nothing)
 {
     tiny_settings settings;
