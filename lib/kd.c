@@ -664,7 +664,7 @@ kd_status kd_student_evaluate(kd_student *s,
 
 kd_status kd_student_save(kd_student *s, const char *folder)
 {
-    return kd_model_export(folder, kd_trainer_parameters(s->trainer), NULL);
+    return kd_model_export(folder, kd_trainer_parameters(s->trainer), NULL, NULL);
 }
 
 kd_status kd_student_checkpoint(kd_student *s, const char *folder)

@@ -19,6 +19,7 @@
 #include "job/job.h"
 #include "message/reflect.h"
 #include "worker/identity.h"
+#include "worker/lineage.h"
 #include "worker/options.h"
 #include "worker/settings.h"
 #include "worker/student.h"
@@ -139,6 +140,9 @@ static kd_status prepare_data(worker *w)
     }
     if (!st) {
         st = check_same_data(w);
+    }
+    if (!st) {
+        st = kd_world_agree(w->world, leader ? lineage_check(w->job, &w->batches) : KD_OK);
     }
     if (!st) {
         st = kd_world_agree(w->world, live_open(w->world, w->job, &w->live));

@@ -14,9 +14,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "data/tokenizer.h"
 #include "message/yaml.h"
 #include "train/checkpoint.h"
+#include "worker/lineage.h"
 
 #define LOG_EVERY_S 10.0
 
@@ -285,24 +285,13 @@ kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step
     return KD_OK;
 }
 
-/* So that Hugging Face tools make the tokens that the model was trained on. */
-static kd_status save_tokenizer(const char *folder)
-{
-    kd_tokenizer *tokenizer;
-    kd_status st = kd_tokenizer_create(KD_TOKENIZER_BYTE, &tokenizer);
-    if (!st) {
-        st = kd_tokenizer_export(tokenizer, folder);
-        kd_tokenizer_destroy(tokenizer);
-    }
-    return st;
-}
-
 kd_status output_save_final(output *out, kd_trainer *trainer)
 {
+    lineage_files files = {.job = out->w->job, .batches = &out->w->batches};
     char *path = kd_path_join(out->w->job->output, "final");
-    const kd_status st =
-        path == NULL ? KD_ERR_NOMEM
-                     : kd_model_export(path, kd_trainer_parameters(trainer), save_tokenizer);
+    const kd_status st = path == NULL ? KD_ERR_NOMEM
+                                      : kd_model_export(path, kd_trainer_parameters(trainer),
+                                                        lineage_add_files, &files);
     free(path);
     return st;
 }

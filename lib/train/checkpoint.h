@@ -62,10 +62,12 @@ KD_MUST_USE kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int
 /*
  * Writes a model folder (model.safetensors in the compute dtype, config.json, manifest.json) that
  * appears whole or not at all; one that is there is replaced.
- *   add_files (NULL: none): writes more files into the folder it is given, before that is sealed
+ *   add_files (NULL: none): writes more files into the folder it is given, before that is sealed;
+ *   it gets `user`
  */
 KD_MUST_USE kd_status kd_model_export(const char *folder,
                                       const kd_parameters *params,
-                                      kd_status (*add_files)(const char *folder));
+                                      kd_status (*add_files)(void *user, const char *folder),
+                                      void *user);
 
 #endif

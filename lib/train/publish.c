@@ -99,14 +99,15 @@ static kd_status temporary_beside(const char *path, char **temporary_out)
 
 static kd_status write_model(const char *folder,
                              const kd_parameters *params,
-                             kd_status (*add_files)(const char *folder))
+                             kd_status (*add_files)(void *user, const char *folder),
+                             void *user)
 {
     kd_status st = kd_folder_remove(folder);
     if (!st) {
         st = kd_model_folder_save(folder, params, params->be->compute);
     }
     if (!st && add_files != NULL) {
-        st = add_files(folder);
+        st = add_files(user, folder);
     }
     if (!st) {
         st = kd_manifest_write(folder);
@@ -130,7 +131,8 @@ static char *trim(const char *path)
 
 kd_status kd_model_export(const char *folder,
                           const kd_parameters *params,
-                          kd_status (*add_files)(const char *folder))
+                          kd_status (*add_files)(void *user, const char *folder),
+                          void *user)
 {
     char *path = trim(folder);
     if (path == NULL) {
@@ -139,7 +141,7 @@ kd_status kd_model_export(const char *folder,
     char *temporary = NULL;
     kd_status st = temporary_beside(path, &temporary);
     if (!st) {
-        st = write_model(temporary, params, add_files);
+        st = write_model(temporary, params, add_files, user);
         if (!st) {
             st = kd_folder_publish(temporary, path);
         }

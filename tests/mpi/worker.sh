@@ -324,6 +324,21 @@ case_bad_input() {
     cp -r teacher/final corrupt
     truncate -s 1000 corrupt/model.safetensors
     expect_exit 65 "corrupt/model.safetensors" 2 student.yaml teachers.0.checkpoint=corrupt
+    # One bit of a sealed teacher; its tokenizer; its split.
+    cp -r teacher/final flipped
+    printf '\xff' | dd of=flipped/model.safetensors bs=1 seek=4000 conv=notrunc status=none
+    expect_exit 65 "flipped/model.safetensors has the hash" 2 student.yaml output=new teachers.0.checkpoint=flipped
+    cp -r teacher/final words
+    rm words/manifest.json
+    sed -i 's/"byte"/"words"/' words/distilld.json
+    expect_exit 65 'words: found tokenizer "words"' 2 student.yaml output=new \
+        teachers.0.checkpoint=words
+    : >log
+    run 2 student.yaml output=resplit data.split_seed=1 training.steps=1
+    grep -q 'teachers.0.checkpoint: .*teacher/final was trained with another split' log || fail "another split is not told"
+    : >log
+    run 2 student.yaml output=split training.steps=1
+    ! grep 'another split' log || fail "the same split is told as another"
     # Two hosts, each with an output folder of its own.
     echo "one more word" | cat text.txt - >other.txt
     run 1 teacher.yaml output=elsewhere 'data.files=[other.txt]'
@@ -398,6 +413,11 @@ case_model() {
     awk -v a="$loss" -v b="$found" 'BEGIN { exit !(a > 0 && (a - b) ^ 2 < 1e-10 * a * a) }' ||
         fail "evaluate found loss $found, the run $loss"
     "$tool" evaluate teacher/final --data text.txt | grep -q '^loss [0-9.]* nats a token' || fail "evaluate on text"
+    cp -r teacher/final words
+    sed -i 's/"byte"/"words"/' words/distilld.json
+    : >log
+    expect_code 65 "$tool" evaluate words --data text.txt
+    grep -q 'words: found tokenizer "words"' log || fail "another tokenizer is not named"
     : >log
     expect_code 64 "$tool" inspect teacher/final --jsno
     expect_code 64 "$tool" evaluate teacher/final --data text.txt --dtype f16

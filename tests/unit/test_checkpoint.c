@@ -300,7 +300,7 @@ Test(checkpoint, a_full_disk_leaves_nothing_half_written)
         limit_files(limits[i]);
         const kd_status st = save(t, 2), same = save(t, 1);
         const kd_status exported =
-            kd_model_export(temporary_path("final"), kd_trainer_parameters(t->trainer), NULL);
+            kd_model_export(temporary_path("final"), kd_trainer_parameters(t->trainer), NULL, NULL);
         limit_files(RLIM_INFINITY);
         cr_expect_eq(st, KD_ERR_IO);
         cr_expect_eq(same, KD_ERR_IO);
@@ -325,9 +325,9 @@ Test(checkpoint, a_folder_that_cannot_be_made_is_named)
                                     &state, NULL),
                  KD_ERR_INVALID);
     EXPECT_FAULT("file");
-    cr_expect_eq(
-        kd_model_export(temporary_path("file/final"), kd_trainer_parameters(t->trainer), NULL),
-        KD_ERR_INVALID);
+    cr_expect_eq(kd_model_export(temporary_path("file/final"), kd_trainer_parameters(t->trainer),
+                                 NULL, NULL),
+                 KD_ERR_INVALID);
     tiny_train_destroy(t);
 }
 
@@ -337,31 +337,33 @@ Test(checkpoint, export_replaces_what_is_there)
     kd_model_config config;
     cr_assert_eq(kd_folder_make(temporary_path("out/final")), KD_OK);
     cr_assert_eq(kd_file_replace(temporary_path("out/final/old"), "x", 1), KD_OK);
-    cr_assert_eq(
-        kd_model_export(temporary_path("out/final/"), kd_trainer_parameters(t->trainer), NULL),
-        KD_OK);
+    cr_assert_eq(kd_model_export(temporary_path("out/final/"), kd_trainer_parameters(t->trainer),
+                                 NULL, NULL),
+                 KD_OK);
     cr_expect_not(kd_file_exists(temporary_path("out/final/old")));
     cr_expect_not(kd_file_exists(temporary_path("out/.final.tmp")));
     cr_expect_eq(kd_manifest_verify(temporary_path("out/final")), KD_OK);
     cr_expect_eq(kd_model_folder_config(temporary_path("out/final"), &config), KD_OK);
     cr_assert_eq(
-        kd_model_export(temporary_path("new/final"), kd_trainer_parameters(t->trainer), NULL),
+        kd_model_export(temporary_path("new/final"), kd_trainer_parameters(t->trainer), NULL, NULL),
         KD_OK);
     expect_same_file(temporary_path("out/final/model.safetensors"),
                      temporary_path("new/final/model.safetensors"));
     tiny_train_destroy(t);
 }
 
-static kd_status add_note(const char *folder)
+/* The user is the note's text. */
+static kd_status add_note(void *user, const char *folder)
 {
     char *path = kd_path_join(folder, "note");
-    const kd_status st = kd_file_replace(path, "x", 1);
+    const kd_status st = kd_file_replace(path, user, 1);
     free(path);
     return st;
 }
 
-static kd_status refuse(const char *folder)
+static kd_status refuse(void *user, const char *folder)
 {
+    (void)user;
     return kd_fail(KD_ERR_IO, "no files for %s", folder);
 }
 
@@ -369,11 +371,11 @@ Test(checkpoint, files_added_to_an_export_are_sealed_with_it)
 {
     tiny_train *t = start(&kd_model_mixtral, KD_BF16);
     const kd_parameters *params = kd_trainer_parameters(t->trainer);
-    cr_assert_eq(kd_model_export(temporary_path("final"), params, add_note), KD_OK);
+    cr_assert_eq(kd_model_export(temporary_path("final"), params, add_note, "x"), KD_OK);
     cr_expect_eq(kd_manifest_verify(temporary_path("final")), KD_OK);
     kd_fault_quiet(1);
-    cr_expect_eq(kd_model_export(temporary_path("final"), params, refuse), KD_ERR_IO);
-    cr_expect_eq(kd_model_export(temporary_path("other"), params, refuse), KD_ERR_IO);
+    cr_expect_eq(kd_model_export(temporary_path("final"), params, refuse, NULL), KD_ERR_IO);
+    cr_expect_eq(kd_model_export(temporary_path("other"), params, refuse, NULL), KD_ERR_IO);
     cr_expect_eq(kd_manifest_verify(temporary_path("final")), KD_OK, "what was there still is");
     cr_expect_not(kd_file_exists(temporary_path("other")));
     cr_expect_not(kd_file_exists(temporary_path(".other.tmp")));

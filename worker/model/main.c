@@ -14,6 +14,7 @@
 #include "format/model_folder.h"
 #include "shape/count.h"
 #include "train/evaluate.h"
+#include "train/vocabulary.h"
 
 enum { EXIT_DONE = 0, EXIT_USAGE = 64, EXIT_INPUT = 65, EXIT_INTERNAL = 70, EXIT_IO = 74 };
 
@@ -340,11 +341,27 @@ static kd_status evaluate_shard(const arguments *a, const kd_shard *shard)
     return st;
 }
 
+/* The model understands what text is cut into. */
+static kd_status check_vocabulary(const char *folder)
+{
+    kd_tokenizer *tokenizer;
+    kd_status st = kd_tokenizer_create(KD_TOKENIZER_BYTE, &tokenizer);
+    if (!st) {
+        st = kd_vocabulary_check(folder, tokenizer);
+        kd_tokenizer_destroy(tokenizer);
+    }
+    return st;
+}
+
 static kd_status evaluate(const arguments *a)
 {
     kd_shard shard = {0};
     const bool packed = a->n_files == 1 && is_shard(a->files[0]);
-    kd_status st = packed ? kd_shard_open(&shard, a->files[0]) : open_text(a, &shard);
+    kd_status st = check_vocabulary(a->folder);
+    if (st) {
+        return st;
+    }
+    st = packed ? kd_shard_open(&shard, a->files[0]) : open_text(a, &shard);
     if (!st) {
         st = evaluate_shard(a, &shard);
     }
