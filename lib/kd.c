@@ -282,6 +282,7 @@ static kd_status build(kd_student *s, source from)
 
     if (from == SOURCE_TEACHER) {
         teacher.config = kd_teacher_config(s->teacher);
+        teacher.compute = s->be->compute;
         teacher.lm_head = kd_teacher_lm_head(s->teacher);
     } else if (from == SOURCE_LOGITS) {
         teacher.config = &kd_trainer_parameters(s->trainer)->config;

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "job/job.h"
 #include "message/reflect.h"
+#include "worker/dtype.h"
 #include "worker/identity.h"
 #include "worker/lineage.h"
 #include "worker/options.h"
@@ -183,6 +184,9 @@ static kd_status begin(worker *w, const options *o)
     }
     if (!st) {
         st = prepare_data(w);
+    }
+    if (!st) {
+        st = dtype_resolve(w);
     }
     return st;
 }

@@ -73,6 +73,7 @@ kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out)
     }
     if (!st && path != NULL) {
         resume_out->step = state.step;
+        resume_out->dtypes = state.dtypes;
         strcpy(resume_out->path, path);
     }
     free(path);
@@ -263,7 +264,8 @@ static void report_checkpoint(const output *out, uint64_t step, char *path)
 kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step)
 {
     const Kd__Job *job = out->w->job;
-    const kd_checkpoint_state state = {.step = step, .job_hash = out->w->hash};
+    const kd_checkpoint_state state = {
+        .step = step, .job_hash = out->w->hash, .dtypes = out->w->resume.dtypes};
     char *path = NULL;
     if (out->is_saved && out->saved_step == step) {
         return KD_OK;

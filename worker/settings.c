@@ -40,9 +40,20 @@ settings_pack(const Kd__Job *job, const char *out_train_path, const char *out_te
     };
 }
 
+static kd_dtype dtype_of(Kd__Dtype dtype)
+{
+    KD_CHECK(dtype != KD__DTYPE__AUTO);
+    return dtype == KD__DTYPE__F32 ? KD_F32 : KD_BF16;
+}
+
 kd_dtype settings_dtype(const Kd__Job *job)
 {
-    return job->training->dtype == KD__TRAINING__DTYPE__F32 ? KD_F32 : KD_BF16;
+    return dtype_of(job->training->dtype);
+}
+
+kd_dtype settings_teacher_dtype(const Kd__Job *job, int teacher)
+{
+    return dtype_of(job->teachers[teacher]->dtype);
 }
 
 uint64_t settings_micro_batches(const Kd__Job *job)

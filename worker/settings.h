@@ -18,7 +18,9 @@ KD_MUST_USE kd_status settings_student_model(const Kd__Job *job, kd_model_config
 kd_pack_settings
 settings_pack(const Kd__Job *job, const char *out_train_path, const char *out_test_path);
 
+/* Of products, once no dtype of the job is auto (dtype.h): the student's, and a teacher's. */
 kd_dtype settings_dtype(const Kd__Job *job);
+kd_dtype settings_teacher_dtype(const Kd__Job *job, int teacher);
 
 /* Micro-batches of one step, over all student ranks: m of step s are [s * n, (s + 1) * n). */
 uint64_t settings_micro_batches(const Kd__Job *job);

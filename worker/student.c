@@ -15,6 +15,20 @@ static bool is_leader(const student_rank *rank)
 }
 
 /* The model in this process, or only its lm_head if that is all that is needed here. */
+static kd_status open_source(student_rank *rank, int i)
+{
+    const kd_dtype dtype = rank->teaching.teachers[i].compute;
+    teacher_pupil *pupil = &rank->teachers[i];
+    if (dtype != rank->be->compute) {
+        const kd_status st = kd_backend_create_cpu(dtype, rank->be->n_threads, &pupil->be);
+        if (st) {
+            return st;
+        }
+    }
+    return teacher_source_open(rank->w, pupil->be != NULL ? pupil->be : rank->be,
+                               &rank->teaching.plan, i, NULL, NULL, &pupil->source);
+}
+
 static kd_status open_teacher(student_rank *rank, int i)
 {
     const worker *w = rank->w;
@@ -24,12 +38,13 @@ static kd_status open_teacher(student_rank *rank, int i)
         return KD_OK;
     }
     if (kd_world_replicas(w->world, i) == 0) {
-        return teacher_source_open(w, rank->be, plan, i, NULL, NULL, &pupil->source);
+        return open_source(rank, i);
     }
     if (kd_signal_plan_find(plan, i, KD_SIGNAL_HIDDEN, 0) == NULL) {
         return KD_OK;
     }
-    return kd_model_folder_load_lm_head(w->job->teachers[i]->checkpoint, rank->be, &pupil->lm_head);
+    return kd_model_folder_load_lm_head(w->job->teachers[i]->checkpoint, rank->be,
+                                        rank->teaching.teachers[i].compute, &pupil->lm_head);
 }
 
 static kd_status open_teachers(student_rank *rank)
@@ -372,6 +387,7 @@ static void release_teachers(student_rank *rank)
     for (int i = 0; rank->teachers != NULL && i < rank->teaching.n_teachers; i++) {
         teacher_pupil *pupil = &rank->teachers[i];
         teacher_source_close(&pupil->source);
+        kd_backend_destroy(pupil->be);
         if (pupil->lm_head.data != NULL) {
             rank->be->ops->free(rank->be, pupil->lm_head.data);
         }

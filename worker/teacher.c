@@ -29,6 +29,7 @@ static kd_status read_shapes(const worker *w, teaching *t)
         st = read_teacher(w, i, &t->configs[i]);
         t->teachers[i] = (kd_teacher_view){.config = &t->configs[i],
                                            .transport = w->job->teachers[i]->transport,
+                                           .compute = settings_teacher_dtype(w->job, i),
                                            .lm_head = kd_tensor_none()};
     }
     return st;
@@ -52,7 +53,6 @@ kd_status teaching_plan(const worker *w, teaching *teaching_out)
                        : read_shapes(w, &t);
     if (!st) {
         st = kd_objective_plan(w->job->objective, &t.student, t.teachers, t.n_teachers,
-                               settings_dtype(w->job),
                                (int64_t)w->batches.n_batch * w->batches.n_tokens, &t.plan);
     }
     if (st) {
@@ -186,7 +186,7 @@ kd_status teacher_rank_prepare(worker *w, teacher_rank *rank)
     if (st || message_of(rank)->n_groups == 0) {
         return st;
     }
-    st = kd_backend_create_cpu(settings_dtype(w->job),
+    st = kd_backend_create_cpu(settings_teacher_dtype(w->job, rank->teacher),
                                (int)w->job->teachers[rank->teacher]->resources->threads, &rank->be);
     if (!st) {
         st = teacher_source_open(w, rank->be, &rank->teaching.plan, rank->teacher, on_block, rank,

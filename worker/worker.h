@@ -9,6 +9,7 @@
 
 #include "comm/world.h"
 #include "proto/job.pb-c.h"
+#include "train/checkpoint.h"
 #include "train/step.h"
 #include "worker/batches.h"
 #include "worker/link.h"
@@ -16,14 +17,15 @@
 
 /* Where this attempt goes on: of the leader, the same on every rank. */
 typedef struct resume_point {
-    uint64_t step;       /* updates made before */
-    char path[PATH_MAX]; /* the checkpoint, or "" */
+    uint64_t step;               /* updates made before */
+    char path[PATH_MAX];         /* the checkpoint, or "" */
+    kd_checkpoint_dtypes dtypes; /* what it says, and then what holds in this attempt */
 } resume_point;
 
 typedef struct worker {
     kd_world *world;
     rank_link *link; /* NULL: no daemon */
-    Kd__Job *job;    /* completed and checked */
+    Kd__Job *job;    /* completed and checked; dtype.h resolves what is auto in it */
     live live;       /* what became of its values since */
     batches batches;
     uint64_t hash; /* of the job, its tokens and models: of other ones no checkpoint is resumed */

@@ -236,6 +236,13 @@ static kd_status find_failed(kd_world *world, kd_status mine, int *failed_out)
     return st;
 }
 
+kd_status kd_world_sum(kd_world *world, int64_t *values, int n)
+{
+    return kd_mpi_check(
+        MPI_Allreduce(MPI_IN_PLACE, values, n, MPI_INT64_T, MPI_SUM, world->everyone),
+        "MPI_Allreduce");
+}
+
 kd_status kd_world_agree(kd_world *world, kd_status mine)
 {
     shared_fault fault = {.status = (int)mine};

@@ -35,6 +35,9 @@ bool kd_world_is_leader(const kd_world *world);
 /* All ranks. From the leader to everyone; small. */
 KD_MUST_USE kd_status kd_world_broadcast(kd_world *world, void *bytes, int size);
 
+/* All ranks: each value becomes the sum of every rank's; small. */
+KD_MUST_USE kd_status kd_world_sum(kd_world *world, int64_t *values, int n);
+
 /*
  * All ranks: KD_OK if every rank came with KD_OK, otherwise the same error everywhere: that of the
  * lowest rank that failed, with its fault text, so that every rank ends with the true reason. Waits

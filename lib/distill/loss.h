@@ -28,13 +28,12 @@
 typedef struct kd_teacher_view {
     const kd_model_config *config;
     Kd__Teacher__Transport transport;
-    kd_tensor
-        lm_head; /* (V', C') compute, borrowed; on the student's side if hidden states travel */
+    kd_dtype compute;  /* the teacher's, which need not be the student's */
+    kd_tensor lm_head; /* (V', C') compute, borrowed; the student's side, if hidden states travel */
 } kd_teacher_view;
 
 /* What is the same for all losses of an objective, known before anything runs. */
 typedef struct kd_loss_context {
-    kd_dtype compute; /* of all models */
     const kd_model_config *student;
     const kd_teacher_view *teachers;
     int n_teachers;

@@ -64,15 +64,11 @@ kd_status kd_objective_plan(const Kd__Objective *objective,
                             const kd_model_config *student,
                             const kd_teacher_view *teachers,
                             int n_teachers,
-                            kd_dtype compute,
                             int64_t max_rows,
                             kd_signal_plan *plan_out)
 {
-    const kd_loss_context context = {.compute = compute,
-                                     .student = student,
-                                     .teachers = teachers,
-                                     .n_teachers = n_teachers,
-                                     .max_rows = max_rows};
+    const kd_loss_context context = {
+        .student = student, .teachers = teachers, .n_teachers = n_teachers, .max_rows = max_rows};
     return make_plan(objective, &context, plan_out);
 }
 
@@ -174,7 +170,7 @@ static kd_status check_lm_head(const kd_objective *o, int i)
     const kd_tensor *head = &teacher->lm_head;
     const kd_model_config *config = teacher->config;
     if (kd_signal_plan_find(&o->plan, i, KD_SIGNAL_HIDDEN, 0) == NULL ||
-        (head->data != NULL && head->dtype == o->context.compute &&
+        (head->data != NULL && head->dtype == teacher->compute &&
          kd_tensor_rows(*head) == config->vocab_size &&
          kd_tensor_columns(*head) == config->hidden_size)) {
         return KD_OK;
@@ -183,7 +179,7 @@ static kd_status check_lm_head(const kd_objective *o, int i)
         KD_ERR_ARG,
         "teachers.%d: hidden states need the teacher's lm_head: expected (%lld, %lld) %s", i,
         (long long)config->vocab_size, (long long)config->hidden_size,
-        kd_dtype_name(o->context.compute));
+        kd_dtype_name(teacher->compute));
 }
 
 /* Fills in what is owned, piece by piece; the caller destroys the objective if it fails. */
@@ -221,7 +217,6 @@ kd_status kd_objective_create(kd_backend *be,
         .message = (Kd__Objective *)kd_message_copy(&message->base),
         .student = *student,
         .context = {.be = be,
-                    .compute = be->compute,
                     .student = &o->student,
                     .plan = &o->plan,
                     .n_teachers = n_teachers,

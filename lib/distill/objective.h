@@ -31,7 +31,6 @@ KD_MUST_USE kd_status kd_objective_plan(const Kd__Objective *objective,
                                         const kd_model_config *student,
                                         const kd_teacher_view *teachers,
                                         int n_teachers,
-                                        kd_dtype compute,
                                         int64_t max_rows,
                                         kd_signal_plan *plan_out);
 

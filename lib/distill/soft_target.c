@@ -25,12 +25,12 @@ static kd_status plan_logits(const ProtobufCMessage *message,
     for (int i = 0; !st && i < context->n_teachers; i++) {
         const kd_teacher_view *teacher = &context->teachers[i];
         const bool hidden =
-            kd_transport_resolve(teacher->transport, teacher->config, context->compute) ==
+            kd_transport_resolve(teacher->transport, teacher->config, teacher->compute) ==
             KD__TEACHER__TRANSPORT__HIDDEN;
         const kd_signal signal = {
             .teacher = i,
             .kind = hidden ? KD_SIGNAL_HIDDEN : KD_SIGNAL_LOGITS,
-            .dtype = hidden ? context->compute : KD_F32,
+            .dtype = hidden ? teacher->compute : KD_F32,
             .rows = context->max_rows,
             .columns = hidden ? teacher->config->hidden_size : teacher->config->vocab_size,
         };

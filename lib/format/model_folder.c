@@ -259,6 +259,7 @@ static kd_status load_lm_head(const char *folder,
                               const kd_shards *shards,
                               const kd_model_config *config,
                               kd_backend *be,
+                              kd_dtype dtype,
                               kd_tensor *lm_head_out)
 {
     const int64_t rows = config->vocab_size, columns = config->hidden_size;
@@ -271,12 +272,12 @@ static kd_status load_lm_head(const char *folder,
     if (st) {
         return st;
     }
-    void *data = be->ops->alloc(be, KD_MEMORY_DEVICE,
-                                (size_t)wanted.n_elements * kd_dtype_bytes(be->compute));
+    void *data =
+        be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)wanted.n_elements * kd_dtype_bytes(dtype));
     if (data == NULL) {
         return KD_ERR_NOMEM;
     }
-    const kd_tensor lm_head = kd_tensor_2d(data, be->compute, rows, columns);
+    const kd_tensor lm_head = kd_tensor_2d(data, dtype, rows, columns);
     st = upload_matrix(be, lm_head, entry);
     if (st) {
         be->ops->free(be, data);
@@ -286,7 +287,10 @@ static kd_status load_lm_head(const char *folder,
     return KD_OK;
 }
 
-kd_status kd_model_folder_load_lm_head(const char *folder, kd_backend *be, kd_tensor *lm_head_out)
+kd_status kd_model_folder_load_lm_head(const char *folder,
+                                       kd_backend *be,
+                                       kd_dtype dtype,
+                                       kd_tensor *lm_head_out)
 {
     kd_model_config config;
     kd_shards *shards;
@@ -299,7 +303,7 @@ kd_status kd_model_folder_load_lm_head(const char *folder, kd_backend *be, kd_te
     if (st) {
         return st;
     }
-    st = load_lm_head(folder, shards, &config, be, lm_head_out);
+    st = load_lm_head(folder, shards, &config, be, dtype, lm_head_out);
     kd_shards_close(shards);
     return st;
 }

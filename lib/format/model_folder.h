@@ -27,11 +27,12 @@ KD_MUST_USE kd_status kd_model_folder_config(const char *folder, kd_model_config
 KD_MUST_USE kd_status kd_model_folder_load(const char *folder, kd_parameters *params);
 
 /*
- * Only the lm_head (the embedding where tied), as (V, C) in the compute dtype of `be`. For a rank
- * that gets another model's hidden states. The caller frees the data with be->ops->free().
+ * Only the lm_head (the embedding where tied), as (V, C) in that dtype, KD_F32 or KD_BF16. For a
+ * rank that gets another model's hidden states. The caller frees the data with be->ops->free().
  */
 KD_MUST_USE kd_status kd_model_folder_load_lm_head(const char *folder,
                                                    kd_backend *be,
+                                                   kd_dtype dtype,
                                                    kd_tensor *lm_head_out);
 
 /*

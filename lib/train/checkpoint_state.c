@@ -11,6 +11,18 @@
 
 enum { VERSION = 1, STATE_BYTES_MAX = 1 << 16 };
 
+static void print_dtypes(kd_json_printer *p, const kd_checkpoint_dtypes *dtypes)
+{
+    kd_json_key(p, "dtype");
+    kd_json_string(p, kd_dtype_name(dtypes->student));
+    kd_json_key(p, "teacher_dtypes");
+    kd_json_begin(p, '[');
+    for (int i = 0; i < dtypes->n_teachers; i++) {
+        kd_json_string(p, kd_dtype_name(dtypes->teachers[i]));
+    }
+    kd_json_end(p, ']');
+}
+
 kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state *state)
 {
     kd_text text = {0};
@@ -22,6 +34,9 @@ kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state 
     kd_json_uint(&p, state->step);
     kd_json_key(&p, "job_hash");
     kd_json_hex(&p, state->job_hash);
+    if (state->dtypes.known) {
+        print_dtypes(&p, &state->dtypes);
+    }
     kd_json_end(&p, '}');
     const kd_status st = text.failed ? kd_fail(KD_ERR_NOMEM, "no memory to write %s", path)
                                      : kd_file_replace(path, text.data, text.size);
@@ -57,6 +72,44 @@ read_word(const char *path, const json_t *root, const char *field, uint64_t *wor
     return KD_OK;
 }
 
+static bool is_dtype(const json_t *value, kd_dtype *dtype_out)
+{
+    static const kd_dtype both[] = {KD_F32, KD_BF16};
+    const char *name = json_string_value(value);
+    for (int i = 0; name != NULL && i < 2; i++) {
+        if (strcmp(name, kd_dtype_name(both[i])) == 0) {
+            *dtype_out = both[i];
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Both fields, or none: a state that was written without a job. */
+static kd_status read_dtypes(const char *path, const json_t *root, kd_checkpoint_dtypes *dtypes_out)
+{
+    const json_t *student = json_object_get(root, "dtype");
+    const json_t *teachers = json_object_get(root, "teacher_dtypes");
+    kd_checkpoint_dtypes dtypes = {.known = true};
+    if (student == NULL && teachers == NULL) {
+        return KD_OK;
+    }
+    if (!is_dtype(student, &dtypes.student)) {
+        return fail_field(path, "dtype", "f32 or bf16");
+    }
+    const size_t n = json_array_size(teachers);
+    bool good = json_is_array(teachers) && n <= KD_CHECKPOINT_TEACHERS_MAX;
+    for (size_t i = 0; good && i < n; i++) {
+        good = is_dtype(json_array_get(teachers, i), &dtypes.teachers[i]);
+    }
+    if (!good) {
+        return fail_field(path, "teacher_dtypes", "a list of f32 or bf16");
+    }
+    dtypes.n_teachers = (int)n;
+    *dtypes_out = dtypes;
+    return KD_OK;
+}
+
 static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint_state *state_out)
 {
     kd_checkpoint_state state = {0};
@@ -71,6 +124,9 @@ static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint
     }
     if (!st) {
         st = read_word(path, root, "job_hash", &state.job_hash);
+    }
+    if (!st) {
+        st = read_dtypes(path, root, &state.dtypes);
     }
     if (!st) {
         *state_out = state;

@@ -277,6 +277,7 @@ static void make_student(bench *b)
                                           .max_batch = b->o.n_micro,
                                           .n_tokens = N_TOKENS};
     const kd_teacher_view teacher = {.config = &teacher_shape,
+                                     .compute = b->o.compute,
                                      .lm_head = taught ? teacher_lm_head(b) : kd_tensor_none()};
     training.has_decay = 1;
     training.decay = KD__TRAINING__DECAY__CONSTANT;
@@ -291,11 +292,11 @@ static void set_up(bench *b)
     const uint64_t n_micro = (uint64_t)(N_BATCH / b->o.n_micro);
     const uint64_t end_m = n_micro * (uint64_t)(N_WARM_UP + b->o.n_steps);
     const bool student = kd_world_role(b->world) == KD_ROLE_STUDENT;
-    const kd_teacher_view teacher = {.config = &teacher_shape};
+    const kd_teacher_view teacher = {.config = &teacher_shape, .compute = b->o.compute};
 
     must(kd_backend_create_cpu(b->o.compute, 1, &b->be), "kd_backend_create_cpu");
     b->objective = objective(b->o.losses);
-    must(kd_objective_plan(b->objective, &student_shape, &teacher, 1, b->o.compute,
+    must(kd_objective_plan(b->objective, &student_shape, &teacher, 1,
                            (int64_t)b->o.n_micro * N_TOKENS, &b->plan),
          "kd_objective_plan");
     b->tokens = malloc(2 * N_BATCH * N_TOKENS * sizeof *b->tokens);

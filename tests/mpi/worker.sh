@@ -400,6 +400,22 @@ case_lock() {
     expect_exit 70 "another run writes into this folder" 1 teacher.yaml output=shared
 }
 
+# Student and teacher each have a dtype; what auto came to stands in the output, in words that hold.
+case_dtype() {
+    local state mixed=(training.dtype=bf16 teachers.0.dtype=f32)
+    make_teacher
+    run 2 student.yaml output=remote "${mixed[@]}"
+    run 1 student.yaml output=local teachers.0.resources.ranks=0 "${mixed[@]}"
+    cmp remote/final/model.safetensors local/final/model.safetensors || fail "the models differ"
+    grep -q '^ *dtype: bf16' remote/job.yaml || fail "job.yaml lacks the student's dtype"
+    state=$(tr -d ' \n' <"$(ls -d remote/checkpoints/step-*/ | tail -n 1)state.json")
+    [[ $state == *'"dtype":"bf16","teacher_dtypes":["f32"]'* ]] || fail "state.json has $state"
+    run 2 student.yaml output=auto training.dtype=auto teachers.0.dtype=auto
+    ! grep -q 'dtype: auto' auto/job.yaml || fail "auto was not resolved"
+    [ "$(grep -c 'dtype: \(f32\|bf16\)' auto/job.yaml)" = 2 ] || fail "job.yaml lacks a dtype"
+    run 2 student.yaml output=auto training.dtype=auto teachers.0.dtype=auto
+}
+
 # The local tool says of a model what the run that made it said.
 case_model() {
     local tool loss found

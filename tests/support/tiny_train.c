@@ -76,7 +76,8 @@ tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settin
     t->teacher_be = teacher.be;
     KD_CHECK(kd_teacher_create(teacher.params, &teacher_settings, &t->teacher) == KD_OK);
     const kd_teacher_view seen = {.config = kd_teacher_config(t->teacher),
-                                  .lm_head = kd_teacher_lm_head(t->teacher)};
+                                  .lm_head = kd_teacher_lm_head(t->teacher),
+                                  .compute = t->teacher_be->compute};
     KD_CHECK(kd_trainer_create(student.params, &trainer_settings, &seen, 1, &t->trainer) == KD_OK);
     KD_CHECK(kd_channel_create_local(&kd_trainer_signals(t->trainer)->messages[0], TINY_STEPS_OPEN,
                                      teach, t, &t->channel) == KD_OK);

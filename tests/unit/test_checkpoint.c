@@ -99,6 +99,33 @@ static void expect_exact_resume(const kd_model_type *type, kd_dtype compute)
     tiny_train_destroy(straight);
 }
 
+Test(checkpoint, dtypes_come_back_and_may_be_missing)
+{
+    kd_checkpoint_state found;
+    char *path;
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
+    kd_checkpoint_state state = {
+        .step = 1,
+        .dtypes = {
+            .known = true, .student = KD_BF16, .n_teachers = 2, .teachers = {KD_F32, KD_BF16}}};
+    for (int known = 1; known >= 0; known--, state.step++) {
+        state.dtypes.known = known != 0;
+        cr_assert_eq(
+            kd_checkpoint_save(temporary_folder(), kd_trainer_optimizer(t->trainer), &state, NULL),
+            KD_OK);
+        cr_assert_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &found), KD_OK);
+        cr_assert_not_null(path);
+        free(path);
+        cr_expect_eq(found.step, state.step);
+        cr_assert_eq(found.dtypes.known, known != 0);
+        cr_expect_eq(found.dtypes.student, known ? KD_BF16 : KD_F32);
+        cr_expect_eq(found.dtypes.n_teachers, known ? 2 : 0);
+        cr_expect(!known ||
+                  (found.dtypes.teachers[0] == KD_F32 && found.dtypes.teachers[1] == KD_BF16));
+    }
+    tiny_train_destroy(t);
+}
+
 Test(checkpoint, a_resumed_run_ends_in_the_same_bytes_in_f32)
 {
     expect_exact_resume(&kd_model_mixtral, KD_F32);

@@ -465,8 +465,8 @@ static void expect_head(kd_dtype compute, kd_model_config config, kd_parameter_r
 
     kd_parameters *params = create_numbered(config);
     cr_assert(eq(int, kd_model_folder_save("m", params, KD_F32), KD_OK));
-    cr_assert(eq(int, kd_backend_create_cpu(compute, 1, &other), KD_OK));
-    cr_assert(eq(int, kd_model_folder_load_lm_head("m", other, &head), KD_OK), "%s",
+    cr_assert(eq(int, kd_backend_create_cpu(KD_F32, 1, &other), KD_OK));
+    cr_assert(eq(int, kd_model_folder_load_lm_head("m", other, compute, &head), KD_OK), "%s",
               kd_fault_text());
     cr_expect(eq(i64, head.dims[0], 11));
     cr_expect(eq(i64, head.dims[1], 8));

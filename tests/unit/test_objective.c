@@ -282,17 +282,14 @@ Test(objective, signals_are_those_that_a_weight_could_ask_for)
     tiny_objective objective;
     kd_signal_plan plan;
     tiny_objective_init(&objective, 0.0, 1.0, 1.0);
-    cr_assert_eq(kd_objective_plan(&objective.message, &config, &teacher, 1, KD_F32, N_ROWS, &plan),
-                 KD_OK);
+    cr_assert_eq(kd_objective_plan(&objective.message, &config, &teacher, 1, N_ROWS, &plan), KD_OK);
     cr_expect_eq(plan.n_signals, 1);
     kd_signal_plan_release(&plan);
-    cr_assert_eq(kd_objective_plan(&objective.message, &config, NULL, 0, KD_F32, N_ROWS, &plan),
-                 KD_OK);
+    cr_assert_eq(kd_objective_plan(&objective.message, &config, NULL, 0, N_ROWS, &plan), KD_OK);
     cr_expect_eq(plan.n_signals, 0);
     kd_signal_plan_release(&plan);
     objective.message.kd = NULL;
-    cr_assert_eq(kd_objective_plan(&objective.message, &config, &teacher, 1, KD_F32, N_ROWS, &plan),
-                 KD_OK);
+    cr_assert_eq(kd_objective_plan(&objective.message, &config, &teacher, 1, N_ROWS, &plan), KD_OK);
     cr_expect_eq(plan.n_signals, 0);
     kd_signal_plan_release(&plan);
 }

@@ -32,7 +32,7 @@ Test(reflect, fill_makes_every_sub_message_and_default)
     cr_assert(job->data != NULL && job->training != NULL && job->objective->kd != NULL);
     cr_expect(job->has_seed && job->seed == 0);
     cr_expect(job->data->has_sequence_length && job->data->sequence_length == 256);
-    cr_expect(job->training->has_dtype && job->training->dtype == KD__TRAINING__DTYPE__BF16);
+    cr_expect(job->training->has_dtype && job->training->dtype == KD__DTYPE__AUTO);
     cr_expect(eq(dbl, job->training->learning_rate, 3e-4));
     cr_expect(not(job->training->has_steps), "no default, so still absent");
     cr_expect(job->objective->kd->weight == NULL, "a bare value means something by its absence");

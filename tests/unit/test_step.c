@@ -664,9 +664,12 @@ Test(step, a_list_of_teachers_gives_its_mixture)
     tiny_train *two = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_batch whole = tiny_batch_whole(&batch);
-    const kd_teacher_view views[] = {
-        {.config = kd_teacher_config(two->teacher), .lm_head = kd_teacher_lm_head(two->teacher)},
-        {.config = kd_teacher_config(two->teacher), .lm_head = kd_teacher_lm_head(two->teacher)}};
+    const kd_teacher_view views[] = {{.config = kd_teacher_config(two->teacher),
+                                      .lm_head = kd_teacher_lm_head(two->teacher),
+                                      .compute = two->teacher_be->compute},
+                                     {.config = kd_teacher_config(two->teacher),
+                                      .lm_head = kd_teacher_lm_head(two->teacher),
+                                      .compute = two->teacher_be->compute}};
     const kd_reduce alone = kd_reduce_single();
     kd_step_result expected, r;
     cr_assert_eq(tiny_train_step(one, 0, &whole, 1, &expected), KD_OK);

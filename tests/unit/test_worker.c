@@ -8,6 +8,7 @@
 #include "job/job.h"
 #include "message/fields.h"
 #include "tensor/ops.h"
+#include "worker/dtype.h"
 #include "worker/live.h"
 #include "worker/options.h"
 #include "worker/settings.h"
@@ -142,4 +143,15 @@ Test(options, only_bad_input_is_permanent)
 Test(settings, what_a_job_may_have_fits_the_engine)
 {
     cr_expect(eq(dbl, kd_field_facts_named("kd.Model", "num_experts")->range.most, KD_EXPERTS_MAX));
+}
+
+Test(dtype, auto_follows_the_ranks_unless_a_checkpoint_says_what_held)
+{
+    const kd_dtype f32 = KD_F32, bf16 = KD_BF16;
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, NULL, 3, 3), KD__DTYPE__BF16));
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, NULL, 3, 2), KD__DTYPE__F32));
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, &f32, 3, 3), KD__DTYPE__F32));
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, &bf16, 3, 0), KD__DTYPE__BF16));
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__BF16, NULL, 3, 0), KD__DTYPE__BF16));
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__F32, NULL, 3, 3), KD__DTYPE__F32));
 }

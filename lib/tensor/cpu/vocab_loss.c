@@ -123,7 +123,7 @@ teacher_logits(const vocab_work *w, const kd_vocab_teacher *teacher, const int32
     if (teacher->hidden.data == NULL) {
         logits = chunk_of(w, teacher->logits, KD_F32, rows, n);
     } else {
-        const kd_tensor x = chunk_of(w, teacher->hidden, w->be->compute, rows, n);
+        const kd_tensor x = chunk_of(w, teacher->hidden, teacher->lm_head.dtype, rows, n);
         logits = scratch_2d(w->be, KD_F32, kd_tensor_rows(x), kd_tensor_rows(teacher->lm_head));
         if (!w->be->fault) {
             KD_KERNEL(linear)(w->be, logits, x, teacher->lm_head);
@@ -295,7 +295,7 @@ static void check_loss(const kd_vocab_loss *loss, kd_dtype compute)
         const bool forms = teacher->hidden.data != NULL;
         KD_CHECK(teacher->weight >= 0.0);
         KD_CHECK(kd_tensor_rows(forms ? teacher->hidden : teacher->logits) == n);
-        KD_CHECK(!forms || teacher->lm_head.dtype == compute);
+        KD_CHECK(!forms || teacher->lm_head.dtype == KD_F32 || teacher->lm_head.dtype == KD_BF16);
         KD_CHECK(loss->n_vocab <=
                  (forms ? kd_tensor_rows(teacher->lm_head) : kd_tensor_columns(teacher->logits)));
     }
