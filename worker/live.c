@@ -1,3 +1,9 @@
+/*
+ * live.c - a list of changes in the order of their steps, and two places in it: now, and ahead by the lead.
+ *
+ * The disk comes before the order: a rank that was told of a change that the file does not hold would end in
+ * other weights than the run that resumes.
+ */
 #include "worker/live.h"
 
 #include <errno.h>
@@ -198,28 +204,51 @@ static kd_status read_file(const Kd__Job *job, char **text_out)
     return KD_OK;
 }
 
-/* The leader's text on every rank; others pass NULL. */
-static kd_status share(kd_world *world, char **text)
+/* The leader's text on every rank; others come with NULL. */
+static kd_status share(kd_world *world, const char *mine, char **text_out)
 {
-    uint64_t size = *text != NULL ? strlen(*text) : 0;
+    uint64_t size = mine != NULL ? strlen(mine) : 0;
+    char *text = NULL;
     kd_status st = kd_world_broadcast(world, &size, (int)sizeof size);
-    if (!st && !kd_world_is_leader(world)) {
-        *text = size <= LIVE_FILE_BYTES_MAX ? calloc(1, (size_t)size + 1) : NULL;
-        st = *text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for the job's changes") : KD_OK;
+    if (!st) {
+        text = size <= LIVE_FILE_BYTES_MAX ? calloc(1, (size_t)size + 1) : NULL;
+        st = text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for the job's changes") : KD_OK;
     }
     st = kd_world_agree(world, st);
-    return st ? st : kd_world_broadcast(world, *text, (int)size);
+    if (!st && mine != NULL) {
+        KD_CHECK(text != NULL); /* or the ranks had not agreed */
+        memcpy(text, mine, (size_t)size);
+    }
+    if (!st) {
+        st = kd_world_broadcast(world, text, (int)size);
+    }
+    if (st) {
+        free(text);
+        return st;
+    }
+    *text_out = text;
+    return KD_OK;
+}
+
+/* All ranks: what the leader's file holds. */
+static kd_status read_shared(kd_world *world, const Kd__Job *job, char **text_out)
+{
+    char *mine = NULL;
+    kd_status st = kd_world_agree(world, kd_world_is_leader(world) ? read_file(job, &mine) : KD_OK);
+    if (!st) {
+        st = share(world, mine, text_out);
+    }
+    free(mine);
+    return st;
 }
 
 kd_status live_open(kd_world *world, const Kd__Job *job, live *live_out)
 {
     live l = {.leads = kd_world_is_leader(world)};
     char *text = NULL;
-    kd_status st = kd_world_agree(world, kd_world_is_leader(world) ? read_file(job, &text) : KD_OK);
+    kd_status st = read_shared(world, job, &text);
     if (!st) {
-        st = share(world, &text);
-    }
-    if (!st) {
+        KD_CHECK(text != NULL);
         l.file_bytes = strlen(text);
         st = add_lines(&l, text, "changes.jsonl");
     }

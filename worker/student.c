@@ -1,3 +1,7 @@
+/*
+ * student.c - the boundary between two steps decides, in this order: live values, checkpoint or stop, which
+ * steps' messages may come; then the step runs with nothing left to decide.
+ */
 #include "worker/student.h"
 
 #include <stdlib.h>

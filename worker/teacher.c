@@ -1,3 +1,9 @@
+/*
+ * teacher.c - plans, orders and messages from the teacher's side.
+ *
+ * Which groups travel in a step is a function of job, changes and step, but only the leader computes it: what
+ * stands in the order holds even if another rank would have come to another result.
+ */
 #include "worker/teacher.h"
 
 #include <inttypes.h>

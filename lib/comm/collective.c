@@ -1,3 +1,4 @@
+/* collective.c - sums over the students, in pieces of a fixed size. */
 #include "comm/mpi_world.h"
 
 /*

@@ -1,3 +1,9 @@
+/*
+ * step_order.c - a ring of broadcasts under way, one for each step from the one taken last to the lead.
+ *
+ * All are of one size, though most carry no change: a broadcast whose size depended on what is in it would
+ * need another before it.
+ */
 #include "comm/step_order.h"
 
 #include <stdlib.h>
@@ -90,12 +96,12 @@ static kd_status take_memory(kd_order_stream *stream)
     stream->packet_bytes = sizeof(packet) + (size_t)stream->settings.n_teachers * sizeof(uint64_t);
     stream->packets = calloc(n_ring, stream->packet_bytes);
     stream->requests = malloc(n_ring * sizeof(MPI_Request));
+    for (size_t i = 0; stream->requests != NULL && i < n_ring; i++) {
+        stream->requests[i] = MPI_REQUEST_NULL;
+    }
     if (stream->packets == NULL || stream->requests == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for step orders with a lead of %d",
                        stream->settings.lead);
-    }
-    for (size_t i = 0; i < n_ring; i++) {
-        stream->requests[i] = MPI_REQUEST_NULL;
     }
     return KD_OK;
 }

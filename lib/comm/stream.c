@@ -1,3 +1,10 @@
+/*
+ * stream.c - slots, requests and open steps of the signal stream.
+ *
+ * A slot waits for nobody but its own messages, and each side numbers its slots by itself: only the order
+ * in which sends and receives start must be the same. Requests are made when first used, since of the pairs
+ * of slot and peer that could be most may never meet.
+ */
 #include "comm/stream.h"
 
 #include <limits.h>
@@ -403,12 +410,12 @@ static kd_status check_sizes(const kd_world *world, const kd_stream_settings *se
 static kd_status take_memory(stream *s, int n_steps)
 {
     s->slots = calloc((size_t)s->depth, sizeof *s->slots);
-    s->requests = malloc((size_t)n_requests(s) * sizeof(MPI_Request));
+    s->requests = calloc((size_t)n_requests(s), sizeof(MPI_Request));
+    for (int i = 0; s->requests != NULL && i < n_requests(s); i++) {
+        s->requests[i] = MPI_REQUEST_NULL;
+    }
     if (s->slots == NULL || s->requests == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for %d signal messages", s->depth);
-    }
-    for (int i = 0; i < n_requests(s); i++) {
-        s->requests[i] = MPI_REQUEST_NULL;
     }
     s->buffers =
         s->be->ops->alloc(s->be, KD_MEMORY_DEVICE, (size_t)s->depth * s->plan.message_bytes);

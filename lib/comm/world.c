@@ -1,3 +1,9 @@
+/*
+ * world.c - communicators for those who talk to each other, and how ranks agree on a fault.
+ *
+ * Ranks of other teachers take no part in a teacher's stream, so each teacher has a communicator with the
+ * students. Waiting naps after a while: teachers may wait for minutes, on cores that others need.
+ */
 #include "comm/world.h"
 
 #include <sched.h>

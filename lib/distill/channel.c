@@ -1,3 +1,6 @@
+/*
+ * channel.c - the local channel: one buffer, since the teacher runs only when its message is asked for.
+ */
 #include "distill/channel.h"
 
 #include <stdbool.h>

@@ -1,3 +1,7 @@
+/*
+ * open_steps.c - a ring of steps. The newest stays when it is passed, so that the next one can be held
+ * against its end: a step left out would shift every message after it.
+ */
 #include "distill/open_steps.h"
 
 #include <stdlib.h>
@@ -24,6 +28,7 @@ void kd_open_steps_release(kd_open_steps *steps)
 
 static const kd_open_step *at(const kd_open_steps *steps, int i)
 {
+    KD_CHECK(steps->ring != NULL);
     return &steps->ring[(steps->oldest + i) % steps->n_room];
 }
 

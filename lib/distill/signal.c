@@ -1,3 +1,9 @@
+/*
+ * signal.c - collects what losses read, then sorts it into messages and groups.
+ *
+ * Groups can be known only when every loss has planned, and must come out the same on ranks that plan in
+ * another order: hence two passes, and a sort by what a signal is.
+ */
 #include "distill/signal.h"
 
 #include <stdlib.h>
