@@ -152,11 +152,13 @@ enum {
 };
 
 typedef struct kd_adamw {
-    kd_tensor param;      /* (n) f32 master weights, updated                                     */
-    kd_tensor grad;       /* (n) f32                                                             */
-    kd_tensor m, v;       /* (n) f32 moments, updated                                            */
-    kd_tensor copy;       /* (n) bf16, rewritten from param; or none                             */
-    kd_tensor norm_sq;    /* (1) f64, sum of squares of the whole gradient                       */
+    kd_tensor param;   /* (n) f32 master weights, updated                                     */
+    kd_tensor grad;    /* (n) f32                                                             */
+    kd_tensor m, v;    /* (n) f32 moments, updated                                            */
+    kd_tensor copy;    /* (n) bf16, rewritten from param; or none                             */
+    kd_tensor norm_sq; /* (1) f64, sum of squares of the whole gradient                       */
+    const kd_tensor *guards; /* [n_guards] f64: nothing is updated unless all in them are finite */
+    int n_guards;
     double clip_norm;     /* 0: no clipping; else the gradient's norm is cut to this             */
     double learning_rate; /* of this step                                                        */
     double beta1, beta2, epsilon, weight_decay;
@@ -350,7 +352,8 @@ typedef struct kd_ops {
     void (*vocab_loss)(kd_backend *be, const kd_vocab_loss *loss);
 
     void (*sum_squares)(kd_backend *be, kd_tensor sum, kd_tensor x); /* sum (1) f64 += */
-    /* AdamW (Loshchilov and Hutter 2019), decoupled decay, bias-corrected. */
+    /* AdamW (Loshchilov and Hutter 2019), decoupled decay, bias-corrected. The device itself clips and
+     * looks at the guards: the host need not wait for norms and losses first. */
     void (*adamw)(kd_backend *be, const kd_adamw *args);
 } kd_ops;
 

@@ -121,13 +121,17 @@ static void apply_range(kd_optimizer *o, int g, int64_t first, int64_t end, kd_a
     o->be->ops->adamw(o->be, &args);
 }
 
-static void apply_group(kd_optimizer *o, int g, double learning_rate, uint64_t update)
+static void
+apply_group(kd_optimizer *o, int g, double learning_rate, uint64_t update, kd_tensor sums)
 {
     const kd_group *group = &o->groups[g];
     const kd_parameters *params = group->params;
+    const kd_tensor guards[] = {o->norm_sq, sums};
     kd_adamw args = {
         .copy = params->compute.dtype != KD_F32 ? params->compute : kd_tensor_none(),
         .norm_sq = norm_sq_of(o, g),
+        .guards = guards,
+        .n_guards = sums.data != NULL ? 2 : 1,
         .clip_norm = group->clip_norm,
         .learning_rate = learning_rate * group->rate,
         .beta1 = o->training->beta1,
@@ -143,11 +147,11 @@ static void apply_group(kd_optimizer *o, int g, double learning_rate, uint64_t u
     apply_range(o, g, params->n_matrix, params->n_elements, args);
 }
 
-void kd_optimizer_apply(kd_optimizer *o, double learning_rate, uint64_t update)
+void kd_optimizer_apply(kd_optimizer *o, double learning_rate, uint64_t update, kd_tensor sums)
 {
     for (int g = 0; g < o->n_groups; g++) {
         if (kd_group_trained(&o->groups[g])) {
-            apply_group(o, g, learning_rate, update);
+            apply_group(o, g, learning_rate, update, sums);
         }
     }
 }

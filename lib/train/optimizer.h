@@ -49,7 +49,14 @@ KD_MUST_USE kd_status kd_optimizer_reduce(kd_optimizer *optimizer, const kd_redu
 /* Puts the sum of squares of each group's gradient into norm_sq. */
 void kd_optimizer_measure(kd_optimizer *optimizer);
 
-/* One update by the gradients, clipped by norm_sq. `update` is 1 for the first. */
-void kd_optimizer_apply(kd_optimizer *optimizer, double learning_rate, uint64_t update);
+/*
+ * One update by the gradients, clipped by norm_sq. `update` is 1 for the first. Nothing changes unless
+ * norm_sq and `sums` (k) f64, or none, are all finite: the back end sees to it, so that the host may
+ * learn of them later.
+ */
+void kd_optimizer_apply(kd_optimizer *optimizer,
+                        double learning_rate,
+                        uint64_t update,
+                        kd_tensor sums);
 
 #endif

@@ -1,6 +1,8 @@
 /*
  * step.c - one step: counts first, since each loss divides by its own as it is formed, then one pass
- * over the micro-batches, then one wait for everything that is reported and may reach the weights.
+ * over the micro-batches, then the update. Everything is queued before the host waits, once: the back
+ * end itself keeps numbers that are not finite from the weights. With more ranks the host waits for the
+ * sums over them, and knows the losses before it queues the update.
  */
 #include "train/step.h"
 
@@ -166,22 +168,19 @@ static kd_status run_batches(kd_trainer *trainer, const kd_step_work *work)
 }
 
 /*
- * Gradients and losses summed over all ranks, and each group's norm squared. Here is where the host
- * waits for the step.
+ * Gradients and losses become the sums over all ranks, for which the host waits. One rank's losses are
+ * downloaded later, with the norms.
  */
-static kd_status gather(kd_trainer *trainer, const kd_reduce *reduce, double *norm_sq)
+static kd_status reduce_step(kd_trainer *trainer, const kd_reduce *reduce)
 {
     const kd_tensor sums = kd_objective_sums(trainer->objective);
     kd_backend *be = trainer->params->be;
     kd_optimizer_settle(trainer->optimizer);
-    kd_status st = kd_optimizer_reduce(trainer->optimizer, reduce);
-    if (st) {
-        return st;
+    if (reduce->n_ranks == 1) {
+        return KD_OK;
     }
-    kd_optimizer_measure(trainer->optimizer);
     be->ops->download(be, trainer->sums, sums);
-    be->ops->download(be, norm_sq, trainer->optimizer->norm_sq);
-    st = kd_backend_wait(be);
+    const kd_status st = kd_optimizer_reduce(trainer->optimizer, reduce);
     return st ? st : reduce->sum_f64(reduce->user, trainer->sums, kd_tensor_elements(sums));
 }
 
@@ -196,19 +195,28 @@ static double exported_norm(const kd_optimizer *o, const double *norm_sq)
 }
 
 /* Only finite numbers may reach the weights. All ranks see the same sums, so all end alike. */
-static kd_status check_finite(const kd_trainer *trainer,
-                              uint64_t step,
-                              const kd_step_result *result,
-                              const double *norm_sq)
+static kd_status
+check_losses(const kd_trainer *trainer, uint64_t step, const kd_step_result *result)
 {
-    const kd_optimizer *o = trainer->optimizer;
-
     for (int i = 0; i < result->n_losses; i++) {
         if (!isfinite(result->losses[i].raw)) {
             return kd_fail(KD_ERR_INVALID, "step %" PRIu64 ": loss %s is %s, expected a number",
                            step, result->losses[i].name, kd_text_not_finite(result->losses[i].raw));
         }
     }
+    for (int64_t i = 0; i < kd_tensor_elements(kd_objective_sums(trainer->objective)); i++) {
+        if (!isfinite(trainer->sums[i])) { /* the back end has updated nothing then */
+            return kd_fail(KD_ERR_INVALID,
+                           "step %" PRIu64 ": sum %" PRId64 " of the losses is %s, expected a "
+                           "number",
+                           step, i, kd_text_not_finite(trainer->sums[i]));
+        }
+    }
+    return KD_OK;
+}
+
+static kd_status check_norms(const kd_optimizer *o, uint64_t step, const double *norm_sq)
+{
     for (int g = 0; g < o->n_groups; g++) {
         if (!isfinite(norm_sq[g])) {
             return kd_fail(KD_ERR_INVALID,
@@ -220,30 +228,64 @@ static kd_status check_finite(const kd_trainer *trainer,
     return KD_OK;
 }
 
+/* What the sums of the losses say, once they are here. */
+static kd_status
+report(const kd_trainer *trainer, uint64_t step, bool labelled, kd_step_result *result)
+{
+    const double n_rows = trainer->sums[KD_VOCAB_SUM_ROWS];
+    const double n_correct = trainer->sums[KD_VOCAB_SUM_CORRECT];
+    result->accuracy = labelled && n_rows > 0.0 ? n_correct / n_rows : 0.0;
+    result->n_tokens = (uint64_t)n_rows;
+    result->n_losses = kd_objective_n_losses(trainer->objective);
+    result->loss = kd_objective_report(trainer->objective, trainer->sums, result->losses);
+    return check_losses(trainer, step, result);
+}
+
+/* Queues norms, clip and update, then waits for the whole step; for the losses too if `alone`. */
+static kd_status finish(kd_trainer *trainer,
+                        uint64_t step,
+                        const kd_step_result *result,
+                        bool alone,
+                        double *norm_sq)
+{
+    kd_backend *be = trainer->params->be;
+    const kd_tensor sums = kd_objective_sums(trainer->objective);
+
+    kd_optimizer_measure(trainer->optimizer);
+    if (result->updated) {
+        kd_optimizer_apply(trainer->optimizer, result->learning_rate, step + 1, sums);
+    }
+    be->ops->download(be, norm_sq, trainer->optimizer->norm_sq);
+    if (alone) {
+        be->ops->download(be, trainer->sums, sums);
+    }
+    return kd_backend_wait(be);
+}
+
 static kd_status conclude(kd_trainer *trainer,
                           uint64_t step,
                           bool labelled,
                           const kd_reduce *reduce,
-                          kd_step_result *result_out)
+                          kd_step_result *result)
 {
+    const bool alone = reduce->n_ranks == 1;
     double norm_sq[KD_GROUPS_MAX];
-    kd_status st = gather(trainer, reduce, norm_sq);
-    if (st) {
-        return st;
+
+    kd_status st = reduce_step(trainer, reduce);
+    if (!st && !alone) { /* another rank's losses may be what is not finite */
+        st = report(trainer, step, labelled, result);
     }
-    const double n_rows = trainer->sums[KD_VOCAB_SUM_ROWS];
-    const double n_correct = trainer->sums[KD_VOCAB_SUM_CORRECT];
-    kd_step_result result = {
-        .gradient_norm = exported_norm(trainer->optimizer, norm_sq),
-        .learning_rate = kd_learning_rate_at(trainer->training, step),
-        .accuracy = labelled && n_rows > 0.0 ? n_correct / n_rows : 0.0,
-        .n_tokens = (uint64_t)n_rows,
-        .n_losses = kd_objective_n_losses(trainer->objective),
-    };
-    result.loss = kd_objective_report(trainer->objective, trainer->sums, result.losses);
-    st = check_finite(trainer, step, &result, norm_sq);
     if (!st) {
-        *result_out = result;
+        st = finish(trainer, step, result, alone, norm_sq);
+    }
+    if (!st && alone) {
+        st = report(trainer, step, labelled, result);
+    }
+    if (!st) {
+        st = check_norms(trainer->optimizer, step, norm_sq);
+    }
+    if (!st) {
+        result->gradient_norm = exported_norm(trainer->optimizer, norm_sq);
     }
     return st;
 }
@@ -259,11 +301,12 @@ static uint64_t stalls_ns(const kd_trainer *trainer)
     return sum;
 }
 
-/* Everything of a step but the update. */
+/* A step, which updates the weights only if it should. */
 static kd_status pass(kd_trainer *trainer,
                       const kd_step_work *work,
                       kd_channel *const *channels,
                       const kd_reduce *reduce,
+                      bool update,
                       kd_step_result *result_out)
 {
     step_counts counts = {.labelled = false};
@@ -279,11 +322,16 @@ static kd_status pass(kd_trainer *trainer,
     st = run_batches(trainer, work);
     const uint64_t stall_ns = stalls_ns(trainer) - stall_before_ns;
     trainer->channels = NULL;
+    kd_step_result result = {
+        .learning_rate = kd_learning_rate_at(trainer->training, work->step),
+        .updated = update && kd_objective_teaches(trainer->objective),
+        .stall_s = (double)stall_ns * 1e-9,
+    };
     if (!st) {
-        st = conclude(trainer, work->step, counts.labelled, reduce, result_out);
+        st = conclude(trainer, work->step, counts.labelled, reduce, &result);
     }
     if (!st) {
-        result_out->stall_s = (double)stall_ns * 1e-9;
+        *result_out = result;
     }
     return st;
 }
@@ -294,20 +342,12 @@ kd_status kd_trainer_step(kd_trainer *trainer,
                           const kd_reduce *reduce,
                           kd_step_result *result_out)
 {
-    kd_step_result result;
-    const kd_status st = pass(trainer, work, channels, reduce, &result);
-    if (st) {
-        return st;
-    }
-    result.updated = kd_objective_teaches(trainer->objective);
-    if (result.updated) {
-        kd_optimizer_apply(trainer->optimizer, result.learning_rate, work->step + 1);
-    } else if (reduce->rank == 0) {
+    const kd_status st = pass(trainer, work, channels, reduce, true, result_out);
+    if (!st && !result_out->updated && reduce->rank == 0) {
         kd_log(KD_LOG_WARN, "step %" PRIu64 ": no loss has both a weight and rows: no update",
                work->step);
     }
-    *result_out = result;
-    return KD_OK;
+    return st;
 }
 
 kd_status kd_trainer_losses(kd_trainer *trainer,
@@ -316,5 +356,5 @@ kd_status kd_trainer_losses(kd_trainer *trainer,
                             const kd_reduce *reduce,
                             kd_step_result *result_out)
 {
-    return pass(trainer, work, channels, reduce, result_out);
+    return pass(trainer, work, channels, reduce, false, result_out);
 }

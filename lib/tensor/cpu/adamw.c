@@ -103,6 +103,20 @@ static double grad_factor(const kd_adamw *args)
     return norm > args->clip_norm ? args->clip_norm / norm : 1.0;
 }
 
+static bool all_finite(const kd_tensor *guards, int n)
+{
+    for (int g = 0; g < n; g++) {
+        const double *values = guards[g].data;
+        KD_CHECK(guards[g].dtype == KD_F64);
+        for (int64_t i = 0; i < kd_tensor_elements(guards[g]); i++) {
+            if (!isfinite(values[i])) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 void KD_KERNEL(adamw)(kd_backend *be, const kd_adamw *args)
 {
     const int64_t n = kd_tensor_elements(args->param);
@@ -111,7 +125,7 @@ void KD_KERNEL(adamw)(kd_backend *be, const kd_adamw *args)
     KD_CHECK(args->copy.data == NULL ||
              (args->copy.dtype == KD_BF16 && kd_tensor_elements(args->copy) == n));
     KD_CHECK(args->step >= 1);
-    if (be->fault) {
+    if (be->fault || !all_finite(args->guards, args->n_guards)) {
         return;
     }
     const double steps = (double)args->step;

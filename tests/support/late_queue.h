@@ -1,0 +1,25 @@
+/*
+ * late_queue.h - a back end whose waits are counted, for tests of who waits for its queue and when.
+ *
+ * While it is taken, a back end works as before. A test may put functions of its own into the table.
+ */
+#ifndef KD_TESTS_LATE_QUEUE_H
+#define KD_TESTS_LATE_QUEUE_H
+
+#include "tensor/ops.h"
+
+typedef struct late_queue {
+    kd_ops table; /* in the place of the back end's */
+    kd_backend *be;
+    const kd_ops *ops;         /* the back end's own */
+    int n_waits;               /* of the host, without downloads               */
+    int n_stops;               /* waits and downloads                          */
+    int n_updates;             /* calls of adamw                               */
+    int n_stops_before_update; /* before the last of them                      */
+} late_queue;
+
+/* Takes the back end, which must not be destroyed before it is given back. */
+void late_queue_take(late_queue *queue, kd_backend *be);
+void late_queue_give_back(late_queue *queue);
+
+#endif
