@@ -17,36 +17,9 @@
 #include "job/job.h"
 #include "message/fields.h"
 #include "message/json.h"
+#include "message/path.h"
 #include "message/reflect.h"
 #include "message/yaml.h"
-
-/* The flags of the fields along a path; 0 for one that does not exist. A list's index is no field. */
-static unsigned flags_on_path(const char *path)
-{
-    const ProtobufCMessageDescriptor *type = &kd__job__descriptor;
-    unsigned flags = 0;
-    while (type != NULL && *path != '\0') {
-        char name[64];
-        const size_t n = strcspn(path, ".");
-        if (n == 0 || n >= sizeof name) {
-            return 0;
-        }
-        memcpy(name, path, n);
-        name[n] = '\0';
-        path += n + (path[n] == '.');
-        if (name[strspn(name, "0123456789")] == '\0') {
-            continue;
-        }
-        const ProtobufCFieldDescriptor *field = kd_message_field(type, name);
-        if (field == NULL) {
-            return 0;
-        }
-        const kd_field_facts *facts = kd_field_facts_of(type, field);
-        flags |= facts != NULL ? facts->flags : 0;
-        type = field->type == PROTOBUF_C_TYPE_MESSAGE ? field->descriptor : NULL;
-    }
-    return flags;
-}
 
 /* On an error the job may be changed, but is valid as a message. */
 static kd_status assign(Kd__Job *job, const char *path, const char *value)
@@ -61,6 +34,7 @@ static kd_status assign(Kd__Job *job, const char *path, const char *value)
 
 kd_status live_check(const Kd__Job *job, const char *path, const char *value)
 {
+    kd_path_place place = {0};
     Kd__Job *copy = (Kd__Job *)kd_message_copy(&job->base);
     if (copy == NULL) {
         return kd_fail(KD_ERR_NOMEM, "%s: no memory", path);
@@ -69,7 +43,10 @@ kd_status live_check(const Kd__Job *job, const char *path, const char *value)
     if (!st) {
         st = kd_job_check(copy, NULL);
     }
-    if (!st && (flags_on_path(path) & KD_FIELD_LIVE) == 0) {
+    if (!st) {
+        st = kd_path_find(&kd__job__descriptor, path, &place);
+    }
+    if (!st && (place.flags & KD_FIELD_LIVE) == 0) {
         st = kd_fail(KD_ERR_INVALID, "%s: does not change while a job runs", path);
     }
     kd_message_destroy(&copy->base);

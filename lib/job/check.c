@@ -17,19 +17,30 @@ static Kd__Job view_without_unused(const Kd__Job *job, Kd__Student *student)
     return view;
 }
 
-kd_status kd_job_check(const Kd__Job *job, kd_text *mistakes)
+static kd_status check(const Kd__Job *job, kd_checker *c, bool is_run, kd_text *mistakes)
 {
-    kd_checker checker = {0};
     if (kd_message_has_unknown(&job->base)) {
-        kd_checker_add(&checker, "job",
-                       "found fields that this version of the program does not know");
-        checker.is_unsound = true;
+        kd_checker_add(c, "job", "found fields that this version of the program does not know");
+        c->is_unsound = true;
     }
     Kd__Student student;
     const Kd__Job view = view_without_unused(job, &student);
-    kd_checker_message(&checker, &view.base);
-    if (!checker.is_unsound) {
-        kd_job_check_rules(&checker, job, &view);
+    kd_checker_message(c, &view.base);
+    if (!c->is_unsound) {
+        kd_job_check_rules(c, job, &view, is_run);
     }
-    return kd_checker_end(&checker, mistakes);
+    return kd_checker_end(c, mistakes);
+}
+
+kd_status kd_job_check(const Kd__Job *job, kd_text *mistakes)
+{
+    kd_checker checker = {0};
+    return check(job, &checker, true, mistakes);
+}
+
+kd_status kd_job_check_model(const Kd__Job *job, kd_text *mistakes)
+{
+    static const char *const of_run[] = {"output", "data.files", NULL};
+    kd_checker checker = {.left_out = of_run};
+    return check(job, &checker, false, mistakes);
 }

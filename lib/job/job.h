@@ -56,6 +56,12 @@ KD_MUST_USE kd_status kd_job_complete_objective(Kd__Objective *objective, bool h
 KD_MUST_USE kd_status kd_job_check(const Kd__Job *job, kd_text *mistakes);
 
 /*
+ * The same for a program that gives the tokens itself and keeps the model: output and data.files are
+ * not looked at, and a teacher for kd, or a weight for some loss, may come later.
+ */
+KD_MUST_USE kd_status kd_job_check_model(const Kd__Job *job, kd_text *mistakes);
+
+/*
  * Checks that data files and checkpoint folders are there and readable, that the models which
  * config.json tells of fit the job and each other, and that output can be made: its nearest existing ancestor is a writable folder. For a checked job; blocks on the disk.
  */

@@ -17,6 +17,7 @@
 typedef struct subject {
     kd_checker *c;
     const Kd__Job *job;
+    bool is_run; /* as kd_job_check_rules() has it */
     const ProtobufCMessage *message;
     const char *path;
 } subject;
@@ -199,64 +200,68 @@ typedef struct rule {
     const ProtobufCMessageDescriptor *type;
     const char *field;
     void (*check)(const subject *s);
+    bool of_run; /* of a job that runs as it stands, and of no other */
 } rule;
 
 static const rule rules[] = {
-    {&kd__job__descriptor, "name", name_steers_no_terminal},
-    {&kd__job__descriptor, "after", after_names_jobs},
-    {&kd__model__descriptor, "head_dim", head_width_is_known},
-    {&kd__model__descriptor, NULL, shape_can_be_run},
-    {&kd__student__descriptor, "checkpoint", init_fits_checkpoint},
-    {&kd__student__descriptor, "model", init_fits_model},
-    {&kd__student__descriptor, "resources.ranks", student_has_ranks},
-    {&kd__schedule__descriptor, NULL, value_or_points},
-    {&kd__schedule__descriptor, "points", points_ascend},
-    {&kd__soft_target__descriptor, "weight", soft_targets_have_a_teacher},
-    {&kd__objective__descriptor, NULL, some_loss_trains},
-    {&kd__training__descriptor, "batch_size", batch_divides_over_ranks},
-    {&kd__training__descriptor, "warmup_steps", warmup_ends},
+    {&kd__job__descriptor, "name", name_steers_no_terminal, false},
+    {&kd__job__descriptor, "after", after_names_jobs, false},
+    {&kd__model__descriptor, "head_dim", head_width_is_known, false},
+    {&kd__model__descriptor, NULL, shape_can_be_run, false},
+    {&kd__student__descriptor, "checkpoint", init_fits_checkpoint, false},
+    {&kd__student__descriptor, "model", init_fits_model, false},
+    {&kd__student__descriptor, "resources.ranks", student_has_ranks, false},
+    {&kd__schedule__descriptor, NULL, value_or_points, false},
+    {&kd__schedule__descriptor, "points", points_ascend, false},
+    {&kd__soft_target__descriptor, "weight", soft_targets_have_a_teacher, true},
+    {&kd__objective__descriptor, NULL, some_loss_trains, true},
+    {&kd__training__descriptor, "batch_size", batch_divides_over_ranks, false},
+    {&kd__training__descriptor, "warmup_steps", warmup_ends, false},
 };
 
-static void
-apply(kd_checker *c, const Kd__Job *job, const ProtobufCMessage *message, const char *path)
+/* `at`: the message, and its path. */
+static void apply(const subject *at)
 {
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
-        if (rules[i].type != message->descriptor) {
+        if (rules[i].type != at->message->descriptor || (rules[i].of_run && !at->is_run)) {
             continue;
         }
         char blamed[KD_PATH_BYTES];
         const char *field = rules[i].field;
-        const char *dot = field != NULL && path[0] != '\0' ? "." : "";
-        (void)snprintf(blamed, sizeof blamed, "%s%s%s", path, dot, field != NULL ? field : "");
-        const subject s = {c, job, message, blamed};
+        const char *dot = field != NULL && at->path[0] != '\0' ? "." : "";
+        (void)snprintf(blamed, sizeof blamed, "%s%s%s", at->path, dot, field != NULL ? field : "");
+        subject s = *at;
+        s.path = blamed;
         rules[i].check(&s);
     }
 }
 
-static void
-walk(kd_checker *c, const Kd__Job *job, const ProtobufCMessage *message, const char *path)
+static void walk(const subject *at)
 {
-    const ProtobufCMessageDescriptor *type = message->descriptor;
-    apply(c, job, message, path);
+    const ProtobufCMessageDescriptor *type = at->message->descriptor;
+    apply(at);
     for (unsigned f = 0; f < type->n_fields; f++) {
         const ProtobufCFieldDescriptor *field = &type->fields[f];
         const bool is_list = field->label == PROTOBUF_C_LABEL_REPEATED;
         const size_t n =
-            field->type == PROTOBUF_C_TYPE_MESSAGE ? kd_message_count(message, field) : 0;
+            field->type == PROTOBUF_C_TYPE_MESSAGE ? kd_message_count(at->message, field) : 0;
         for (size_t i = 0; i < n; i++) {
-            char below[KD_PATH_BYTES], index[24] = "";
+            char path[KD_PATH_BYTES], index[24] = "";
             if (is_list) {
                 (void)snprintf(index, sizeof index, ".%zu", i);
             }
-            const int size = snprintf(below, sizeof below, "%s%s%s%s", path,
-                                      path[0] != '\0' ? "." : "", field->name, index);
-            KD_CHECK(size > 0 && (size_t)size < sizeof below);
-            walk(c, job, *(ProtobufCMessage *const *)kd_message_at(message, field, i), below);
+            const int size = snprintf(path, sizeof path, "%s%s%s%s", at->path,
+                                      at->path[0] != '\0' ? "." : "", field->name, index);
+            KD_CHECK(size > 0 && (size_t)size < sizeof path);
+            subject below = *at;
+            below.message = *(ProtobufCMessage *const *)kd_message_at(at->message, field, i);
+            below.path = path;
+            walk(&below);
         }
     }
 }
 
-void kd_job_check_rules(kd_checker *c, const Kd__Job *job, const Kd__Job *view)
+void kd_job_check_rules(kd_checker *c, const Kd__Job *job, const Kd__Job *view, bool is_run)
 {
-    walk(c, job, &view->base, "");
+    walk(&(subject){.c = c, .job = job, .is_run = is_run, .message = &view->base, .path = ""});
 }

@@ -22,6 +22,8 @@
 typedef struct kd_checker {
     kd_text lines; /* each ends with a newline */
     size_t n_mistakes;
+    const char *const
+        *left_out;   /* paths of fields not to be looked at, a NULL behind them; or NULL */
     bool is_unsound; /* unknown enum values or fields, numbers that are not finite */
 } kd_checker;
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "message/fields.h"
 #include "message/json.h"
 #include "message/reflect.h"
 #include "message/scalar.h"
@@ -211,7 +212,9 @@ static kd_status step_of_type(const char *shown,
     if (field == NULL) {
         return no_field(shown, *type, part);
     }
-    *place = (kd_path_place){.type = *type, .field = field};
+    const kd_field_facts *facts = kd_field_facts_of(*type, field);
+    const unsigned flags = place->flags | (facts != NULL ? facts->flags : 0);
+    *place = (kd_path_place){.type = *type, .field = field, .flags = flags};
     return KD_OK;
 }
 

@@ -47,6 +47,7 @@ typedef struct kd_path_place {
     const ProtobufCFieldDescriptor *field;
     bool has_index; /* it is the element `index` of the list that is the field */
     size_t index;
+    unsigned flags; /* of the field and of all that it is in: a sum of kd_field_flags (facts.h) */
 } kd_path_place;
 
 /* Looks a path up by type alone: indexes may be left out, and be any number. */

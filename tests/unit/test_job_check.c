@@ -172,6 +172,28 @@ Test(job_check, what_needs_a_teacher_is_refused_without_one)
                     "has no teachers\n");
 }
 
+/* The same mistakes, but for those about files, and about what is there when the job runs. */
+Test(job_check, a_model_without_a_run_needs_no_files_and_no_teacher)
+{
+    const char *sets[] = {"output=", "data.files=", "teachers=", "objective.kd.weight=1",
+                          "objective.hard.weight=0"};
+    const char *wrong[] = {"output=", "data.files=[a]", "training.batch_size=0",
+                           "objective.hard.weight=-1"};
+    Kd__Job *job = complete(sets, 5);
+    cr_expect(eq(int, kd_job_check_model(job, NULL), KD_OK), "%s", kd_fault_text());
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID));
+    destroy(job);
+
+    kd_text mistakes = {0};
+    job = complete(wrong, 4);
+    cr_expect(eq(int, kd_job_check_model(job, &mistakes), KD_ERR_INVALID));
+    cr_expect(eq(str, mistakes.data,
+                 "objective.hard.weight: found -1, expected a number of at least 0\n"
+                 "training.batch_size: found 0, expected 1 to 1048576\n"));
+    kd_text_release(&mistakes);
+    destroy(job);
+}
+
 Test(job_check, batch_size_must_divide_over_ranks)
 {
     const char *const sets[] = {"training.batch_size=10", "student.resources.ranks=2",

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "message/fields.h"
 #include "message/path.h"
 #include "message/reflect.h"
 #include "proto/job.pb-c.h"
@@ -124,6 +125,10 @@ Test(path, a_type_tells_what_a_path_leads_to)
     cr_expect(place.type == &kd__teacher__descriptor);
     cr_assert(eq(int, kd_path_find(&kd__job__descriptor, "teachers.7", &place), KD_OK));
     cr_expect(place.has_index && place.index == 7);
+    cr_expect(eq(uint, place.flags & KD_FIELD_LIVE, 0));
+    static const char live[] = "objective.kd.temperature.points.0.value"; /* its Schedule is */
+    cr_assert(eq(int, kd_path_find(&kd__job__descriptor, live, &place), KD_OK));
+    cr_expect(eq(uint, place.flags, KD_FIELD_LIVE | KD_FIELD_REQUIRED));
 
     cr_expect(eq(int, kd_path_find(&kd__job__descriptor, "trianing", &place), KD_ERR_INVALID));
     cr_expect(
