@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "base/rng.h"
 
 _Static_assert(KD_MODEL_EXPERTS_MAX <= KD_EXPERTS_MAX, "a shape that passes its check can be run");
@@ -312,16 +313,18 @@ static bool writes_residual(kd_parameter_role role)
     return role == KD_PARAM_ATTENTION_OUT || role == KD_PARAM_DOWN || role == KD_PARAM_SHARED_DOWN;
 }
 
-/* Fills chunk with the entry's elements [first, first + n). */
+/* Fills chunk with the entry's elements [first, first + n); a value asks for none of its neighbours. */
 static void start_values(const kd_parameter *entry,
                          uint64_t key,
                          double scale,
                          int64_t first,
                          float *chunk,
-                         int64_t n)
+                         int64_t n,
+                         int n_threads)
 {
     const float constant = entry->role == KD_PARAM_QKV_BIAS ? 0.0f : 1.0f;
 
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic, 1024)
     for (int64_t i = 0; i < n; i++) {
         chunk[i] = entry->n_dims == 1 ? constant
                                       : (float)(scale * kd_rng_normal(key, (uint64_t)(first + i)));
@@ -337,8 +340,9 @@ static void init_entry(kd_parameters *p, const kd_parameter *entry, uint64_t see
 
     for (int64_t first = 0; first < entry->n_elements; first += CHUNK_ELEMENTS) {
         const int64_t n = smaller(entry->n_elements - first, CHUNK_ELEMENTS);
-        start_values(entry, key, INIT_DEVIATION / depth, first, chunk, n);
+        start_values(entry, key, INIT_DEVIATION / depth, first, chunk, n, p->be->n_threads);
         kd_parameters_write(p, entry->offset + first, chunk, n);
+        kd_progress_tick();
     }
 }
 

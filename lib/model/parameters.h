@@ -94,7 +94,8 @@ void kd_parameters_destroy(kd_parameters *params);
 /*
  * Start values, a function of (seed, role, layer, element) alone: matrices normal with deviation
  * 0.02, those that write to the residual stream (attention out, down) divided by sqrt(2 L);
- * norms 1; biases 0. In training and in inference. Waits for the queue.
+ * norms 1; biases 0. In training and in inference. Takes the back end's threads, ticks progress.h, and
+ * waits for the queue.
  */
 KD_MUST_USE kd_status kd_parameters_init(kd_parameters *params, uint64_t seed);
 

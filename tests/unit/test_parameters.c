@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/progress.h"
+#include "base/rng.h"
 #include "shape/count.h"
 #include "tests/support/tiny_model.h"
 
@@ -206,6 +208,31 @@ static double deviation(const kd_parameters *p, kd_parameter_role role)
     }
     free(values);
     return sqrt(sum / (double)n);
+}
+
+/* More than one piece, by threads that do not divide it. */
+Test(parameters, start_values_follow_the_formula_on_any_number_of_threads_and_tick)
+{
+    kd_backend *be = backend(KD_F32, 3);
+    kd_model_config c = tiny_config(&kd_model_mixtral);
+    c.vocab_size = 9001;
+    kd_parameters *p = create(be, c, KD_PARAMS_TRAIN);
+    const uint64_t before = kd_progress_count();
+
+    cr_assert_eq(kd_parameters_init(p, 5), KD_OK);
+    cr_expect(kd_progress_count() > before + (uint64_t)p->n_table, "more than one tick an entry");
+    const kd_parameter *entry = kd_parameters_find(p, KD_PARAM_EMBEDDING, 0);
+    const uint64_t key = kd_rng_u64(kd_rng_key(5, "embedding"), 0);
+    float *values = malloc((size_t)entry->n_elements * sizeof *values);
+    kd_parameters_read(p, entry->offset, values, entry->n_elements);
+    int64_t n_wrong = 0;
+    for (int64_t i = 0; i < entry->n_elements; i++) {
+        n_wrong += values[i] != (float)(0.02 * kd_rng_normal(key, (uint64_t)i));
+    }
+    cr_expect_eq(n_wrong, 0, "%lld of %lld", (long long)n_wrong, (long long)entry->n_elements);
+    free(values);
+    kd_parameters_destroy(p);
+    kd_backend_destroy(be);
 }
 
 Test(parameters, start_values_have_the_stated_deviations)
