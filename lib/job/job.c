@@ -9,6 +9,7 @@
 #include "message/fields.h"
 #include "message/reflect.h"
 #include "message/yaml.h"
+#include "shape/from_message.h"
 
 #define MICRO_BATCH_SIZE_MAX 8 /* unless the job says otherwise */
 
@@ -109,19 +110,6 @@ kd_status kd_job_complete_objective(Kd__Objective *objective, bool has_teacher)
     return st;
 }
 
-static void complete_model(Kd__Model *model)
-{
-    if (!model->has_num_kv_heads && model->has_num_heads) {
-        model->has_num_kv_heads = 1;
-        model->num_kv_heads = model->num_heads;
-    }
-    if (!model->has_head_dim && model->has_hidden_size && model->num_heads > 0 &&
-        model->hidden_size % model->num_heads == 0) {
-        model->has_head_dim = 1;
-        model->head_dim = model->hidden_size / model->num_heads;
-    }
-}
-
 /* The largest divisor of a rank's share of the batch that is not above the usual size. */
 static uint32_t default_micro_batch_size(uint32_t batch_size, uint32_t student_ranks)
 {
@@ -144,7 +132,7 @@ static void complete_student(Kd__Job *job, bool had_model)
         kd_message_destroy(&student->model->base); /* the checkpoint has the shape */
         student->model = NULL;
     } else {
-        complete_model(student->model);
+        kd_model_message_complete(student->model);
     }
 }
 

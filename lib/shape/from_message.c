@@ -1,6 +1,19 @@
 /* from_message.c - a job's Model, of which every field is there, as a shape. */
 #include "shape/from_message.h"
 
+void kd_model_message_complete(Kd__Model *model)
+{
+    if (!model->has_num_kv_heads && model->has_num_heads) {
+        model->has_num_kv_heads = 1;
+        model->num_kv_heads = model->num_heads;
+    }
+    if (!model->has_head_dim && model->has_hidden_size && model->num_heads > 0 &&
+        model->hidden_size % model->num_heads == 0) {
+        model->has_head_dim = 1;
+        model->head_dim = model->hidden_size / model->num_heads;
+    }
+}
+
 kd_status
 kd_model_config_from_message(const Kd__Model *m, int64_t max_positions, kd_model_config *config_out)
 {

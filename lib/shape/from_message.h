@@ -5,6 +5,9 @@
 #include "proto/job.pb-c.h"
 #include "shape/config.h"
 
+/* Sets what is left out and follows from other sizes: num_kv_heads, head_dim where it divides. */
+void kd_model_message_complete(Kd__Model *model);
+
 /*
  * For a completed message, and sequences of up to max_positions tokens. The shape is not checked
  * yet. KD_ERR_INVALID for an unknown type, as kd_model_type_find() tells it.

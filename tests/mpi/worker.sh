@@ -416,6 +416,32 @@ case_dtype() {
     run 2 student.yaml output=auto training.dtype=auto teachers.0.dtype=auto
 }
 
+# Random models from a shape: of every type, the same for a seed, of use to the other commands.
+check_create() { # distill-model
+    local type
+    for type in llama mixtral qwen2_moe qwen3_moe olmoe; do
+        local experts=(--experts 2)
+        [ "$type" != llama ] || experts=()
+        "$1" create --out "random/$type" --type "$type" --hidden-size 64 --layers 2 "${experts[@]}" --seed 3 \
+            --dtype f32 --tokenizer byte --sequence-length 48 >/dev/null || fail "create $type"
+        "$1" inspect "random/$type" --json | grep -q "\"type\":\"$type\",\"vocab_size\":256,\"hidden_size\":64,\"layers\":2" ||
+            fail "a random $type is of another shape"
+        "$1" evaluate "random/$type" --data text.txt --sequence-length 32 --max-sequences 4 | grep -q '^loss 5\.[0-9]* nats' ||
+            fail "a random $type guesses better or worse than chance"
+    done
+    "$1" create --out random/again --hidden-size 64 --num-layers 2 --num-experts 2 --seed 3 --dtype f32 --threads 2 >/dev/null
+    cmp random/again/model.safetensors random/mixtral/model.safetensors || fail "a seed gives two models"
+    "$1" create --out random/other --hidden-size 64 --layers 2 --experts 2 --seed 4 --dtype f32 >/dev/null
+    ! cmp -s random/other/model.safetensors random/mixtral/model.safetensors || fail "two seeds give one model"
+    expect_code 65 "$1" create --out random/mixtral --hidden-size 64 --layers 2 --experts 2
+    expect_code 65 "$1" create --out random/no --hidden-size 64 --layers 2 --type llama --experts 2
+    expect_code 65 "$1" create --out random/no --hidden-size 64 --layers 2
+    expect_code 65 "$1" create --out random/no --hidden-size 64 --layers 2 --experts 2 --type mixtrel
+    expect_code 64 "$1" create --out random/no --hidden-sise 64
+    expect_code 64 "$1" create --hidden-size 64 --layers 2 --experts 2
+    [ ! -e random/no ] || fail "a model that was refused left a folder"
+}
+
 # The local tool says of a model what the run that made it said.
 case_model() {
     local tool loss found
@@ -442,6 +468,7 @@ case_model() {
     expect_code 65 "$tool" inspect nowhere
     expect_code 65 "$tool" evaluate teacher/final --data nowhere.txt
     expect_code 74 "$tool" inspect teacher/final >/dev/full
+    check_create "$tool"
 }
 
 "case_$2"

@@ -1,403 +1,66 @@
 /*
- * main.c - distill-model: looks at model folders on this machine, without daemon or MPI.
+ * main.c - distill-model: makes, shows and tries model folders on this machine, without daemon or MPI.
  */
-#include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
-#include "base/json_print.h"
 #include "base/log.h"
-#include "base/option.h"
-#include "data/pack.h"
-#include "format/model_folder.h"
-#include "shape/count.h"
-#include "train/evaluate.h"
-#include "train/vocabulary.h"
-
-enum { EXIT_DONE = 0, EXIT_USAGE = 64, EXIT_INPUT = 65, EXIT_INTERNAL = 70, EXIT_IO = 74 };
+#include "worker/model/command.h"
 
 static const char help[] =
-    "usage: distill-model inspect FOLDER [--json]\n"
-    "       distill-model evaluate FOLDER --data FILE... [--sequence-length N] [--batch N]\n"
-    "                              [--threads N] [--max-sequences N]\n"
-    "                              [--dtype auto|bf16|f32] [--json]\n"
-    "       either: [--log-level debug|info|warn|error]\n"
+    "usage: distill-model COMMAND ...; distill-model COMMAND --help says more\n"
     "\n"
     "inspect   prints the shape and size of a model folder (config.json, model.safetensors)\n"
-    "evaluate  prints loss (nats a token), perplexity and next-token accuracy on text files, or "
-    "on\n"
-    "          one packed shard (OUTPUT/data/test.shard of a job), by sequences of N tokens [256]\n"
+    "evaluate  prints loss, perplexity and next-token accuracy of a model on text\n"
+    "create    makes a model folder with random weights from a shape\n"
     "\n"
     "exit codes: 0 done, 64 bad command line, 65 bad input, 70 internal, 74 input or output "
     "failed\n";
 
-typedef struct arguments {
-    const char *command;
-    const char *folder;
-    const char **files;
-    size_t n_files;
-    uint32_t n_tokens, n_batch, n_threads, n_sequences; /* n_sequences 0: all */
-    bool json, help;
-    kd_dtype compute; /* of products */
-} arguments;
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    {"inspect", command_inspect},
+    {"evaluate", command_evaluate},
+    {"create", command_create},
+};
 
-/* Command and folder come first; behind --data FILE further files may follow without it. */
-static kd_status take_word(const char *word, arguments *a)
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static int fail_unknown(const char *word)
 {
-    if (a->command == NULL) {
-        a->command = word;
-    } else if (a->folder == NULL) {
-        a->folder = word;
-    } else if (a->n_files > 0) {
-        a->files[a->n_files++] = word;
-    } else {
-        return kd_fail(KD_ERR_ARG, "found \"%s\", expected an option; see --help", word);
+    const char *names[N_COMMANDS];
+    for (int i = 0; i < N_COMMANDS; i++) {
+        names[i] = commands[i].name;
     }
-    return KD_OK;
+    const char *nearest = kd_text_nearest(word, names, N_COMMANDS);
+    (void)kd_fail(KD_ERR_ARG, "found \"%s\", expected a command%s%s%s; see --help", word,
+                  nearest != NULL ? "; did you mean \"" : "", nearest != NULL ? nearest : "",
+                  nearest != NULL ? "\"?" : "");
+    return EXIT_USAGE;
 }
 
-static kd_status take_dtype(const char *word, kd_dtype *dtype_out)
+static int run(int argc, char **argv)
 {
-    if (strcmp(word, "auto") == 0) {
-        *dtype_out = kd_dtype_auto(1, kd_cpu_multiplies_bf16() ? 1 : 0);
-    } else if (strcmp(word, "bf16") == 0) {
-        *dtype_out = KD_BF16;
-    } else if (strcmp(word, "f32") == 0) {
-        *dtype_out = KD_F32;
-    } else {
-        return kd_fail(KD_ERR_ARG, "--dtype: found \"%s\", expected auto, bf16 or f32", word);
+    if (argc < 2) {
+        (void)kd_fail(KD_ERR_ARG, "no command: expected inspect, evaluate or create; see --help");
+        return EXIT_USAGE;
     }
-    return KD_OK;
-}
-
-static kd_status take(int letter, arguments *a)
-{
-    enum { MOST = 1 << 24 };
-
-    switch (letter) {
-    case KD_OPTION_WORD:
-        return take_word(optarg, a);
-    case 'd':
-        a->files[a->n_files++] = optarg;
-        return KD_OK;
-    case 's':
-        return kd_option_number("--sequence-length", optarg, 1, MOST, &a->n_tokens);
-    case 'b':
-        return kd_option_number("--batch", optarg, 1, MOST, &a->n_batch);
-    case 't':
-        return kd_option_number("--threads", optarg, 1, MOST, &a->n_threads);
-    case 'm':
-        return kd_option_number("--max-sequences", optarg, 1, MOST, &a->n_sequences);
-    case 'l':
-        return kd_option_log_level(optarg);
-    case 'p':
-        return take_dtype(optarg, &a->compute);
-    case 'j':
-        a->json = true;
-        return KD_OK;
-    default: /* 'h' */
-        a->help = true;
-        return KD_OK;
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        return command_help(help);
     }
-}
-
-static kd_status check(const arguments *a)
-{
-    const bool evaluates = a->command != NULL && strcmp(a->command, "evaluate") == 0;
-    if (a->command == NULL) {
-        return kd_fail(KD_ERR_ARG, "no command: expected inspect or evaluate; see --help");
-    }
-    if (!evaluates && strcmp(a->command, "inspect") != 0) {
-        return kd_fail(KD_ERR_ARG, "found \"%s\", expected inspect or evaluate; see --help",
-                       a->command);
-    }
-    if (a->folder == NULL) {
-        return kd_fail(KD_ERR_ARG, "%s: expected a model folder; see --help", a->command);
-    }
-    if (evaluates && a->n_files == 0) {
-        return kd_fail(KD_ERR_ARG, "--data: missing; it names the text to evaluate on");
-    }
-    if (!evaluates && a->n_files > 0) {
-        return kd_fail(KD_ERR_ARG, "--data: is not an option of inspect");
-    }
-    return KD_OK;
-}
-
-/* `a->files` has room for argc names. */
-static kd_status parse(int argc, char **argv, arguments *a)
-{
-    static const struct option known[] = {
-        {"data", required_argument, NULL, 'd'},
-        {"sequence-length", required_argument, NULL, 's'},
-        {"batch", required_argument, NULL, 'b'},
-        {"threads", required_argument, NULL, 't'},
-        {"max-sequences", required_argument, NULL, 'm'},
-        {"log-level", required_argument, NULL, 'l'},
-        {"dtype", required_argument, NULL, 'p'},
-        {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},
-        {0},
-    };
-    int letter;
-    kd_status st;
-    kd_option_begin();
-    while (!(st = kd_option_next(argc, argv, "-:h", known, &letter)) && letter != KD_OPTION_END) {
-        st = take(letter, a);
-        if (st) {
-            return st;
+    for (int i = 0; i < N_COMMANDS; i++) {
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            return commands[i].run(argc - 1, argv + 1);
         }
     }
-    for (int i = optind; !st && i < argc; i++) { /* behind "--" */
-        st = take_word(argv[i], a);
-    }
-    return st || a->help ? st : check(a);
-}
-
-/* Prints what was built as one line. */
-static void put_json(kd_text *text)
-{
-    (void)puts(text->failed ? "null" : text->data);
-    kd_text_release(text);
-}
-
-static void print_shape_json(const kd_model_config *c)
-{
-    const struct {
-        const char *name;
-        int64_t value;
-    } numbers[] = {
-        {"vocab_size", c->vocab_size},
-        {"hidden_size", c->hidden_size},
-        {"layers", c->n_layers},
-        {"heads", c->n_heads},
-        {"kv_heads", c->n_kv_heads},
-        {"head_dim", c->head_dim},
-        {"intermediate_size", c->intermediate_size},
-        {"experts", c->n_experts},
-        {"experts_per_token", c->experts_per_token},
-        {"parameters", kd_model_config_parameters(c)},
-        {"active_parameters", kd_model_config_active_parameters(c)},
-    };
-
-    kd_text text = {0};
-    kd_json_printer p = {.text = &text};
-    kd_json_begin(&p, '{');
-    kd_json_key(&p, "type");
-    kd_json_string(&p, c->type->name);
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        kd_json_key(&p, numbers[i].name);
-        kd_json_int(&p, numbers[i].value);
-    }
-    kd_json_key(&p, "forward_mflop_per_token");
-    kd_json_double(&p, kd_model_config_forward_flops(c) / 1e6);
-    kd_json_end(&p, '}');
-    put_json(&text);
-}
-
-static kd_status inspect(const arguments *a)
-{
-    kd_model_config c;
-    const kd_status st = kd_model_folder_config(a->folder, &c);
-    if (st) {
-        return st;
-    }
-    if (a->json) {
-        print_shape_json(&c);
-        return KD_OK;
-    }
-    (void)printf("type               %s\n"
-                 "vocabulary         %lld\n"
-                 "width              %lld\n"
-                 "layers             %lld\n"
-                 "heads              %lld (%lld of keys and values, %lld wide)\n"
-                 "expert width       %lld\n"
-                 "experts            %lld (%lld per token)\n"
-                 "parameters         %lld (%lld active)\n"
-                 "forward            %.3f MFLOP per token\n",
-                 c.type->name, (long long)c.vocab_size, (long long)c.hidden_size,
-                 (long long)c.n_layers, (long long)c.n_heads, (long long)c.n_kv_heads,
-                 (long long)c.head_dim, (long long)c.intermediate_size, (long long)c.n_experts,
-                 (long long)c.experts_per_token, (long long)kd_model_config_parameters(&c),
-                 (long long)kd_model_config_active_parameters(&c),
-                 kd_model_config_forward_flops(&c) / 1e6);
-    return KD_OK;
-}
-
-static bool is_shard(const char *path)
-{
-    char magic[sizeof KD_SHARD_MAGIC] = "";
-    FILE *file = fopen(path, "rb");
-    if (file != NULL) {
-        (void)!fread(magic, 1, sizeof magic - 1, file);
-        (void)fclose(file);
-    }
-    return strcmp(magic, KD_SHARD_MAGIC) == 0;
-}
-
-/* Packs text into a folder that is gone when this returns; the mapping of the shard stays. */
-static kd_status open_text(const arguments *a, kd_shard *shard_out)
-{
-    char folder[] = "/tmp/distill-model.XXXXXX";
-    if (mkdtemp(folder) == NULL) {
-        return kd_fail(KD_ERR_IO, "cannot make a folder in /tmp");
-    }
-    char *path = kd_path_join(folder, "text.shard");
-    const kd_pack_settings settings = {
-        .files = a->files,
-        .n_files = a->n_files,
-        .format = KD_CORPUS_TEXT,
-        .tokenizer = KD_TOKENIZER_BYTE,
-        .sequence_length = a->n_tokens,
-        .out_train_path = path,
-    };
-    kd_status st = path == NULL ? KD_ERR_NOMEM : kd_pack(&settings, NULL);
-    if (!st) {
-        st = kd_shard_open(shard_out, path);
-    }
-    free(path);
-    const kd_status removed = kd_folder_remove(folder);
-    return st ? st : removed;
-}
-
-static kd_status
-open_model(const arguments *a, kd_backend *be, kd_parameters **params_out, kd_decoder **decoder_out)
-{
-    kd_model_config config;
-    kd_parameters *params = NULL;
-    const kd_decoder_settings settings = {.max_batch = a->n_batch, .n_tokens = a->n_tokens};
-    kd_status st = kd_model_folder_config(a->folder, &config);
-    if (!st) {
-        st = kd_parameters_create(be, &config, KD_PARAMS_INFER, &params);
-    }
-    if (!st) {
-        st = kd_model_folder_load(a->folder, params);
-    }
-    if (!st) {
-        st = kd_decoder_create(params, &settings, decoder_out);
-    }
-    if (st) {
-        kd_parameters_destroy(params);
-        return st;
-    }
-    *params_out = params;
-    return KD_OK;
-}
-
-static void print_evaluation(const arguments *a, const kd_evaluation *e)
-{
-    if (!a->json) {
-        (void)printf("loss %.6f nats a token, perplexity %.4f, accuracy %.4f, over %llu tokens\n",
-                     e->loss, e->perplexity, e->accuracy, (unsigned long long)e->n_tokens);
-        return;
-    }
-    kd_text text = {0};
-    kd_json_printer p = {.text = &text};
-    kd_json_begin(&p, '{');
-    kd_json_key(&p, "loss");
-    kd_json_double(&p, e->loss);
-    kd_json_key(&p, "perplexity");
-    kd_json_double(&p, e->perplexity);
-    kd_json_key(&p, "accuracy");
-    kd_json_double(&p, e->accuracy);
-    kd_json_key(&p, "tokens");
-    kd_json_uint(&p, e->n_tokens);
-    kd_json_end(&p, '}');
-    put_json(&text);
-}
-
-static kd_status evaluate_shard(const arguments *a, const kd_shard *shard)
-{
-    kd_backend *be = NULL;
-    kd_parameters *params = NULL;
-    kd_decoder *decoder = NULL;
-    kd_order order;
-    kd_evaluation evaluation;
-    const kd_reduce reduce = kd_reduce_single();
-    const kd_evaluate_settings settings = {.max_batch = a->n_batch, .n_tokens = a->n_tokens};
-
-    kd_status st = kd_order_held_out(&order, shard, a->n_tokens);
-    if (!st) {
-        st = kd_backend_create_cpu(a->compute, (int)a->n_threads, &be);
-    }
-    if (!st) {
-        st = open_model(a, be, &params, &decoder);
-    }
-    if (!st) {
-        kd_shard_sequences of = {shard, &order};
-        kd_sequences sequences = kd_sequences_of_shard(&of);
-        if (a->n_sequences > 0 && a->n_sequences < sequences.n_sequences) {
-            sequences.n_sequences = a->n_sequences;
-        }
-        st = kd_evaluate(params, decoder, &settings, &sequences, &reduce, &evaluation);
-    }
-    if (!st) {
-        print_evaluation(a, &evaluation);
-    }
-    kd_decoder_destroy(decoder);
-    kd_parameters_destroy(params);
-    kd_backend_destroy(be);
-    return st;
-}
-
-/* The model understands what text is cut into. */
-static kd_status check_vocabulary(const char *folder)
-{
-    kd_tokenizer *tokenizer;
-    kd_status st = kd_tokenizer_create(KD_TOKENIZER_BYTE, &tokenizer);
-    if (!st) {
-        st = kd_vocabulary_check(folder, tokenizer);
-        kd_tokenizer_destroy(tokenizer);
-    }
-    return st;
-}
-
-static kd_status evaluate(const arguments *a)
-{
-    kd_shard shard = {0};
-    const bool packed = a->n_files == 1 && is_shard(a->files[0]);
-    kd_status st = check_vocabulary(a->folder);
-    if (st) {
-        return st;
-    }
-    st = packed ? kd_shard_open(&shard, a->files[0]) : open_text(a, &shard);
-    if (!st) {
-        st = evaluate_shard(a, &shard);
-    }
-    kd_shard_close(&shard);
-    return st;
-}
-
-static int exit_code(kd_status st)
-{
-    if (st == KD_OK) {
-        return EXIT_DONE;
-    }
-    if (st == KD_ERR_IO) {
-        return EXIT_IO;
-    }
-    return st == KD_ERR_NOMEM || st == KD_ERR_STATE ? EXIT_INTERNAL : EXIT_INPUT;
-}
-
-static int run(const arguments *a)
-{
-    return exit_code(strcmp(a->command, "inspect") == 0 ? inspect(a) : evaluate(a));
+    return fail_unknown(argv[1]);
 }
 
 int main(int argc, char **argv)
 {
-    arguments a = {.n_tokens = 256, .n_batch = 8, .n_threads = 1};
-    int code = EXIT_USAGE;
-    KD_CHECK(take_dtype("auto", &a.compute) == KD_OK);
     kd_log_set_who("distill-model");
-    a.files = calloc((size_t)argc, sizeof *a.files);
-    if (a.files == NULL) {
-        return EXIT_INTERNAL;
-    }
-    if (parse(argc, argv, &a) == KD_OK) {
-        code = !a.help ? run(&a) : fputs(help, stdout) < 0 ? EXIT_IO : EXIT_DONE;
-    }
-    free(a.files);
+    const int code = run(argc, argv);
     return code == EXIT_DONE && fflush(stdout) != 0 ? EXIT_IO : code;
 }

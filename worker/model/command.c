@@ -1,0 +1,44 @@
+/* command.c - what distill-model's commands share. */
+#include "worker/model/command.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "tensor/ops.h"
+
+int command_help(const char *text)
+{
+    return fputs(text, stdout) < 0 ? EXIT_IO : EXIT_DONE;
+}
+
+int command_exit_code(kd_status st)
+{
+    if (st == KD_OK) {
+        return EXIT_DONE;
+    }
+    if (st == KD_ERR_IO) {
+        return EXIT_IO;
+    }
+    return st == KD_ERR_NOMEM || st == KD_ERR_STATE ? EXIT_INTERNAL : EXIT_INPUT;
+}
+
+kd_status command_dtype(const char *word, kd_dtype *dtype_out)
+{
+    if (strcmp(word, "auto") == 0) {
+        *dtype_out = kd_dtype_auto(1, kd_cpu_multiplies_bf16() ? 1 : 0);
+    } else if (strcmp(word, "bf16") == 0) {
+        *dtype_out = KD_BF16;
+    } else if (strcmp(word, "f32") == 0) {
+        *dtype_out = KD_F32;
+    } else {
+        return kd_fail(KD_ERR_ARG, "--dtype: found \"%s\", expected auto, bf16 or f32", word);
+    }
+    return KD_OK;
+}
+
+void command_put_json(kd_text *text)
+{
+    (void)puts(text->failed ? "null" : text->data);
+    kd_text_release(text);
+}

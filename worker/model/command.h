@@ -1,0 +1,36 @@
+/*
+ * command.h - distill-model's commands, one file each, and what they share.
+ *
+ * A command is given its own words: argv[0] is its name. It returns the program's exit code and has
+ * told every fault.
+ */
+#ifndef KD_WORKER_MODEL_COMMAND_H
+#define KD_WORKER_MODEL_COMMAND_H
+
+#include <stdbool.h>
+
+#include "base/text.h"
+#include "shape/config.h"
+#include "tensor/tensor.h"
+
+enum { EXIT_DONE = 0, EXIT_USAGE = 64, EXIT_INPUT = 65, EXIT_INTERNAL = 70, EXIT_IO = 74 };
+
+int command_inspect(int argc, char **argv);
+int command_evaluate(int argc, char **argv);
+int command_create(int argc, char **argv);
+
+int command_exit_code(kd_status st);
+
+/* Standard output, where all commands write; EXIT_IO if it was closed. */
+int command_help(const char *text);
+
+/* auto, bf16 or f32, the dtype of products: auto is what this machine is faster in. KD_ERR_ARG. */
+KD_MUST_USE kd_status command_dtype(const char *word, kd_dtype *dtype_out);
+
+/* Prints what was built as one line, and releases it. */
+void command_put_json(kd_text *text);
+
+/* The shape and size of a model, as a table or a line of JSON. */
+void command_print_shape(const kd_model_config *config, bool json);
+
+#endif
