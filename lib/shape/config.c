@@ -10,11 +10,8 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "message/fields.h"
 
-/* Bounds so wide that no real model meets them and so narrow that no count of bytes overflows. */
-#define MAX_VOCAB    (INT64_C(1) << 24)
-#define MAX_WIDTH    (INT64_C(1) << 18)
-#define MAX_COUNT    (INT64_C(1) << 10) /* layers, heads */
 #define MAX_POSITION (INT64_C(1) << 31)
 
 typedef struct judge {
@@ -43,33 +40,42 @@ void kd_model_config_apply_type(kd_model_config *config)
     config->qk_norm = config->type->qk_norm;
 }
 
+/* What job.proto allows of a field of Model holds for every model, also one from config.json. */
+static int64_t most(const char *field)
+{
+    const kd_field_facts *facts = kd_field_facts_named("kd.Model", field);
+    KD_CHECK(facts != NULL && facts->has_range);
+    return (int64_t)facts->range.most;
+}
+
+static void judge_size(judge *j, const char *field, int64_t value, int64_t min, int64_t max)
+{
+    if (value < min || value > max) {
+        find_fault(j, field, "found %lld, expected %lld to %lld", (long long)value, (long long)min,
+                   (long long)max);
+    }
+}
+
 static void judge_sizes(judge *j)
 {
     const kd_model_config *c = j->config;
 
     const struct {
         const char *field;
-        int64_t value, min, max;
+        int64_t value, min;
     } sizes[] = {
-        {"vocab_size", c->vocab_size, 2, MAX_VOCAB},
-        {"hidden_size", c->hidden_size, 1, MAX_WIDTH},
-        {"num_layers", c->n_layers, 1, MAX_COUNT},
-        {"num_heads", c->n_heads, 1, MAX_COUNT},
-        {"num_kv_heads", c->n_kv_heads, 1, c->n_heads},
-        {"head_dim", c->head_dim, 2, MAX_COUNT},
-        {"intermediate_size", c->intermediate_size, 1, MAX_WIDTH},
-        {"num_experts", c->n_experts, 0, KD_MODEL_EXPERTS_MAX},
-        {"experts_per_token", c->experts_per_token, c->n_experts > 0, c->n_experts},
-        {"shared_expert_size", c->shared_expert_size, 0, MAX_WIDTH},
-        {"max_positions", c->max_positions, 0, MAX_POSITION},
+        {"vocab_size", c->vocab_size, 2}, {"hidden_size", c->hidden_size, 1},
+        {"num_layers", c->n_layers, 1},   {"num_heads", c->n_heads, 1},
+        {"head_dim", c->head_dim, 2},     {"intermediate_size", c->intermediate_size, 1},
+        {"num_experts", c->n_experts, 0}, {"shared_expert_size", c->shared_expert_size, 0},
     };
 
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        if (sizes[i].value < sizes[i].min || sizes[i].value > sizes[i].max) {
-            find_fault(j, sizes[i].field, "found %lld, expected %lld to %lld",
-                       (long long)sizes[i].value, (long long)sizes[i].min, (long long)sizes[i].max);
-        }
+        judge_size(j, sizes[i].field, sizes[i].value, sizes[i].min, most(sizes[i].field));
     }
+    judge_size(j, "num_kv_heads", c->n_kv_heads, 1, c->n_heads);
+    judge_size(j, "experts_per_token", c->experts_per_token, c->n_experts > 0, c->n_experts);
+    judge_size(j, "max_positions", c->max_positions, 0, MAX_POSITION);
 }
 
 static void judge_heads(judge *j)

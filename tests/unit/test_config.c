@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "message/fields.h"
 #include "shape/count.h"
 #include "tests/support/fault.h"
 #include "tests/support/tiny_config.h"
@@ -175,6 +176,40 @@ Test(config, real_numbers_must_be_finite_and_positive)
     expect_refused(c, "norm_eps: found -1");
     c.norm_eps = INFINITY;
     expect_refused(c, "norm_eps: found inf");
+}
+
+/* The largest shape that passes: eight bytes for each parameter still fit 63 bits. */
+Test(config, no_shape_that_passes_overflows_a_count)
+{
+    kd_model_config c = tiny_config(&kd_model_qwen2_moe);
+
+    const struct {
+        const char *field;
+        int64_t *value;
+    } sizes[] = {
+        {"vocab_size", &c.vocab_size},
+        {"hidden_size", &c.hidden_size},
+        {"num_layers", &c.n_layers},
+        {"num_heads", &c.n_heads},
+        {"num_kv_heads", &c.n_kv_heads},
+        {"head_dim", &c.head_dim},
+        {"intermediate_size", &c.intermediate_size},
+        {"num_experts", &c.n_experts},
+        {"experts_per_token", &c.experts_per_token},
+        {"shared_expert_size", &c.shared_expert_size},
+    };
+
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        *sizes[i].value = (int64_t)kd_field_facts_named("kd.Model", sizes[i].field)->range.most;
+    }
+    cr_assert_eq(kd_model_config_check(&c), KD_OK, "%s", kd_fault_text());
+    cr_expect(c.n_experts <= KD_MODEL_EXPERTS_MAX);
+    const double bound = 2.0 * (double)c.n_layers * (double)c.n_experts * 3.0 *
+                         (double)c.hidden_size * (double)c.intermediate_size;
+    cr_expect(8.0 * bound < 0x1p63);
+    cr_expect(kd_model_config_parameters(&c) > 0);
+    cr_expect((double)kd_model_config_parameters(&c) < bound);
+    cr_expect(kd_model_config_forward_flops(&c) > 0.0);
 }
 
 Test(config, parameters_and_operations_of_the_reference_teacher)
