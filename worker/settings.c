@@ -2,25 +2,6 @@
 
 #include "base/log.h"
 #include "comm/step_order.h"
-#include "format/model_folder.h"
-#include "shape/from_message.h"
-
-kd_status settings_student_model(const Kd__Job *job, kd_model_config *config_out)
-{
-    if (job->student->init == KD__STUDENT__INIT__CHECKPOINT) {
-        return kd_model_folder_config(job->student->checkpoint, config_out);
-    }
-    kd_model_config config;
-    kd_status st =
-        kd_model_config_from_message(job->student->model, job->data->sequence_length, &config);
-    if (!st) {
-        st = kd_model_config_check(&config);
-    }
-    if (!st) {
-        *config_out = config;
-    }
-    return st;
-}
 
 kd_pack_settings
 settings_pack(const Kd__Job *job, const char *out_train_path, const char *out_test_path)

@@ -1,18 +1,14 @@
 /*
  * settings.h - a completed and checked job, in the words of the libraries.
  *
- * Pure but for settings_student_model(), which reads the config.json of a checkpoint.
+ * Pure.
  */
 #ifndef KD_WORKER_SETTINGS_H
 #define KD_WORKER_SETTINGS_H
 
 #include "data/pack.h"
 #include "proto/job.pb-c.h"
-#include "shape/config.h"
 #include "tensor/tensor.h"
-
-/* The student's shape: of job.student.model, or of its checkpoint. */
-KD_MUST_USE kd_status settings_student_model(const Kd__Job *job, kd_model_config *config_out);
 
 /* Borrows the paths of the files from the job, and the shards' from the caller. */
 kd_pack_settings

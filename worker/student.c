@@ -11,6 +11,7 @@
 #include "comm/stream.h"
 #include "format/model_folder.h"
 #include "train/checkpoint.h"
+#include "train/initial.h"
 #include "worker/settings.h"
 
 static bool is_leader(const student_rank *rank)
@@ -69,28 +70,6 @@ static kd_status open_teachers(student_rank *rank)
     return st;
 }
 
-static kd_status open_parameters(const student_rank *rank, kd_parameters **params_out)
-{
-    const Kd__Student *student = rank->w->job->student;
-    kd_parameters *params = NULL;
-    kd_status st =
-        kd_parameters_create(rank->be, &rank->teaching.student, KD_PARAMS_TRAIN, &params);
-    if (st) {
-        return st;
-    }
-    if (student->init == KD__STUDENT__INIT__CHECKPOINT) {
-        st = kd_model_folder_load(student->checkpoint, params);
-    } else {
-        st = kd_parameters_init(params, student->seed);
-    }
-    if (st) {
-        kd_parameters_destroy(params);
-        return st;
-    }
-    *params_out = params;
-    return KD_OK;
-}
-
 static kd_status open_trainer(student_rank *rank)
 {
     const worker *w = rank->w;
@@ -105,7 +84,7 @@ static kd_status open_trainer(student_rank *rank)
         t->teachers[i].lm_head =
             pupil->source.model != NULL ? kd_teacher_lm_head(pupil->source.model) : pupil->lm_head;
     }
-    const kd_status st = open_parameters(rank, &params);
+    const kd_status st = kd_initial_parameters(rank->be, w->job->student, &t->student, &params);
     return st ? st
               : kd_trainer_create(params, &settings, t->teachers, t->n_teachers, &rank->trainer);
 }

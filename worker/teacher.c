@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "comm/stream.h"
 #include "format/model_folder.h"
+#include "train/initial.h"
 #include "worker/settings.h"
 
 /* The shape of one teacher, held against the data. */
@@ -27,7 +28,7 @@ static kd_status read_teacher(const worker *w, int i, kd_model_config *config_ou
 
 static kd_status read_shapes(const worker *w, teaching *t)
 {
-    kd_status st = settings_student_model(w->job, &t->student);
+    kd_status st = kd_initial_config(w->job, &t->student);
     if (!st) {
         st = batches_check_model(&w->batches, &t->student, "student");
     }

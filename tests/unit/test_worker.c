@@ -8,6 +8,7 @@
 #include "job/job.h"
 #include "message/fields.h"
 #include "tensor/ops.h"
+#include "train/initial.h"
 #include "worker/dtype.h"
 #include "worker/live.h"
 #include "worker/options.h"
@@ -34,7 +35,7 @@ Test(settings, carry_the_job_to_the_libraries)
     Kd__Job *job =
         job_of(SMALL "training: {steps: 20, batch_size: 8, micro_batch_size: 2, dtype: f32}\n");
     kd_model_config config;
-    cr_assert(eq(int, settings_student_model(job, &config), KD_OK));
+    cr_assert(eq(int, kd_initial_config(job, &config), KD_OK));
     cr_expect(eq(int, (int)settings_dtype(job), KD_F32));
     cr_expect(eq(u64, settings_micro_batches(job), 4));
     cr_expect(config.type == &kd_model_qwen3_moe);
