@@ -1,23 +1,42 @@
 /*
  * kd.h - distilld's engine as a C library: distil a mixture-of-experts model without any daemon.
  *
- *   kd_student_options options = kd_student_options_default();
- *   options.folder = "small-model"; // or a shape: options.model.hidden_size = 128; ...
- *   kd_student *student;
- *   if (kd_student_create(&options, &student)) {
- *       fprintf(stderr, "%s\n", kd_error_text());
- *       return 1;
- *   }
- *   kd_student_attach_teacher(student, "big-model");
- *   kd_student_set_temperature(student, 1.0);
- *   kd_student_set_weight(student, "kd", 0.7);
- *   while (more(tokens, labels)) {
+ *   #include <kd.h>
+ *   #include <stdio.h>
+ *
+ *   // cc -o distil distil.c -lkd; reads token ids from standard input, a batch and its labels at a time
+ *   int main(void)
+ *   {
+ *       static const char job[] =
+ *           "data: {sequence_length: 64}\n"
+ *           "student:\n"
+ *           "  model: {hidden_size: 64, num_layers: 2, num_heads: 4,\n"
+ *           "          intermediate_size: 96, num_experts: 4}\n"
+ *           "teachers: [{checkpoint: big-model}]\n"
+ *           "training: {steps: 1000, batch_size: 8, learning_rate: 1e-3}\n";
+ *       static int32_t tokens[8][64], labels[8][64];
+ *       kd_student *student;
  *       kd_losses losses;
- *       if (kd_student_step(student, tokens, labels, n_sequences, &losses)) break;
- *       printf("%s %g\n", losses.values[0].name, losses.values[0].raw);
+ *       if (kd_student_create(job, &student) || kd_student_set(student, "objective.kd.temperature", "2")) {
+ *           return 1; // and the reason is told
+ *       }
+ *       while (fread(tokens, sizeof tokens, 1, stdin) == 1 && fread(labels, sizeof labels, 1, stdin) == 1) {
+ *           if (kd_student_step(student, tokens[0], labels[0], 8, &losses)) {
+ *               return 1;
+ *           }
+ *           printf("%s %g\n", losses.values[0].name, losses.values[0].raw);
+ *       }
+ *       if (kd_student_save(student, "distilled")) {
+ *           return 1;
+ *       }
+ *       kd_student_destroy(student);
+ *       return 0;
  *   }
- *   kd_student_save(student, "distilled");
- *   kd_student_destroy(student);
+ *
+ * A student is made from the text of a job file, and what there is to choose are that file's fields:
+ * `distillctl explain` tells them all, with defaults and ranges. What a
+ * daemon alone needs may be left out, and is not used: output, data.files, ranks, limits, times of saving.
+ * All runs in this process, on student.resources.threads.
  *
  * Models are folders in the form of Hugging Face: config.json and model.safetensors, of type llama,
  * mixtral, qwen2_moe, qwen3_moe or olmoe. Losses have names: "kd" (the teacher's distribution),
@@ -32,6 +51,7 @@
 #define KD_KD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -39,49 +59,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* A model's shape, in the words of config.json. */
-typedef struct kd_student_model {
-    const char *type; /* "mixtral", ... */
-    int64_t vocab_size;
-    int64_t hidden_size;
-    int64_t num_layers;
-    int64_t num_heads;
-    int64_t num_kv_heads; /* 0: num_heads */
-    int64_t head_dim;     /* 0: hidden_size / num_heads */
-    int64_t intermediate_size;
-    int64_t num_experts; /* 0 for llama */
-    int64_t experts_per_token;
-    int64_t shared_expert_size; /* 0: none */
-    bool tied_embeddings;
-    double rope_theta;
-    double norm_eps;
-} kd_student_model;
-
-/* What matrix products read. bf16 works on every processor, and is faster on some. */
-typedef enum kd_compute {
-    KD_COMPUTE_AUTO, /* bf16 where this processor multiplies it, else f32 */
-    KD_COMPUTE_BF16,
-    KD_COMPUTE_F32,
-} kd_compute;
-
-typedef struct kd_student_options {
-    const char *folder;     /* start from this model; NULL: from `model` and `seed` */
-    kd_student_model model; /* of which only the sizes have no default */
-    uint64_t seed;
-    kd_compute dtype; /* of products; weights that are trained, sums and losses stay f32 */
-    int n_threads;
-    int64_t max_sequences;   /* B of a step at most */
-    int64_t sequence_length; /* T of every sequence */
-    double learning_rate;
-    uint64_t warmup_steps;
-    uint64_t decay_steps; /* 0: constant after warm-up; else cosine to a tenth at this step */
-    double weight_decay;
-    double clip_norm; /* 0: no clipping */
-} kd_student_options;
-
-/* dtype auto, one thread, learning rate 3e-4, decay 0.1, clip 1, 8 sequences of 256, type mixtral. */
-kd_student_options kd_student_options_default(void);
 
 #define KD_STUDENT_LOSSES_MAX 16
 
@@ -112,14 +89,35 @@ typedef struct kd_scores {
 
 typedef struct kd_student kd_student;
 
-/* Strings of the options are not kept. */
-KD_MUST_USE kd_status kd_student_create(const kd_student_options *options,
-                                        kd_student **student_out);
+/*
+ * Makes a student from a job file's text: student.model and a seed, or a model folder, and the teacher
+ * that is named there. Relative paths are below the working directory. KD_ERR_INVALID (KD_ERR_PROTO for
+ * what is no YAML) names the field: "training.steps: found 0, expected 1 to 1000000000000".
+ */
+KD_MUST_USE kd_status kd_student_create(const char *yaml, kd_student **student_out);
 void kd_student_destroy(kd_student *student); /* NULL is fine */
 
 /*
- * Loads a teacher from a model folder; it replaces the one before. The vocabularies must be the
- * same but for padding. NULL detaches.
+ * Sets a field by its path, as a job file would: ("objective.kd.temperature", "2"). It holds from the next
+ * step on. A number is one value, or a schedule over the steps; "" brings the default back. Only what
+ * `distillctl explain` calls live changes once there is a student: weights, temperatures, the learning
+ * rate. KD_ERR_STATE names another field; KD_ERR_INVALID a path that leads nowhere, with the nearest that
+ * does, or a value out of range.
+ */
+KD_MUST_USE kd_status kd_student_set(kd_student *student, const char *path, const char *value);
+
+/*
+ * Writes the value of a field with its NUL, as kd_student_set() reads it; what was never set is the default
+ * that now holds, which may depend on whether there is a teacher. KD_ERR_ARG names the room that is needed.
+ */
+KD_MUST_USE kd_status kd_student_get(const kd_student *student,
+                                     const char *path,
+                                     char *out,
+                                     size_t size);
+
+/*
+ * Loads a teacher from a model folder, as teachers.0.checkpoint; it replaces the one before, of which all
+ * else stays. The vocabularies must be the same but for padding. NULL detaches.
  */
 KD_MUST_USE kd_status kd_student_attach_teacher(kd_student *student, const char *folder);
 
@@ -129,23 +127,11 @@ void kd_student_set_distillation(kd_student *student, bool on);
 /* Whether the next kd_student_step() has a teacher: one is attached, and distillation is on. */
 bool kd_student_distils(const kd_student *student);
 
-/* T >= 0.001 of "kd", whose raw value is T * T times the divergence. 4 at start. */
-KD_MUST_USE kd_status kd_student_set_temperature(kd_student *student, double temperature);
-
 /*
- * Weight >= 0 of a loss by its name; 0 turns it off. Until it is set kd has 0.7, balance 0.01, z 0.001
- * and hard 0.3, or 1 while nothing distils: without a teacher, or with distillation off. What is read
- * is the weight at the next kd_student_step(). KD_ERR_NOT_FOUND names the nearest right name.
- */
-KD_MUST_USE kd_status kd_student_set_weight(kd_student *student, const char *loss, double weight);
-KD_MUST_USE kd_status kd_student_get_weight(const kd_student *student,
-                                            const char *loss,
-                                            double *weight_out);
-
-/*
- * One update. tokens and labels: (n_sequences, T) token ids; a label is what follows its token, and
- * -100 counts nowhere. labels NULL: there are none; "hard" is then not computed, and "kd" runs over
- * all rows. With a teacher attached and distillation on, "kd" is computed against it. Where no loss
+ * One update. tokens and labels: (n_sequences, T) token ids, 1 to training.batch_size sequences of
+ * data.sequence_length; training.micro_batch_size of them are held at once. A label is what follows its
+ * token, and -100 counts nowhere. labels NULL: there are none; "hard" is then not computed, and "kd" runs
+ * over all rows. With a teacher attached and distillation on, "kd" is computed against it. Where no loss
  * has both a weight and rows to learn from the weights stay as they are, and a line says so.
  * KD_ERR_INVALID: a loss was not finite; the weights are those before the step.
  */
@@ -167,7 +153,7 @@ KD_MUST_USE kd_status kd_student_losses(kd_student *student,
 
 /*
  * The forward pass alone: the logits of the student, or of the teacher that is attached (KD_ERR_STATE
- * without one), for 1 to max_sequences sequences. logits_out: (n_sequences * T, vocab_size) f32, of
+ * without one), for 1 to training.batch_size sequences. logits_out: (n_sequences * T, vocab_size) f32, of
  * the model's own vocab_size. Inputs are tokens; hidden states cannot be put in their place.
  */
 KD_MUST_USE kd_status kd_student_logits(kd_student *student,
@@ -198,8 +184,8 @@ KD_MUST_USE kd_status kd_student_evaluate(kd_student *student,
                                           kd_scores *scores_out);
 
 /*
- * Writes the student as a model folder, whole or not at all; kd_student_options.folder loads it.
- * Only the weights: a student that is loaded starts its optimizer anew.
+ * Writes the student as a model folder, whole or not at all; student.checkpoint loads it. Only the
+ * weights: a student that is loaded starts its optimizer anew.
  */
 KD_MUST_USE kd_status kd_student_save(kd_student *student, const char *folder);
 

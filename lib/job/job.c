@@ -75,7 +75,10 @@ kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder)
     return resolve_below(&job->base, base_folder);
 }
 
-/* A constant where the job gives no schedule; one that it gives has its kind filled in. */
+/*
+ * A constant where the job gives no schedule. A constant has no kind, so it reads as the bare number it is;
+ * points have theirs filled in.
+ */
 static kd_status complete_schedule(Kd__Schedule **schedule, double value)
 {
     if (*schedule == NULL) {
@@ -86,7 +89,12 @@ static kd_status complete_schedule(Kd__Schedule **schedule, double value)
         (*schedule)->has_value = 1;
         (*schedule)->value = value;
     }
-    return kd_message_fill(&(*schedule)->base);
+    ProtobufCMessage *message = &(*schedule)->base;
+    if ((*schedule)->n_points > 0) {
+        return kd_message_fill(message);
+    }
+    kd_message_clear(message, kd_message_field(message->descriptor, "kind"));
+    return KD_OK;
 }
 
 kd_status kd_job_complete_objective(Kd__Objective *objective, bool has_teacher)

@@ -40,7 +40,8 @@ KD_MUST_USE kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder
  * Fills in every default of job.proto, those that depend on other fields too, so that readers need
  * no NULL checks; twice is the same as once. What stays absent: `name`, which is the daemon's to
  * give; student.model with init: checkpoint, and student.checkpoint otherwise; required fields that
- * are missing, until kd_job_check() has refused them. Without teachers kd.weight becomes 0. A
+ * are missing, until kd_job_check() has refused them. Without teachers kd.weight becomes 0;
+ * a constant Schedule has no kind, since it needs none. A
  * micro_batch_size that the job does not give has its value, but stays marked as absent: it depends
  * on the ranks, so it is no property of the job (hash.h).
  */

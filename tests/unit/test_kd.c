@@ -3,38 +3,51 @@
 
 #include <dlfcn.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kd.h"
 #include "tests/support/temporary.h"
 
-enum { B = 4, T = 8, V = 16, N = B * T };
+enum { B = 4, T = 8, V = 256, N = B * T, SYMBOLS = 16 };
+
+#define DATA        "data: {sequence_length: 8}\n"
+#define SHAPE       "num_layers: 2, num_heads: 2, intermediate_size: 16, num_experts: 4"
+#define MODEL       "student: {model: {hidden_size: 16, " SHAPE "}}\n"
+#define TRAINING    "batch_size: 4, steps: 1000, decay: constant, learning_rate: 1e-2"
+#define F32         "training: {" TRAINING ", dtype: f32}\n"
+#define SMALL(seed) DATA MODEL F32 "seed: " #seed "\n"
 
 TestSuite(kd, .init = temporary_enter, .fini = temporary_leave);
 
-static kd_student_options small_options(uint64_t seed)
-{
-    kd_student_options o = kd_student_options_default();
-    o.model.vocab_size = V;
-    o.model.hidden_size = 16;
-    o.model.num_layers = 2;
-    o.model.num_heads = 2;
-    o.model.intermediate_size = 16;
-    o.model.num_experts = 4;
-    o.seed = seed;
-    o.dtype = KD_COMPUTE_F32;
-    o.max_sequences = B;
-    o.sequence_length = T;
-    o.learning_rate = 1e-2;
-    return o;
-}
-
-static kd_student *create(const kd_student_options *options)
+static kd_student *create(const char *job)
 {
     kd_student *student;
-    cr_assert_eq(kd_student_create(options, &student), KD_OK, "%s", kd_error_text());
+    cr_assert_eq(kd_student_create(job, &student), KD_OK, "%s", kd_error_text());
     return student;
+}
+
+static void set(kd_student *student, const char *path, const char *value)
+{
+    cr_assert_eq(kd_student_set(student, path, value), KD_OK, "%s", kd_error_text());
+}
+
+static void expect_value(const kd_student *student, const char *path, const char *expected)
+{
+    char value[256];
+    cr_assert_eq(kd_student_get(student, path, value, sizeof value), KD_OK, "%s", kd_error_text());
+    cr_expect_str_eq(value, expected, "%s: found %s", path, value);
+}
+
+static void expect_not_set(kd_student *student,
+                           const char *path,
+                           const char *value,
+                           kd_status wanted,
+                           const char *text)
+{
+    cr_expect_eq(kd_student_set(student, path, value), wanted, "%s", path);
+    cr_expect_str_eq(kd_error_text(), text);
 }
 
 /* A text with a rule, so that there is something to learn: each token is the one before plus 3
@@ -42,9 +55,9 @@ static kd_student *create(const kd_student_options *options)
 static void make_text(int32_t *tokens, int32_t *labels, int32_t seed)
 {
     for (int32_t i = 0, token = seed; i < N; i++) {
-        tokens[i] = token % V;
+        tokens[i] = token % SYMBOLS;
         token += (i * 7 + seed) % 3 == 0 ? 5 : 3;
-        labels[i] = token % V;
+        labels[i] = token % SYMBOLS;
     }
 }
 
@@ -73,8 +86,7 @@ static kd_losses train(kd_student *student, int n_steps)
 /* A model folder that holds something worth teaching. */
 static const char *make_teacher(void)
 {
-    const kd_student_options options = small_options(1);
-    kd_student *teacher = create(&options);
+    kd_student *teacher = create(SMALL(1));
     (void)train(teacher, 60);
     cr_assert_eq(kd_student_save(teacher, temporary_path("teacher")), KD_OK);
     kd_student_destroy(teacher);
@@ -83,10 +95,9 @@ static const char *make_teacher(void)
 
 Test(kd, a_student_learns_from_a_teacher)
 {
-    const kd_student_options options = small_options(2);
-    kd_student *student = create(&options);
+    kd_student *student = create(SMALL(2));
     cr_assert_eq(kd_student_attach_teacher(student, make_teacher()), KD_OK);
-    cr_assert_eq(kd_student_set_temperature(student, 2.0), KD_OK);
+    set(student, "objective.kd.temperature", "2.0");
     const kd_losses first = train(student, 1), last = train(student, 60);
     cr_assert_not_null(find(&first, "kd"));
     cr_assert_not_null(find(&first, "hard"));
@@ -104,9 +115,8 @@ Test(kd, a_student_learns_from_a_teacher)
 
 Test(kd, distillation_turns_off_and_on)
 {
-    const kd_student_options options = small_options(2);
     const char *teacher = make_teacher();
-    kd_student *student = create(&options);
+    kd_student *student = create(SMALL(2));
     kd_losses losses = train(student, 1);
     cr_expect_null(find(&losses, "kd"));
     cr_assert_eq(kd_student_attach_teacher(student, teacher), KD_OK);
@@ -118,10 +128,10 @@ Test(kd, distillation_turns_off_and_on)
     kd_student_set_distillation(student, true);
     losses = train(student, 1);
     cr_expect_not_null(find(&losses, "kd"));
-    cr_assert_eq(kd_student_set_weight(student, "kd", 0.0), KD_OK);
+    set(student, "objective.kd.weight", "0.0");
     losses = train(student, 1);
     cr_expect_null(find(&losses, "kd"));
-    cr_assert_eq(kd_student_set_weight(student, "kd", 1.0), KD_OK);
+    set(student, "objective.kd.weight", "1.0");
     cr_assert_eq(kd_student_attach_teacher(student, NULL), KD_OK);
     losses = train(student, 1);
     cr_expect_null(find(&losses, "kd"));
@@ -130,8 +140,7 @@ Test(kd, distillation_turns_off_and_on)
 
 Test(kd, a_step_needs_no_labels)
 {
-    const kd_student_options options = small_options(2);
-    kd_student *student = create(&options);
+    kd_student *student = create(SMALL(2));
     int32_t tokens[N], labels[N];
     kd_losses losses;
     make_text(tokens, labels, 0);
@@ -146,9 +155,7 @@ Test(kd, a_step_needs_no_labels)
 /* hard has 0.3 beside a teacher; alone it is all there is to learn from. */
 Test(kd, hard_targets_weigh_more_while_nothing_distils)
 {
-    const kd_student_options options = small_options(2);
-    kd_student *student = create(&options);
-    double weight = 0.0;
+    kd_student *student = create(SMALL(2));
     cr_assert_eq(kd_student_attach_teacher(student, make_teacher()), KD_OK);
     kd_losses losses = train(student, 1);
     cr_expect_eq(find(&losses, "hard")->weight, 0.3);
@@ -156,9 +163,8 @@ Test(kd, hard_targets_weigh_more_while_nothing_distils)
     losses = train(student, 1);
     cr_expect_eq(find(&losses, "hard")->weight, 1.0);
     kd_student_set_distillation(student, true);
-    cr_assert_eq(kd_student_get_weight(student, "hard", &weight), KD_OK);
-    cr_expect_eq(weight, 0.3);
-    cr_assert_eq(kd_student_set_weight(student, "hard", 0.25), KD_OK);
+    expect_value(student, "objective.hard.weight", "0.3");
+    set(student, "objective.hard.weight", "0.25");
     kd_student_set_distillation(student, false);
     losses = train(student, 1);
     cr_expect_eq(find(&losses, "hard")->weight, 0.25, "as it was given");
@@ -167,9 +173,8 @@ Test(kd, hard_targets_weigh_more_while_nothing_distils)
 
 Test(kd, losses_and_logits_can_be_seen_without_a_step)
 {
-    const kd_student_options options = small_options(2);
-    kd_student *student = create(&options);
-    const size_t n = N * (size_t)options.model.vocab_size;
+    kd_student *student = create(SMALL(2));
+    const size_t n = N * (size_t)V;
     float *mine = malloc(n * sizeof *mine), *taught = malloc(n * sizeof *taught);
     int32_t tokens[N], labels[N];
     kd_losses asked, stepped;
@@ -200,37 +205,155 @@ Test(kd, losses_and_logits_can_be_seen_without_a_step)
     kd_student_destroy(student);
 }
 
-Test(kd, weights_are_set_by_name)
+Test(kd, fields_are_set_and_got_by_path)
 {
-    const kd_student_options options = small_options(2);
-    kd_student *student = create(&options);
-    double weight = 0.0;
-    cr_assert_eq(kd_student_get_weight(student, "hard", &weight), KD_OK);
-    cr_expect_eq(weight, 1.0, "nobody teaches");
-    cr_assert_eq(kd_student_set_weight(student, "hard", 0.5), KD_OK);
-    cr_assert_eq(kd_student_set_weight(student, "balance", 0.0), KD_OK);
-    cr_assert_eq(kd_student_get_weight(student, "hard", &weight), KD_OK);
-    cr_expect_eq(weight, 0.5);
-    const kd_losses losses = train(student, 1);
+    kd_student *student = create(SMALL(2));
+    expect_value(student, "objective.hard.weight", "1"); /* nobody teaches */
+    set(student, "objective.hard.weight", "0.5");
+    set(student, "objective.balance.weight", "0");
+    set(student, "training.learning_rate", "0.002");
+    expect_value(student, "objective.hard.weight", "0.5");
+    expect_value(student, "training.learning_rate", "0.002");
+    kd_losses losses = train(student, 1);
     cr_expect_float_eq(find(&losses, "hard")->weighted, 0.5 * find(&losses, "hard")->raw, 1e-12);
     cr_expect_null(find(&losses, "balance"));
+    cr_expect_eq(losses.learning_rate, 0.002);
 
-    cr_expect_eq(kd_student_set_weight(student, "hrad", 1.0), KD_ERR_NOT_FOUND);
-    cr_expect_not_null(strstr(kd_error_text(), "did you mean 'hard'"));
-    cr_expect_eq(kd_student_get_weight(student, "hrad", &weight), KD_ERR_NOT_FOUND);
-    cr_expect_eq(kd_student_set_weight(student, "hard", -1.0), KD_ERR_INVALID);
-    cr_expect_not_null(strstr(kd_error_text(), "hard.weight: found -1"));
-    cr_expect_eq(kd_student_set_weight(student, "hard", NAN), KD_ERR_INVALID);
-    cr_expect_eq(kd_student_set_temperature(student, 0.0), KD_ERR_INVALID);
-    cr_assert_eq(kd_student_get_weight(student, "hard", &weight), KD_OK);
-    cr_expect_eq(weight, 0.5);
+    set(student, "objective.balance.weight", ""); /* its default again */
+    set(student, "objective.hard.weight",
+        "{kind: step, points: [{step: 0, value: 1}, {step: 2, value: 2}]}");
+    expect_value(student, "objective.balance.weight", "0.01");
+    expect_value(student, "objective.hard.weight.points.1.value", "2");
+    losses = train(student, 1);
+    cr_expect_eq(find(&losses, "hard")->weight, 1.0);
+    losses = train(student, 1);
+    cr_expect_eq(find(&losses, "hard")->weight, 2.0);
     kd_student_destroy(student);
+}
+
+Test(kd, what_was_given_and_every_default_can_be_got)
+{
+    kd_student *student = create(SMALL(2));
+    char few[4] = "";
+    expect_value(student, "training.batch_size", "4");
+    expect_value(student, "training.beta2", "0.95");
+    expect_value(student, "training.dtype", "f32");
+    expect_value(student, "student.model.num_kv_heads", "2");
+    expect_value(student, "student.seed", "2");
+    expect_value(student, "student.resources.ranks", "1");
+    expect_value(student, "objective.kd.temperature", "4");
+    set(student, "objective.kd.temperature", "2");
+    expect_value(student, "objective.kd.temperature", "2");
+    cr_expect_eq(kd_student_get(student, "training.decay", few, sizeof few), KD_ERR_ARG);
+    cr_expect_str_eq(kd_error_text(), "training.decay: found room for 4 bytes, expected 9");
+    cr_expect_str_eq(few, "");
+    cr_expect_eq(kd_student_get(student, "training.dacey", few, sizeof few), KD_ERR_INVALID);
+    expect_value(student, "teachers.0.checkpoint",
+                 ""); /* nothing is set, and there is no default */
+    kd_student_destroy(student);
+}
+
+Test(kd, a_wrong_path_or_value_is_refused_and_changes_nothing)
+{
+    kd_student *student = create(SMALL(2));
+    set(student, "objective.hard.weight", "0.5");
+    expect_not_set(student, "objective.hrad.weight", "1", KD_ERR_INVALID,
+                   "objective.hrad: no such field; did you mean \"hard\"?");
+    expect_not_set(student, "objective.hard.wieght", "1", KD_ERR_INVALID,
+                   "objective.hard.wieght: no such field; did you mean \"weight\"?");
+    expect_not_set(student, "objective.hard.weight", "-1", KD_ERR_INVALID,
+                   "objective.hard.weight: found -1, expected a number of at least 0");
+    expect_not_set(student, "objective.hard.weight", ".nan", KD_ERR_INVALID,
+                   "objective.hard.weight: found nan, expected a number that is finite");
+    expect_not_set(student, "objective.kd.temperature", "0", KD_ERR_INVALID,
+                   "objective.kd.temperature: found 0, expected a number of at least 0.001");
+    expect_not_set(student, "training.learning_rate", "0", KD_ERR_INVALID,
+                   "training.learning_rate: found 0, expected a number above 0");
+    cr_expect_eq(kd_student_set(student, "training.learning_rate", "fast"), KD_ERR_INVALID);
+    cr_expect_eq(kd_student_set(student, "objective.hard.weight", "]"), KD_ERR_PROTO);
+    expect_value(student, "objective.hard.weight", "0.5");
+    expect_value(student, "training.learning_rate", "0.01");
+    kd_student_destroy(student);
+}
+
+Test(kd, what_is_not_live_stays_as_it_was_created)
+{
+    static const char *const paths[] = {"training.batch_size",     "student.model.hidden_size",
+                                        "objective.kd.divergence", "objective",
+                                        "data.sequence_length",    "teachers.0.checkpoint"};
+    kd_student *student = create(SMALL(2));
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        cr_expect_eq(kd_student_set(student, paths[i], "8"), KD_ERR_STATE, "%s", paths[i]);
+        cr_expect_eq(strncmp(kd_error_text(), paths[i], strlen(paths[i])), 0, "%s",
+                     kd_error_text());
+    }
+    expect_value(student, "training.batch_size", "4");
+    (void)train(student, 1);
+    kd_student_destroy(student);
+}
+
+Test(kd, a_teacher_may_stand_in_the_job_with_a_dtype_of_its_own)
+{
+    char job[512];
+    const char *teacher = make_teacher();
+    (void)snprintf(job, sizeof job, SMALL(2) "teachers: [{checkpoint: %s, dtype: f32}]\n", teacher);
+    kd_student *named = create(job), *attached = create(SMALL(2));
+    cr_assert(kd_student_distils(named));
+    expect_value(named, "teachers.0.checkpoint", teacher);
+    expect_value(named, "objective.hard.weight", "0.3");
+    cr_assert_eq(kd_student_attach_teacher(attached, "teacher"),
+                 KD_OK); /* below the working directory */
+    const kd_losses wanted = train(named, 1), found = train(attached, 1);
+    cr_expect_float_eq(found.total, wanted.total, 2e-2); /* its dtype is the processor's */
+    kd_student_destroy(attached);
+    kd_student_destroy(named);
+
+    (void)snprintf(job, sizeof job,
+                   SMALL(2) "teachers: [{checkpoint: %s, dtype: bf16, transport: hidden}]\n",
+                   teacher);
+    kd_student *rounded = create(job);
+    const kd_losses near = train(rounded, 1);
+    cr_expect_neq(near.total, wanted.total);
+    cr_expect_float_eq(near.total, wanted.total, 2e-2);
+    kd_student_destroy(rounded);
+}
+
+/* Three sequences in micro-batches of two: another cut of the same step. */
+Test(kd, a_step_is_cut_into_micro_batches)
+{
+    kd_student *whole = create(SMALL(2));
+    kd_student *cut =
+        create(DATA MODEL "training: {" TRAINING ", dtype: f32, micro_batch_size: 2}\nseed: 2\n");
+    const size_t n = 3 * T * V;
+    float *wanted_logits = malloc(n * sizeof *wanted_logits), *logits = malloc(n * sizeof *logits);
+    int32_t tokens[N], labels[N];
+    kd_losses wanted, found;
+    make_text(tokens, labels, 1);
+    cr_assert_eq(kd_student_logits(whole, tokens, 3, wanted_logits), KD_OK);
+    cr_assert_eq(kd_student_logits(cut, tokens, 3, logits), KD_OK);
+    for (size_t i = 0; i < n; i++) {
+        cr_assert_float_eq(logits[i], wanted_logits[i], 1e-5, "logit %zu", i);
+        wanted_logits[i] += (float)(i % 7);
+    }
+    set(whole, "objective.balance.weight", "0"); /* the one loss that is a micro-batch's */
+    set(cut, "objective.balance.weight", "0");
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(kd_student_step_on_logits(whole, tokens, labels, wanted_logits, 3, &wanted),
+                     KD_OK);
+        cr_assert_eq(kd_student_step_on_logits(cut, tokens, labels, wanted_logits, 3, &found),
+                     KD_OK);
+        cr_expect_float_eq(find(&found, "kd")->raw, find(&wanted, "kd")->raw, 1e-5);
+        cr_expect_float_eq(found.gradient_norm, wanted.gradient_norm, 1e-5);
+    }
+    free(logits);
+    free(wanted_logits);
+    kd_student_destroy(cut);
+    kd_student_destroy(whole);
 }
 
 Test(kd, target_logits_of_the_callers_teach_too)
 {
-    const kd_student_options options = small_options(2);
-    kd_student *student = create(&options);
+    kd_student *student = create(SMALL(2));
     float *logits = calloc(N * V, sizeof *logits);
     int32_t tokens[N], labels[N];
     kd_losses first, last;
@@ -240,7 +363,7 @@ Test(kd, target_logits_of_the_callers_teach_too)
         labels[i] = i == 0 ? labels[i] : -100; /* the labels alone would teach next to nothing */
     }
     labels[9] = 3;
-    cr_assert_eq(kd_student_set_temperature(student, 1.0), KD_OK);
+    set(student, "objective.kd.temperature", "1.0");
     cr_assert_eq(kd_student_step_on_logits(student, tokens, labels, logits, B, &first), KD_OK);
     for (int i = 0; i < 30; i++) {
         cr_assert_eq(kd_student_step_on_logits(student, tokens, labels, logits, B, &last), KD_OK);
@@ -257,8 +380,7 @@ Test(kd, target_logits_of_the_callers_teach_too)
 
 Test(kd, a_saved_student_is_loaded_as_it_was)
 {
-    kd_student_options options = small_options(2);
-    kd_student *student = create(&options);
+    kd_student *student = create(SMALL(2));
     int32_t tokens[N], labels[N];
     kd_scores wanted, found;
     (void)train(student, 20);
@@ -269,9 +391,7 @@ Test(kd, a_saved_student_is_loaded_as_it_was)
     cr_assert_eq(kd_student_save(student, temporary_path("saved")), KD_OK);
     kd_student_destroy(student);
 
-    options.folder = temporary_path("saved");
-    options.model = (kd_student_model){0};
-    student = create(&options);
+    student = create(DATA F32 "student: {init: checkpoint, checkpoint: saved}\n");
     cr_assert_eq(kd_student_evaluate(student, tokens, labels, B, &found), KD_OK);
     cr_expect_eq(found.loss, wanted.loss);
     cr_expect_eq(found.accuracy, wanted.accuracy);
@@ -281,9 +401,7 @@ Test(kd, a_saved_student_is_loaded_as_it_was)
 
 Test(kd, training_goes_on_from_a_checkpoint_exactly)
 {
-    const kd_student_options options = small_options(2), other_options = small_options(3);
-    kd_student_options wide_options = small_options(3);
-    kd_student *straight = create(&options), *resumed = create(&other_options);
+    kd_student *straight = create(SMALL(2)), *resumed = create(SMALL(3));
     (void)train(straight, 3);
     cr_assert_eq(kd_student_checkpoint(straight, temporary_path("state")), KD_OK);
     (void)train(resumed, 1);
@@ -294,49 +412,63 @@ Test(kd, training_goes_on_from_a_checkpoint_exactly)
     cr_expect_eq(found.gradient_norm, wanted.gradient_norm);
 
     cr_expect_eq(kd_student_resume(resumed, temporary_path("nothing")), KD_ERR_NOT_FOUND);
-    wide_options.model.hidden_size = 32;
-    kd_student *wide = create(&wide_options);
+    kd_student *wide = create(DATA "student: {model: {hidden_size: 32, " SHAPE "}}\n" F32);
     cr_expect_eq(kd_student_resume(wide, temporary_path("state")), KD_ERR_INVALID);
     kd_student_destroy(wide);
     kd_student_destroy(straight);
     kd_student_destroy(resumed);
 }
 
-static void expect_refused(kd_student_options options, kd_status wanted, const char *words)
+static void expect_refused(const char *job, kd_status wanted, const char *words)
 {
     kd_student *student = NULL;
-    cr_expect_eq(kd_student_create(&options, &student), wanted);
+    cr_expect_eq(kd_student_create(job, &student), wanted, "%s", words);
     cr_expect_not_null(strstr(kd_error_text(), words), "found: %s", kd_error_text());
     cr_expect_null(student);
 }
 
-Test(kd, bad_options_are_refused)
+Test(kd, a_bad_job_is_refused_in_the_words_of_a_job_file)
 {
-    kd_student_options options = small_options(1);
-    options.n_threads = 0;
-    expect_refused(options, KD_ERR_ARG, "n_threads 0");
-    options = small_options(1);
-    options.learning_rate = NAN;
-    expect_refused(options, KD_ERR_INVALID, "learning_rate: found nan");
-    options = small_options(1);
-    options.model.type = "mixtrall";
-    expect_refused(options, KD_ERR_INVALID, "mixtral");
-    options = small_options(1);
-    options.model.hidden_size = 0;
-    expect_refused(options, KD_ERR_INVALID, "hidden_size");
-    options = small_options(1);
-    options.folder = "/there/is/no/such/folder";
-    expect_refused(options, KD_ERR_NOT_FOUND, "/there/is/no/such/folder");
-    options = small_options(1);
-    options.max_sequences = INT64_MAX;
-    expect_refused(options, KD_ERR_ARG, "9223372036854775807 sequences");
+    expect_refused(SMALL(1) "student: {}\n", KD_ERR_INVALID, "student");
+    expect_refused(DATA MODEL "training: {stpes: 1}\n", KD_ERR_INVALID,
+                   "job:3:12: training.stpes: no such field; did you mean \"steps\"?");
+    expect_refused("]", KD_ERR_PROTO, "job:1");
+    expect_refused("", KD_ERR_INVALID, "hidden_size: found nothing, expected a number");
+    expect_refused(DATA MODEL, KD_ERR_INVALID, "training.steps: found nothing, expected a number");
+    expect_refused(DATA F32 "student: {resources: {threads: 0}, model: {hidden_size: 16, " SHAPE
+                            "}}",
+                   KD_ERR_INVALID, "student.resources.threads: found 0, expected 1 to 1024");
+    expect_refused(DATA MODEL "training: {steps: 1, learning_rate: .nan}\n", KD_ERR_INVALID,
+                   "training.learning_rate: found nan");
+    expect_refused(DATA MODEL "training: {steps: 1, batch_size: 4, micro_batch_size: 3}\n",
+                   KD_ERR_INVALID, "training.batch_size: found 4, expected a multiple of");
+    expect_refused(DATA F32 "student: {model: {type: mixtrall, hidden_size: 16, " SHAPE "}}",
+                   KD_ERR_INVALID, "mixtral");
+    expect_refused(DATA F32 "student: {model: {hidden_size: 0, " SHAPE "}}", KD_ERR_INVALID,
+                   "student.model.hidden_size: found 0");
+    expect_refused(DATA F32 "student: {init: checkpoint, checkpoint: /there/is/no/such/folder}",
+                   KD_ERR_NOT_FOUND, "/there/is/no/such/folder");
+    expect_refused(SMALL(1) "teachers: [{checkpoint: /there/is/no/such/folder}]", KD_ERR_NOT_FOUND,
+                   "/there/is/no/such/folder");
+    expect_refused("data: {sequence_length: 131072}\n" MODEL
+                   "training: {steps: 1, batch_size: 1048576, micro_batch_size: 1048576}\n",
+                   KD_ERR_ARG, "1048576 sequences");
+}
+
+/* A job that a daemon could run: what is about its files, its ranks and its end is left alone. */
+Test(kd, what_only_a_daemon_needs_is_not_looked_at)
+{
+    kd_student *student =
+        create("output: out\nafter: [1]\nlimits: {max_restarts: 1}\n"
+               "data: {files: [nowhere.txt], sequence_length: 8}\n"
+               "student: {resources: {ranks: 3}, model: {hidden_size: 16, " SHAPE "}}\n" F32);
+    (void)train(student, 1);
+    kd_student_destroy(student);
 }
 
 Test(kd, bad_calls_leave_the_student_usable)
 {
-    const kd_student_options options = small_options(1);
-    kd_student_options teacher_options = small_options(1);
-    kd_student *student = create(&options);
+    kd_student *student = create(SMALL(1));
     int32_t tokens[N] = {0}, labels[N] = {0};
     kd_losses losses = {.total = -7.0};
     cr_expect_eq(kd_student_step(student, tokens, labels, B + 1, &losses), KD_ERR_ARG);
@@ -344,13 +476,13 @@ Test(kd, bad_calls_leave_the_student_usable)
     cr_expect_eq(kd_student_step_on_logits(student, tokens, labels, NULL, B, &losses), KD_ERR_ARG);
     tokens[3] = V;
     cr_expect_eq(kd_student_step(student, tokens, labels, B, &losses), KD_ERR_INVALID);
-    cr_expect_not_null(strstr(kd_error_text(), "token 3: found 16, expected 0 to 15"));
+    cr_expect_not_null(strstr(kd_error_text(), "token 3: found 256, expected 0 to 255"));
     cr_expect_eq(kd_student_attach_teacher(student, temporary_path("nobody")), KD_ERR_NOT_FOUND);
-    teacher_options.model.vocab_size = V + 256;
-    kd_student *teacher = create(&teacher_options);
+    kd_student *teacher =
+        create(DATA "student: {model: {vocab_size: 512, hidden_size: 16, " SHAPE "}}\n" F32);
     cr_assert_eq(kd_student_save(teacher, temporary_path("large")), KD_OK);
     cr_expect_eq(kd_student_attach_teacher(student, temporary_path("large")), KD_ERR_INVALID);
-    cr_expect_not_null(strstr(kd_error_text(), "272"));
+    cr_expect_not_null(strstr(kd_error_text(), "512"));
     cr_expect_eq(losses.total, -7.0);
     (void)train(student, 1);
     kd_student_destroy(teacher);
@@ -359,8 +491,7 @@ Test(kd, bad_calls_leave_the_student_usable)
 
 Test(kd, steps_that_fail_leave_a_taught_student_usable)
 {
-    const kd_student_options options = small_options(1);
-    kd_student *student = create(&options);
+    kd_student *student = create(SMALL(1));
     int32_t tokens[N] = {0}, labels[N] = {0};
     kd_losses losses = {0};
     cr_assert_eq(kd_student_save(student, temporary_path("teacher")), KD_OK);
@@ -377,12 +508,10 @@ Test(kd, steps_that_fail_leave_a_taught_student_usable)
 
 Test(kd, bf16_trains_too)
 {
-    kd_student_options options = small_options(2);
-    options.dtype = KD_COMPUTE_BF16;
-    options.warmup_steps = 5;
-    options.decay_steps = 50;
     const char *teacher = make_teacher();
-    kd_student *student = create(&options);
+    kd_student *student = create(
+        DATA MODEL "training: {batch_size: 4, steps: 50, warmup_steps: 5, learning_rate: 1e-2, "
+                   "dtype: bf16}\nseed: 2\n");
     cr_assert_eq(kd_student_attach_teacher(student, teacher), KD_OK);
     const kd_losses first = train(student, 1), last = train(student, 40);
     cr_expect_lt(last.total, 0.8 * first.total);
