@@ -89,12 +89,13 @@ kd_status kd_student_checkpoint(kd_student *s, const char *folder)
 
 kd_status kd_student_resume(kd_student *s, const char *folder)
 {
-    kd_checkpoint_state state;
+    kd_checkpoint_state state = {0};
     char *path;
     kd_status st = kd_checkpoint_find_latest(folder, &path, &state);
     if (st) {
         return st;
     }
+    kd_checkpoint_state_release(&state);
     if (path == NULL) {
         return kd_fail(KD_ERR_NOT_FOUND, "%s holds no checkpoint to go on from", folder);
     }
@@ -102,6 +103,7 @@ kd_status kd_student_resume(kd_student *s, const char *folder)
     free(path);
     if (!st) {
         s->n_steps = state.step;
+        kd_checkpoint_state_release(&state);
     }
     return st;
 }

@@ -37,7 +37,7 @@ static kd_status add_all(contents *c, const Kd__Job *job, const batches *b)
     return st;
 }
 
-kd_status identity_hash(const Kd__Job *job, const batches *b, uint64_t *hash_out)
+kd_status identity_write(const Kd__Job *job, const batches *b, kd_text *identity_out)
 {
     const size_t n_max = job->n_teachers + 2;
     contents c = {
@@ -51,11 +51,26 @@ kd_status identity_hash(const Kd__Job *job, const batches *b, uint64_t *hash_out
     if (!st) {
         st = kd_job_canonical(job, c.list, c.n, &canonical);
     }
-    if (!st) {
-        *hash_out = kd_job_canonical_hash(canonical.data);
+    if (st) {
+        kd_text_release(&canonical);
+    } else {
+        *identity_out = canonical;
     }
-    kd_text_release(&canonical);
     free(c.paths);
     free(c.list);
+    return st;
+}
+
+kd_status identity_check(const char *identity, const char *made_by, const char *path)
+{
+    kd_text difference = {0};
+    kd_status st = KD_OK;
+    if (kd_job_canonical_differs(identity, made_by, &difference)) {
+        st = kd_fail(KD_ERR_INVALID,
+                     "checkpoint %s belongs to another job: %s; name another output folder, or "
+                     "submit the job as it was",
+                     path, difference.failed ? "no memory for what differs" : difference.data);
+    }
+    kd_text_release(&difference);
     return st;
 }

@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "job/hash.h"
 #include "job/job.h"
 #include "message/reflect.h"
 #include "worker/dtype.h"
@@ -125,34 +126,53 @@ static kd_status check_same_data(worker *w)
     return kd_world_agree(w->world, st);
 }
 
+/* Who this job is, and whether it is the one that made the checkpoint, if there is one. */
+static kd_status identify(worker *w, const char *made_by)
+{
+    kd_status st = identity_write(w->job, &w->batches, &w->identity);
+    if (!st) {
+        w->hash = kd_job_canonical_hash(w->identity.data);
+    }
+    st = kd_world_agree(w->world, st);
+    if (!st) {
+        st = check_same_data(w);
+    }
+    return st || made_by == NULL ? st : identity_check(w->identity.data, made_by, w->resume.path);
+}
+
+/* The leader looks for a checkpoint. */
+static kd_status find_resume(worker *w, char **made_by_out)
+{
+    const bool leader = kd_world_is_leader(w->world);
+    const kd_status st = kd_world_agree(
+        w->world, leader ? output_find_resume(w->job, &w->resume, made_by_out) : KD_OK);
+    return st ? st : kd_world_broadcast(w->world, &w->resume, (int)sizeof w->resume);
+}
+
 /* The leader locks, packs and looks for a checkpoint; the others wait, then read what it wrote. */
 static kd_status prepare_data(worker *w)
 {
     const bool leader = kd_world_is_leader(w->world);
+    char *made_by = NULL; /* the leader's */
     kd_status st = kd_world_agree(w->world, leader ? output_lock(w->job) : KD_OK);
     if (!st) {
         st = kd_world_agree(w->world, leader ? batches_pack(w->job) : KD_OK);
     }
     if (!st) {
+        st = find_resume(w, &made_by);
+    }
+    if (!st) {
         st = kd_world_agree(w->world, batches_open(w->job, &w->batches));
     }
     if (!st) {
-        st = kd_world_agree(w->world, identity_hash(w->job, &w->batches, &w->hash));
+        st = kd_world_agree(w->world, identify(w, made_by));
     }
-    if (!st) {
-        st = check_same_data(w);
-    }
+    free(made_by);
     if (!st) {
         st = kd_world_agree(w->world, leader ? lineage_check(w->job, &w->batches) : KD_OK);
     }
     if (!st) {
         st = kd_world_agree(w->world, live_open(w->world, w->job, &w->live));
-    }
-    if (!st) {
-        st = kd_world_agree(w->world, leader ? output_find_resume(w->job, &w->resume) : KD_OK);
-    }
-    if (!st) {
-        st = kd_world_broadcast(w->world, &w->resume, (int)sizeof w->resume);
     }
     return st;
 }
@@ -299,6 +319,7 @@ static worker_exit run(const options *o)
     say_last_word(&w, st, outcome);
     live_close(&w.live);
     batches_close(&w.batches);
+    kd_text_release(&w.identity);
     if (w.job != NULL) {
         kd_message_destroy(&w.job->base);
     }

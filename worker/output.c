@@ -57,7 +57,7 @@ kd_status output_lock(const Kd__Job *job)
     return st;
 }
 
-kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out)
+kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out, char **made_by_out)
 {
     kd_checkpoint_state state = {0};
     char *path = NULL;
@@ -75,7 +75,10 @@ kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out)
         resume_out->step = state.step;
         resume_out->dtypes = state.dtypes;
         strcpy(resume_out->path, path);
+        *made_by_out = state.job;
+        state.job = NULL;
     }
+    kd_checkpoint_state_release(&state);
     free(path);
     return st;
 }
@@ -264,8 +267,10 @@ static void report_checkpoint(const output *out, uint64_t step, char *path)
 kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step)
 {
     const Kd__Job *job = out->w->job;
-    const kd_checkpoint_state state = {
-        .step = step, .job_hash = out->w->hash, .dtypes = out->w->resume.dtypes};
+    const kd_checkpoint_state state = {.step = step,
+                                       .job_hash = out->w->hash,
+                                       .job = out->w->identity.data,
+                                       .dtypes = out->w->resume.dtypes};
     char *path = NULL;
     if (out->is_saved && out->saved_step == step) {
         return KD_OK;

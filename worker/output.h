@@ -35,8 +35,13 @@ typedef struct output {
 #define OUTPUT_LOCK_TIMEOUT_MS 5000
 KD_MUST_USE kd_status output_lock(const Kd__Job *job);
 
-/* The newest checkpoint of the job's output, if there is one. Leaves *resume_out as it is otherwise. */
-KD_MUST_USE kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out);
+/*
+ * The newest checkpoint of the job's output, and the identity of the job that made it (malloc'ed; NULL:
+ * unknown). Leaves both as they are if there is none.
+ */
+KD_MUST_USE kd_status output_find_resume(const Kd__Job *job,
+                                         resume_point *resume_out,
+                                         char **made_by_out);
 
 /* Writes job.yaml. The folder is locked. */
 KD_MUST_USE kd_status output_open(const worker *w, output *out);

@@ -103,6 +103,9 @@ static kd_status resume(const student_rank *rank)
         kd_log(KD_LOG_INFO, "resumes at step %llu from %s", (unsigned long long)state.step,
                point->path);
     }
+    if (!st) {
+        kd_checkpoint_state_release(&state);
+    }
     return st;
 }
 

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <signal.h>
 
+#include "base/text.h"
 #include "comm/world.h"
 #include "proto/job.pb-c.h"
 #include "train/checkpoint.h"
@@ -28,7 +29,8 @@ typedef struct worker {
     Kd__Job *job;    /* completed and checked; dtype.h resolves what is auto in it */
     live live;       /* what became of its values since */
     batches batches;
-    uint64_t hash; /* of the job, its tokens and models: of other ones no checkpoint is resumed */
+    kd_text identity; /* of the job, its tokens and models (identity.h); owned */
+    uint64_t hash;    /* of the identity: of another one no checkpoint is resumed */
     resume_point resume;
     uint64_t done; /* updates made so far, those before this attempt included */
     const volatile sig_atomic_t *stop_signal; /* set by SIGTERM */

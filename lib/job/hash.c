@@ -289,16 +289,16 @@ static const char *next_line(const char *line)
     return *line != '\0' ? line + 1 : line;
 }
 
-/* "PATH: found X, expected Y"; a side without the field has it at its default. */
-static void tell(kd_text *text, const char *found, const char *expected, int order)
+/* "PATH: found X, the checkpoint was made with Y"; a side without the field has it at its default. */
+static void tell(kd_text *text, const char *found, const char *made_with, int order)
 {
-    const char *line = order <= 0 ? found : expected;
+    const char *line = order <= 0 ? found : made_with;
     const size_t n = key_bytes(line);
     const bool has_sign = n > 0 && line[n - 1] == '=';
     kd_text_printf(text, "%.*s: found ", (int)(has_sign ? n - 1 : n), line);
-    const char *sides[] = {order <= 0 ? found + n : NULL, order >= 0 ? expected + n : NULL};
+    const char *sides[] = {order <= 0 ? found + n : NULL, order >= 0 ? made_with + n : NULL};
     for (int i = 0; i < 2; i++) {
-        kd_text_add(text, i == 1 ? ", expected " : "");
+        kd_text_add(text, i == 1 ? ", the checkpoint was made with " : "");
         if (sides[i] == NULL) {
             kd_text_add(text, "its default");
         } else {
@@ -307,26 +307,26 @@ static void tell(kd_text *text, const char *found, const char *expected, int ord
     }
 }
 
-bool kd_job_canonical_differs(const char *found, const char *expected, kd_text *difference)
+bool kd_job_canonical_differs(const char *found, const char *made_with, kd_text *difference)
 {
-    if (strcmp(found, expected) == 0) {
+    if (strcmp(found, made_with) == 0) {
         return false;
     }
-    const size_t n_found = strcspn(found, "\n"), n_expected = strcspn(expected, "\n");
-    if (n_found != n_expected || memcmp(found, expected, n_found) != 0) {
-        kd_text_printf(difference, "job: found its form %.*s, expected %.*s", (int)n_found, found,
-                       (int)n_expected, expected);
+    const size_t n_found = strcspn(found, "\n"), n_made_with = strcspn(made_with, "\n");
+    if (n_found != n_made_with || memcmp(found, made_with, n_found) != 0) {
+        kd_text_printf(difference, "job: found its form %.*s, the checkpoint was made with %.*s",
+                       (int)n_found, found, (int)n_made_with, made_with);
         return true;
     }
-    while (*found != '\0' || *expected != '\0') {
-        const int order = compare_keys(found, expected);
+    while (*found != '\0' || *made_with != '\0') {
+        const int order = compare_keys(found, made_with);
         const size_t n = strcspn(found, "\n");
-        if (order != 0 || n != strcspn(expected, "\n") || memcmp(found, expected, n) != 0) {
-            tell(difference, found, expected, order);
+        if (order != 0 || n != strcspn(made_with, "\n") || memcmp(found, made_with, n) != 0) {
+            tell(difference, found, made_with, order);
             return true;
         }
         found = next_line(found);
-        expected = next_line(expected);
+        made_with = next_line(made_with);
     }
     kd_text_add(difference, "job: found another end of its lines");
     return true;

@@ -44,12 +44,13 @@ KD_MUST_USE kd_status kd_job_canonical(const Kd__Job *job,
 uint64_t kd_job_canonical_hash(const char *canonical);
 
 /*
- * Compares two canonical texts. True: they differ, and `difference` got the first field that does:
+ * Compares the canonical text of a job with that of the one that made a checkpoint. True: they differ,
+ * and `difference` got the first field that does:
  *
- *     training.steps: found 200, expected 100
- *     training.dtype: found f32, expected its default
+ *     training.steps: found 200, the checkpoint was made with 100
+ *     training.dtype: found f32, the checkpoint was made with its default
  */
-bool kd_job_canonical_differs(const char *found, const char *expected, kd_text *difference);
+bool kd_job_canonical_differs(const char *found, const char *made_with, kd_text *difference);
 
 /* The hash of a completed job without contents; 0 only without memory. */
 uint64_t kd_job_hash(const Kd__Job *job);

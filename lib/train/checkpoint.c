@@ -74,16 +74,27 @@ static kd_status read_tensors(const char *folder, kd_optimizer *optimizer)
     return st;
 }
 
-/* Whether the seal holds; says nothing as an error, the reason is in kd_fault_text(). */
-static kd_status verify_quietly(const char *path, kd_checkpoint_state *state_out)
+/*
+ * Whether the seal holds and the state can be read; if not, that is a warning. But a sound one of
+ * another version is no wreck: passed over, it would be lost to those who can read it.
+ */
+static kd_status look_at(const char *path, bool *is_sound_out, kd_checkpoint_state *state_out)
 {
     const int quiet = kd_fault_quiet(1);
     kd_status st = kd_manifest_verify(path);
-    if (!st) {
+    const bool is_sealed = st == KD_OK;
+    if (is_sealed) {
         st = read_state(path, state_out);
     }
     (void)kd_fault_quiet(quiet);
-    return st;
+    *is_sound_out = st == KD_OK;
+    if (is_sealed && st == KD_ERR_INVALID) {
+        return read_state(path, state_out); /* aloud */
+    }
+    if (st) {
+        kd_log(KD_LOG_WARN, "checkpoint %s is passed over: %s", path, kd_fault_text());
+    }
+    return KD_OK;
 }
 
 /* What other tools read. */
@@ -219,25 +230,24 @@ kd_checkpoint_find_latest(const char *folder, char **path_out, kd_checkpoint_sta
     if (st) {
         return st;
     }
-    for (size_t i = 0; i < list.n; i++) {
+    for (size_t i = 0; !st && path == NULL && i < list.n; i++) {
+        bool is_sound = false;
         path = kd_path_join(folder, name_of(list.steps[i], false).text);
-        if (path == NULL) {
-            st = KD_ERR_NOMEM;
-            break;
+        st = path == NULL ? KD_ERR_NOMEM : look_at(path, &is_sound, &state);
+        if (!is_sound) {
+            free(path);
+            path = NULL;
         }
-        if (verify_quietly(path, &state) == KD_OK) {
-            *state_out = state;
-            break;
-        }
-        kd_log(KD_LOG_WARN, "checkpoint %s is passed over: %s", path, kd_fault_text());
-        free(path);
-        path = NULL;
     }
     free(list.steps);
-    if (!st) {
-        *path_out = path;
+    if (st) {
+        return st;
     }
-    return st;
+    if (path != NULL) {
+        *state_out = state;
+    }
+    *path_out = path;
+    return KD_OK;
 }
 
 kd_status kd_checkpoint_load(const char *path,
@@ -245,7 +255,7 @@ kd_status kd_checkpoint_load(const char *path,
                              uint64_t job_hash,
                              kd_checkpoint_state *state_out)
 {
-    kd_checkpoint_state state;
+    kd_checkpoint_state state = {0};
     kd_status st = read_state(path, &state);
     if (!st && state.job_hash != job_hash) {
         st = kd_fail(KD_ERR_INVALID,
@@ -257,10 +267,12 @@ kd_status kd_checkpoint_load(const char *path,
     if (!st) {
         st = read_tensors(path, optimizer);
     }
-    if (!st) {
-        *state_out = state;
+    if (st) {
+        kd_checkpoint_state_release(&state);
+        return st;
     }
-    return st;
+    *state_out = state;
+    return KD_OK;
 }
 
 /* Renamed first, so that a name step-<n> stands for a whole checkpoint or for none. */

@@ -32,8 +32,12 @@ typedef struct kd_checkpoint_dtypes {
 typedef struct kd_checkpoint_state {
     uint64_t step;     /* updates made; the next step's number, counted from 0 */
     uint64_t job_hash; /* of all that must be the same to resume */
+    char *job; /* the same as a text (job/hash.h), or NULL: borrowed when written, else owned */
     kd_checkpoint_dtypes dtypes;
 } kd_checkpoint_state;
+
+/* Of one that was read; fine on {0}. */
+void kd_checkpoint_state_release(kd_checkpoint_state *state);
 
 /*
  * Writes FOLDER/step-<n>, in place of one of that name; makes FOLDER if needed. On a fault nothing
@@ -47,7 +51,9 @@ KD_MUST_USE kd_status kd_checkpoint_save(const char *folder,
 
 /*
  * The newest checkpoint whose manifest verifies; others are skipped with a warning that says why.
- * *path_out is malloc'ed, or NULL if there is none, which is KD_OK; state_out is then untouched.
+ * *path_out is malloc'ed, or NULL if there is none, which is KD_OK; state_out is then untouched, else
+ * the caller releases it.
+ * KD_ERR_INVALID: a sound one has a state of another version; beginning anew would remove it.
  */
 KD_MUST_USE kd_status kd_checkpoint_find_latest(const char *folder,
                                                 char **path_out,
@@ -57,6 +63,7 @@ KD_MUST_USE kd_status kd_checkpoint_find_latest(const char *folder,
  * Fills master weights, their copies and the moments of all trained groups from a checkpoint that was
  * found; frozen groups are the caller's to fill.
  * KD_ERR_INVALID: its job hash is not `job_hash` (both are named), or it holds another model.
+ *   state_out: the caller releases it
  * After an error the values of weights and moments are undefined.
  */
 KD_MUST_USE kd_status kd_checkpoint_load(const char *path,

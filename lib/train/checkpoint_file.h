@@ -2,7 +2,8 @@
  * checkpoint_file.h - the two files of a checkpoint that only training reads; private to
  * checkpoint.c.
  *
- *   state.json         {"version": 1, "step": n, "job_hash": "<hex>"}
+ *   state.json         {"version": 2, "step": n, "job_hash": "<hex>", "job": [<lines>],
+ *                      "dtype": "f32", "teacher_dtypes": [<names>]}; the last three where known
  *   train.safetensors  for each parameter of a trained group "master.<name>", "m.<name>" and
  *                      "v.<name>", f32; frozen groups are as the job started from
  *
@@ -17,7 +18,7 @@
 #define KD_CHECKPOINT_TENSORS_NAME "train.safetensors"
 
 KD_MUST_USE kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state *state);
-/* KD_ERR_PROTO names the file and what is wrong in it. */
+/* KD_ERR_PROTO names the file and what is wrong in it; KD_ERR_INVALID: another version. */
 KD_MUST_USE kd_status kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out);
 
 KD_MUST_USE kd_status kd_checkpoint_tensors_write(const char *path, const kd_optimizer *optimizer);

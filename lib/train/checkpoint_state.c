@@ -9,7 +9,26 @@
 #include "shape/json_file.h"
 #include "train/checkpoint_file.h"
 
-enum { VERSION = 1, STATE_BYTES_MAX = 1 << 16 };
+enum { VERSION = 2, STATE_BYTES_MAX = 1 << 20 };
+
+void kd_checkpoint_state_release(kd_checkpoint_state *state)
+{
+    free(state->job);
+    *state = (kd_checkpoint_state){0};
+}
+
+/* One string a line, so that a person can read the file. */
+static void print_job(kd_json_printer *p, const char *job)
+{
+    kd_json_key(p, "job");
+    kd_json_begin(p, '[');
+    while (*job != '\0') {
+        const size_t n = strcspn(job, "\n");
+        kd_json_bytes(p, job, n);
+        job += n + (job[n] == '\n');
+    }
+    kd_json_end(p, ']');
+}
 
 static void print_dtypes(kd_json_printer *p, const kd_checkpoint_dtypes *dtypes)
 {
@@ -34,6 +53,9 @@ kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state 
     kd_json_uint(&p, state->step);
     kd_json_key(&p, "job_hash");
     kd_json_hex(&p, state->job_hash);
+    if (state->job != NULL) {
+        print_job(&p, state->job);
+    }
     if (state->dtypes.known) {
         print_dtypes(&p, &state->dtypes);
     }
@@ -69,6 +91,29 @@ read_word(const char *path, const json_t *root, const char *field, uint64_t *wor
         return fail_field(path, field, "16 hexadecimal digits");
     }
     *word_out = strtoull(text, NULL, 16);
+    return KD_OK;
+}
+
+/* Not there in a state that was written without a job. */
+static kd_status read_job(const char *path, const json_t *root, char **job_out)
+{
+    const json_t *lines = json_object_get(root, "job");
+    kd_text job = {0};
+    bool good = lines == NULL || json_array_size(lines) > 0;
+    for (size_t i = 0; good && i < json_array_size(lines); i++) {
+        const char *line = json_string_value(json_array_get(lines, i));
+        good = line != NULL && strchr(line, '\n') == NULL;
+        kd_text_printf(&job, "%s\n", good ? line : "");
+    }
+    kd_status st = good ? KD_OK : fail_field(path, "job", "a list of lines");
+    if (!st && job.failed) {
+        st = kd_fail(KD_ERR_NOMEM, "no memory to read %s", path);
+    }
+    if (st) {
+        kd_text_release(&job);
+        return st;
+    }
+    *job_out = job.data;
     return KD_OK;
 }
 
@@ -116,8 +161,11 @@ static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint
     uint64_t version = 0;
     kd_status st = read_count(path, root, "version", &version);
     if (!st && version != VERSION) {
-        st = kd_fail(KD_ERR_INVALID, "%s: found version %" PRIu64 ", expected %d", path, version,
-                     VERSION);
+        st =
+            kd_fail(KD_ERR_INVALID,
+                    "%s: found version %" PRIu64 ", expected %d; go on with the program that wrote "
+                    "it, or name another output folder",
+                    path, version, VERSION);
     }
     if (!st) {
         st = read_count(path, root, "step", &state.step);
@@ -127,6 +175,9 @@ static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint
     }
     if (!st) {
         st = read_dtypes(path, root, &state.dtypes);
+    }
+    if (!st) {
+        st = read_job(path, root, &state.job);
     }
     if (!st) {
         *state_out = state;

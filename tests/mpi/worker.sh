@@ -305,20 +305,21 @@ case_bad_input() {
     expect_exit 65 "empty.txt" 2 student.yaml 'data.files=[empty.txt]'
     expect_exit 65 "nowhere" 2 student.yaml teachers.0.checkpoint=nowhere
     expect_exit 65 "vocabulary" 2 student.yaml student.model.vocab_size=8192
-    expect_exit 65 "job hash" 1 teacher.yaml seed=4
+    expect_exit 65 "seed: found 4, the checkpoint was made with 3; name another output folder, or submit the job as it was" 1 teacher.yaml seed=4
+    expect_exit 65 "training.decay: found linear, the checkpoint was made with its default" 1 teacher.yaml training.decay=linear
     # Another model at the teacher's path is another job; the same model elsewhere is not.
     run 2 student.yaml output=known
     mv teacher/final moved
     run 2 student.yaml output=known teachers.0.checkpoint=moved
     run 1 teacher.yaml output=other seed=4
     cp -r other/final teacher/final
-    expect_exit 65 "job hash" 2 student.yaml output=known
+    expect_exit 65 "teachers.0.checkpoint: found content " 2 student.yaml output=known
     rm -r teacher/final
     mv moved teacher/final
     # Other text would be trained on, and some of it was held out before; another date is no other text.
     cp text.txt text.old
     echo "one more word" >>text.txt
-    expect_exit 65 "other text" 1 teacher.yaml
+    expect_exit 65 "data.files: found content " 1 teacher.yaml
     mv text.old text.txt
     run 1 teacher.yaml
     cp -r teacher/final corrupt

@@ -266,10 +266,59 @@ Test(checkpoint, a_malformed_state_is_refused_by_field)
 {
     expect_bad_state("{", KD_ERR_PROTO, "state.json:1:");
     expect_bad_state("[]", KD_ERR_PROTO, "\"version\"");
-    expect_bad_state("{\"version\": 2}", KD_ERR_INVALID, "found version 2, expected 1");
-    expect_bad_state("{\"version\": 1, \"step\": -1}", KD_ERR_PROTO, "\"step\"");
-    expect_bad_state("{\"version\": 1, \"step\": 1, \"job_hash\": \"12\"}", KD_ERR_PROTO,
+    expect_bad_state("{\"version\": 1}", KD_ERR_INVALID, "found version 1, expected 2");
+    expect_bad_state("{\"version\": 2, \"step\": -1}", KD_ERR_PROTO, "\"step\"");
+    expect_bad_state("{\"version\": 2, \"step\": 1, \"job_hash\": \"12\"}", KD_ERR_PROTO,
                      "\"job_hash\"");
+    const char *const jobs[] = {"1", "{}", "[]", "[1]", "[\"v1\", \"a\\nb\"]"};
+    for (size_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
+        char text[200];
+        (void)snprintf(text, sizeof text,
+                       "{\"version\": 2, \"step\": 1, \"job_hash\": \"0000000000001234\", "
+                       "\"job\": %s}",
+                       jobs[i]);
+        expect_bad_state(text, KD_ERR_PROTO, "\"job\"");
+    }
+}
+
+/* A program that passed it over would begin anew, and then remove it as one that did not verify. */
+Test(checkpoint, a_sound_one_of_another_version_is_refused_not_passed_over)
+{
+    static const char text[] = "{\"version\": 1, \"step\": 2, \"job_hash\": \"0000000000001234\"}";
+    kd_checkpoint_state state = {.step = 77};
+    char untouched, *path = &untouched;
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
+    cr_assert_eq(save(t, 1), KD_OK);
+    cr_assert_eq(save(t, 2), KD_OK);
+    cr_assert_eq(
+        kd_file_replace(temporary_path("step-000000000002/state.json"), text, strlen(text)), KD_OK);
+    cr_assert_eq(kd_manifest_write(temporary_path("step-000000000002")), KD_OK);
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &state), KD_ERR_INVALID);
+    EXPECT_FAULT("step-000000000002/state.json: found version 1, expected 2");
+    cr_expect_eq(path, &untouched);
+    cr_expect_eq(state.step, 77);
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, the_job_that_made_it_comes_back)
+{
+    const char *const jobs[] = {"v1\nseed=3\ndata.text_field=\"a\\nb\"\n", "v1\n", NULL};
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
+    for (uint64_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
+        const kd_checkpoint_state state = {.step = i + 1, .job = (char *)jobs[i]}; /* only read */
+        kd_checkpoint_state found;
+        char *path;
+        cr_assert_eq(
+            kd_checkpoint_save(temporary_folder(), kd_trainer_optimizer(t->trainer), &state, NULL),
+            KD_OK);
+        cr_assert_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &found), KD_OK);
+        cr_assert_eq(found.job != NULL, jobs[i] != NULL);
+        cr_expect(found.job == NULL || strcmp(found.job, jobs[i]) == 0);
+        kd_checkpoint_state_release(&found);
+        free(path);
+    }
+    tiny_train_destroy(t);
 }
 
 Test(checkpoint, prune_keeps_the_newest_up_to_the_step)

@@ -128,7 +128,8 @@ Test(hash, contents_stand_beside_the_fields_and_change_it)
     cr_expect(ne(u64, kd_job_canonical_hash(text.data), kd_job_hash(job)));
     cr_expect(kd_job_canonical_differs(text.data, other.data, &difference));
     cr_expect(eq(str, difference.data,
-                 "teachers.0.checkpoint: found content 0000000000000abc, expected content "
+                 "teachers.0.checkpoint: found content 0000000000000abc, the checkpoint was made "
+                 "with content "
                  "0000000000000abd"));
     kd_text_release(&text);
     kd_text_release(&other);
@@ -142,14 +143,17 @@ Test(hash, the_first_field_that_differs_is_named_with_both_values)
         const char *found, *expected, *difference;
     } cases[] = {
         {NULL, NULL, NULL},
-        {"training.steps=200", NULL, "training.steps: found 200, expected 100"},
-        {"training.dtype=f32", NULL, "training.dtype: found f32, expected its default"},
-        {NULL, "data.text_field=body", "data.text_field: found its default, expected body"},
-        {"teachers=[]", NULL, "teachers: found its default, expected 1 element"},
+        {"training.steps=200", NULL, "training.steps: found 200, the checkpoint was made with 100"},
+        {"training.dtype=f32", NULL,
+         "training.dtype: found f32, the checkpoint was made with its default"},
+        {NULL, "data.text_field=body",
+         "data.text_field: found its default, the checkpoint was made with body"},
+        {"teachers=[]", NULL,
+         "teachers: found its default, the checkpoint was made with 1 element"},
         {"data.text_field=\"a\\nb=c\"", NULL,
-         "data.text_field: found \"a\\nb=c\", expected its default"},
+         "data.text_field: found \"a\\nb=c\", the checkpoint was made with its default"},
         {"training={steps: 1, beta1: 0.5}", NULL,
-         "training.beta1: found 0.5, expected its default"},
+         "training.beta1: found 0.5, the checkpoint was made with its default"},
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -166,7 +170,7 @@ Test(hash, the_first_field_that_differs_is_named_with_both_values)
     }
     kd_text difference = {0};
     cr_expect(kd_job_canonical_differs("v1\nseed=3\n", "v2\nseed=3\n", &difference));
-    cr_expect(eq(str, difference.data, "job: found its form v1, expected v2"));
+    cr_expect(eq(str, difference.data, "job: found its form v1, the checkpoint was made with v2"));
     kd_text_clear(&difference);
     cr_expect(kd_job_canonical_differs("v1\nseed=3\n", "v1\nseed=3", &difference));
     kd_text_release(&difference);
