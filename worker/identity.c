@@ -7,6 +7,8 @@
 #include "base/log.h"
 #include "format/identity.h"
 #include "job/hash.h"
+#include "message/reflect.h"
+#include "worker/resolved.h"
 
 #define PATH_BYTES 40 /* "teachers.N.checkpoint" */
 
@@ -37,6 +39,21 @@ static kd_status add_all(contents *c, const Kd__Job *job, const batches *b)
     return st;
 }
 
+/* What is left to be decided is compared by itself (resolved.h). */
+static kd_status write_canonical(const Kd__Job *job, const contents *c, kd_text *canonical)
+{
+    Kd__Job *copy = (Kd__Job *)kd_message_copy(&job->base);
+    if (copy == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a copy of the job");
+    }
+    kd_status st = resolved_forget(copy);
+    if (!st) {
+        st = kd_job_canonical(copy, c->list, c->n, canonical);
+    }
+    kd_message_destroy(&copy->base);
+    return st;
+}
+
 kd_status identity_write(const Kd__Job *job, const batches *b, kd_text *identity_out)
 {
     const size_t n_max = job->n_teachers + 2;
@@ -49,7 +66,7 @@ kd_status identity_write(const Kd__Job *job, const batches *b, kd_text *identity
                        ? add_all(&c, job, b)
                        : kd_fail(KD_ERR_NOMEM, "no memory for what the job names");
     if (!st) {
-        st = kd_job_canonical(job, c.list, c.n, &canonical);
+        st = write_canonical(job, &c, &canonical);
     }
     if (st) {
         kd_text_release(&canonical);

@@ -181,39 +181,13 @@ static kd_status read_file(const Kd__Job *job, char **text_out)
     return KD_OK;
 }
 
-/* The leader's text on every rank; others come with NULL. */
-static kd_status share(kd_world *world, const char *mine, char **text_out)
-{
-    uint64_t size = mine != NULL ? strlen(mine) : 0;
-    char *text = NULL;
-    kd_status st = kd_world_broadcast(world, &size, (int)sizeof size);
-    if (!st) {
-        text = size <= LIVE_FILE_BYTES_MAX ? calloc(1, (size_t)size + 1) : NULL;
-        st = text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for the job's changes") : KD_OK;
-    }
-    st = kd_world_agree(world, st);
-    if (!st && mine != NULL) {
-        KD_CHECK(text != NULL); /* or the ranks had not agreed */
-        memcpy(text, mine, (size_t)size);
-    }
-    if (!st) {
-        st = kd_world_broadcast(world, text, (int)size);
-    }
-    if (st) {
-        free(text);
-        return st;
-    }
-    *text_out = text;
-    return KD_OK;
-}
-
 /* All ranks: what the leader's file holds. */
 static kd_status read_shared(kd_world *world, const Kd__Job *job, char **text_out)
 {
     char *mine = NULL;
     kd_status st = kd_world_agree(world, kd_world_is_leader(world) ? read_file(job, &mine) : KD_OK);
     if (!st) {
-        st = share(world, mine, text_out);
+        st = kd_world_share_text(world, mine, text_out);
     }
     free(mine);
     return st;

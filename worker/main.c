@@ -19,10 +19,10 @@
 #include "job/hash.h"
 #include "job/job.h"
 #include "message/reflect.h"
-#include "worker/dtype.h"
 #include "worker/identity.h"
 #include "worker/lineage.h"
 #include "worker/options.h"
+#include "worker/resolved.h"
 #include "worker/settings.h"
 #include "worker/student.h"
 #include "worker/teacher.h"
@@ -141,11 +141,11 @@ static kd_status identify(worker *w, const char *made_by)
 }
 
 /* The leader looks for a checkpoint. */
-static kd_status find_resume(worker *w, char **made_by_out)
+static kd_status find_resume(worker *w, kd_checkpoint_state *state_out)
 {
     const bool leader = kd_world_is_leader(w->world);
     const kd_status st = kd_world_agree(
-        w->world, leader ? output_find_resume(w->job, &w->resume, made_by_out) : KD_OK);
+        w->world, leader ? output_find_resume(w->job, &w->resume, state_out) : KD_OK);
     return st ? st : kd_world_broadcast(w->world, &w->resume, (int)sizeof w->resume);
 }
 
@@ -153,21 +153,24 @@ static kd_status find_resume(worker *w, char **made_by_out)
 static kd_status prepare_data(worker *w)
 {
     const bool leader = kd_world_is_leader(w->world);
-    char *made_by = NULL; /* the leader's */
+    kd_checkpoint_state made = {0}; /* the leader's */
     kd_status st = kd_world_agree(w->world, leader ? output_lock(w->job) : KD_OK);
     if (!st) {
         st = kd_world_agree(w->world, leader ? batches_pack(w->job) : KD_OK);
     }
     if (!st) {
-        st = find_resume(w, &made_by);
+        st = find_resume(w, &made);
     }
     if (!st) {
         st = kd_world_agree(w->world, batches_open(w->job, &w->batches));
     }
     if (!st) {
-        st = kd_world_agree(w->world, identify(w, made_by));
+        st = kd_world_agree(w->world, identify(w, made.job));
     }
-    free(made_by);
+    if (!st) {
+        st = resolved_settle(w, made.resolved);
+    }
+    kd_checkpoint_state_release(&made);
     if (!st) {
         st = kd_world_agree(w->world, leader ? lineage_check(w->job, &w->batches) : KD_OK);
     }
@@ -204,9 +207,6 @@ static kd_status begin(worker *w, const options *o)
     }
     if (!st) {
         st = prepare_data(w);
-    }
-    if (!st) {
-        st = dtype_resolve(w);
     }
     return st;
 }
@@ -320,6 +320,7 @@ static worker_exit run(const options *o)
     live_close(&w.live);
     batches_close(&w.batches);
     kd_text_release(&w.identity);
+    kd_text_release(&w.resolved);
     if (w.job != NULL) {
         kd_message_destroy(&w.job->base);
     }

@@ -57,7 +57,8 @@ kd_status output_lock(const Kd__Job *job)
     return st;
 }
 
-kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out, char **made_by_out)
+kd_status
+output_find_resume(const Kd__Job *job, resume_point *resume_out, kd_checkpoint_state *state_out)
 {
     kd_checkpoint_state state = {0};
     char *path = NULL;
@@ -73,10 +74,9 @@ kd_status output_find_resume(const Kd__Job *job, resume_point *resume_out, char 
     }
     if (!st && path != NULL) {
         resume_out->step = state.step;
-        resume_out->dtypes = state.dtypes;
         strcpy(resume_out->path, path);
-        *made_by_out = state.job;
-        state.job = NULL;
+        *state_out = state;
+        state = (kd_checkpoint_state){0};
     }
     kd_checkpoint_state_release(&state);
     free(path);
@@ -270,7 +270,7 @@ kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step
     const kd_checkpoint_state state = {.step = step,
                                        .job_hash = out->w->hash,
                                        .job = out->w->identity.data,
-                                       .dtypes = out->w->resume.dtypes};
+                                       .resolved = out->w->resolved.data};
     char *path = NULL;
     if (out->is_saved && out->saved_step == step) {
         return KD_OK;

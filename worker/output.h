@@ -36,12 +36,12 @@ typedef struct output {
 KD_MUST_USE kd_status output_lock(const Kd__Job *job);
 
 /*
- * The newest checkpoint of the job's output, and the identity of the job that made it (malloc'ed; NULL:
- * unknown). Leaves both as they are if there is none.
+ * The newest checkpoint of the job's output, and its state, which the caller releases. Leaves both as
+ * they are if there is none.
  */
 KD_MUST_USE kd_status output_find_resume(const Kd__Job *job,
                                          resume_point *resume_out,
-                                         char **made_by_out);
+                                         kd_checkpoint_state *state_out);
 
 /* Writes job.yaml. The folder is locked. */
 KD_MUST_USE kd_status output_open(const worker *w, output *out);

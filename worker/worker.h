@@ -18,18 +18,18 @@
 
 /* Where this attempt goes on: of the leader, the same on every rank. */
 typedef struct resume_point {
-    uint64_t step;               /* updates made before */
-    char path[PATH_MAX];         /* the checkpoint, or "" */
-    kd_checkpoint_dtypes dtypes; /* what it says, and then what holds in this attempt */
+    uint64_t step;       /* updates made before */
+    char path[PATH_MAX]; /* the checkpoint, or "" */
 } resume_point;
 
 typedef struct worker {
     kd_world *world;
     rank_link *link; /* NULL: no daemon */
-    Kd__Job *job;    /* completed and checked; dtype.h resolves what is auto in it */
+    Kd__Job *job;    /* completed and checked; resolved.h decides what it leaves open */
     live live;       /* what became of its values since */
     batches batches;
     kd_text identity; /* of the job, its tokens and models (identity.h); owned */
+    kd_text resolved; /* what it left to be decided (resolved.h); owned */
     uint64_t hash;    /* of the identity: of another one no checkpoint is resumed */
     resume_point resume;
     uint64_t done; /* updates made so far, those before this attempt included */

@@ -6,6 +6,7 @@
  */
 #include "comm/world.h"
 
+#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -273,4 +274,29 @@ kd_status kd_world_agree(kd_world *world, kd_status mine)
     }
     KD_CHECK(fault.status > KD_OK && fault.status < KD_STATUS_COUNT);
     return kd_fail((kd_status)fault.status, "rank %d: %s", failed, fault.text);
+}
+
+kd_status kd_world_share_text(kd_world *world, const char *mine, char **text_out)
+{
+    uint64_t size = mine != NULL ? strlen(mine) : 0;
+    kd_status st = kd_world_broadcast(world, &size, (int)sizeof size);
+    if (st) {
+        return st;
+    }
+    char *text = size < INT_MAX ? calloc(1, (size_t)size + 1) : NULL;
+    st = kd_world_agree(
+        world, text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for the leader's text") : KD_OK);
+    if (!st) {
+        KD_CHECK(text != NULL); /* or the ranks had not agreed */
+        if (mine != NULL) {
+            memcpy(text, mine, (size_t)size);
+        }
+        st = kd_world_broadcast(world, text, (int)size);
+    }
+    if (st) {
+        free(text);
+        return st;
+    }
+    *text_out = text;
+    return KD_OK;
 }

@@ -35,6 +35,9 @@ bool kd_world_is_leader(const kd_world *world);
 /* All ranks. From the leader to everyone; small. */
 KD_MUST_USE kd_status kd_world_broadcast(kd_world *world, void *bytes, int size);
 
+/* All ranks. The leader's text on every rank, malloc'ed; others come with NULL, which is "" of the leader's. */
+KD_MUST_USE kd_status kd_world_share_text(kd_world *world, const char *mine, char **text_out);
+
 /* All ranks: each value becomes the sum of every rank's; small. */
 KD_MUST_USE kd_status kd_world_sum(kd_world *world, int64_t *values, int n);
 

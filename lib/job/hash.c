@@ -307,6 +307,31 @@ static void tell(kd_text *text, const char *found, const char *made_with, int or
     }
 }
 
+static bool is_content(const char *line)
+{
+    static const char word[] = "content ";
+    return strncmp(line + key_bytes(line), word, sizeof word - 1) == 0;
+}
+
+/* Tells of the first line that differs, among those of contents or among the others. */
+static bool
+find_difference(const char *found, const char *made_with, bool among_contents, kd_text *difference)
+{
+    while (*found != '\0' || *made_with != '\0') {
+        const int order = compare_keys(found, made_with);
+        const size_t n = strcspn(found, "\n");
+        const bool differs =
+            order != 0 || n != strcspn(made_with, "\n") || memcmp(found, made_with, n) != 0;
+        if (differs && is_content(order <= 0 ? found : made_with) == among_contents) {
+            tell(difference, found, made_with, order);
+            return true;
+        }
+        found = order <= 0 ? next_line(found) : found;
+        made_with = order >= 0 ? next_line(made_with) : made_with;
+    }
+    return false;
+}
+
 bool kd_job_canonical_differs(const char *found, const char *made_with, kd_text *difference)
 {
     if (strcmp(found, made_with) == 0) {
@@ -318,16 +343,9 @@ bool kd_job_canonical_differs(const char *found, const char *made_with, kd_text 
                        (int)n_found, found, (int)n_made_with, made_with);
         return true;
     }
-    while (*found != '\0' || *made_with != '\0') {
-        const int order = compare_keys(found, made_with);
-        const size_t n = strcspn(found, "\n");
-        if (order != 0 || n != strcspn(made_with, "\n") || memcmp(found, made_with, n) != 0) {
-            tell(difference, found, made_with, order);
-            return true;
-        }
-        found = next_line(found);
-        made_with = next_line(made_with);
+    if (!find_difference(found, made_with, false, difference) &&
+        !find_difference(found, made_with, true, difference)) {
+        kd_text_add(difference, "job: found another end of its lines");
     }
-    kd_text_add(difference, "job: found another end of its lines");
     return true;
 }

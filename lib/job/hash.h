@@ -45,7 +45,7 @@ uint64_t kd_job_canonical_hash(const char *canonical);
 
 /*
  * Compares the canonical text of a job with that of the one that made a checkpoint. True: they differ,
- * and `difference` got the first field that does:
+ * and `difference` got the first field that does, contents last, since fields decide what is read:
  *
  *     training.steps: found 200, the checkpoint was made with 100
  *     training.dtype: found f32, the checkpoint was made with its default

@@ -18,22 +18,12 @@
 
 #include "train/optimizer.h"
 
-/* Teachers of a job at most. */
-#define KD_CHECKPOINT_TEACHERS_MAX 32
-
-/* What products read, as it was resolved when the job first started. */
-typedef struct kd_checkpoint_dtypes {
-    bool known; /* else nobody resolved anything: the other fields are nothing */
-    kd_dtype student;
-    int n_teachers;
-    kd_dtype teachers[KD_CHECKPOINT_TEACHERS_MAX];
-} kd_checkpoint_dtypes;
-
 typedef struct kd_checkpoint_state {
     uint64_t step;     /* updates made; the next step's number, counted from 0 */
     uint64_t job_hash; /* of all that must be the same to resume */
-    char *job; /* the same as a text (job/hash.h), or NULL: borrowed when written, else owned */
-    kd_checkpoint_dtypes dtypes;
+    /* Texts of lines: borrowed when written, else owned; NULL: written without a job. */
+    char *job;      /* what job_hash is of (job/hash.h) */
+    char *resolved; /* PATH=VALUE of fields that the job left to be decided, as they were */
 } kd_checkpoint_state;
 
 /* Of one that was read; fine on {0}. */

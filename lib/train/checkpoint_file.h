@@ -3,7 +3,7 @@
  * checkpoint.c.
  *
  *   state.json         {"version": 2, "step": n, "job_hash": "<hex>", "job": [<lines>],
- *                      "dtype": "f32", "teacher_dtypes": [<names>]}; the last three where known
+ *                      "resolved": [<lines>]}; the last two where there is a job
  *   train.safetensors  for each parameter of a trained group "master.<name>", "m.<name>" and
  *                      "v.<name>", f32; frozen groups are as the job started from
  *

@@ -14,30 +14,22 @@ enum { VERSION = 2, STATE_BYTES_MAX = 1 << 20 };
 void kd_checkpoint_state_release(kd_checkpoint_state *state)
 {
     free(state->job);
+    free(state->resolved);
     *state = (kd_checkpoint_state){0};
 }
 
 /* One string a line, so that a person can read the file. */
-static void print_job(kd_json_printer *p, const char *job)
+static void print_lines(kd_json_printer *p, const char *key, const char *text)
 {
-    kd_json_key(p, "job");
-    kd_json_begin(p, '[');
-    while (*job != '\0') {
-        const size_t n = strcspn(job, "\n");
-        kd_json_bytes(p, job, n);
-        job += n + (job[n] == '\n');
+    if (text == NULL) {
+        return;
     }
-    kd_json_end(p, ']');
-}
-
-static void print_dtypes(kd_json_printer *p, const kd_checkpoint_dtypes *dtypes)
-{
-    kd_json_key(p, "dtype");
-    kd_json_string(p, kd_dtype_name(dtypes->student));
-    kd_json_key(p, "teacher_dtypes");
+    kd_json_key(p, key);
     kd_json_begin(p, '[');
-    for (int i = 0; i < dtypes->n_teachers; i++) {
-        kd_json_string(p, kd_dtype_name(dtypes->teachers[i]));
+    while (*text != '\0') {
+        const size_t n = strcspn(text, "\n");
+        kd_json_bytes(p, text, n);
+        text += n + (text[n] == '\n');
     }
     kd_json_end(p, ']');
 }
@@ -53,12 +45,8 @@ kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state 
     kd_json_uint(&p, state->step);
     kd_json_key(&p, "job_hash");
     kd_json_hex(&p, state->job_hash);
-    if (state->job != NULL) {
-        print_job(&p, state->job);
-    }
-    if (state->dtypes.known) {
-        print_dtypes(&p, &state->dtypes);
-    }
+    print_lines(&p, "job", state->job);
+    print_lines(&p, "resolved", state->resolved);
     kd_json_end(&p, '}');
     const kd_status st = text.failed ? kd_fail(KD_ERR_NOMEM, "no memory to write %s", path)
                                      : kd_file_replace(path, text.data, text.size);
@@ -95,63 +83,26 @@ read_word(const char *path, const json_t *root, const char *field, uint64_t *wor
 }
 
 /* Not there in a state that was written without a job. */
-static kd_status read_job(const char *path, const json_t *root, char **job_out)
+static kd_status
+read_lines(const char *path, const json_t *root, const char *field, char **text_out)
 {
-    const json_t *lines = json_object_get(root, "job");
-    kd_text job = {0};
+    const json_t *lines = json_object_get(root, field);
+    kd_text text = {0};
     bool good = lines == NULL || json_array_size(lines) > 0;
     for (size_t i = 0; good && i < json_array_size(lines); i++) {
         const char *line = json_string_value(json_array_get(lines, i));
         good = line != NULL && strchr(line, '\n') == NULL;
-        kd_text_printf(&job, "%s\n", good ? line : "");
+        kd_text_printf(&text, "%s\n", good ? line : "");
     }
-    kd_status st = good ? KD_OK : fail_field(path, "job", "a list of lines");
-    if (!st && job.failed) {
+    kd_status st = good ? KD_OK : fail_field(path, field, "a list of lines");
+    if (!st && text.failed) {
         st = kd_fail(KD_ERR_NOMEM, "no memory to read %s", path);
     }
     if (st) {
-        kd_text_release(&job);
+        kd_text_release(&text);
         return st;
     }
-    *job_out = job.data;
-    return KD_OK;
-}
-
-static bool is_dtype(const json_t *value, kd_dtype *dtype_out)
-{
-    static const kd_dtype both[] = {KD_F32, KD_BF16};
-    const char *name = json_string_value(value);
-    for (int i = 0; name != NULL && i < 2; i++) {
-        if (strcmp(name, kd_dtype_name(both[i])) == 0) {
-            *dtype_out = both[i];
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Both fields, or none: a state that was written without a job. */
-static kd_status read_dtypes(const char *path, const json_t *root, kd_checkpoint_dtypes *dtypes_out)
-{
-    const json_t *student = json_object_get(root, "dtype");
-    const json_t *teachers = json_object_get(root, "teacher_dtypes");
-    kd_checkpoint_dtypes dtypes = {.known = true};
-    if (student == NULL && teachers == NULL) {
-        return KD_OK;
-    }
-    if (!is_dtype(student, &dtypes.student)) {
-        return fail_field(path, "dtype", "f32 or bf16");
-    }
-    const size_t n = json_array_size(teachers);
-    bool good = json_is_array(teachers) && n <= KD_CHECKPOINT_TEACHERS_MAX;
-    for (size_t i = 0; good && i < n; i++) {
-        good = is_dtype(json_array_get(teachers, i), &dtypes.teachers[i]);
-    }
-    if (!good) {
-        return fail_field(path, "teacher_dtypes", "a list of f32 or bf16");
-    }
-    dtypes.n_teachers = (int)n;
-    *dtypes_out = dtypes;
+    *text_out = text.data;
     return KD_OK;
 }
 
@@ -174,15 +125,17 @@ static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint
         st = read_word(path, root, "job_hash", &state.job_hash);
     }
     if (!st) {
-        st = read_dtypes(path, root, &state.dtypes);
+        st = read_lines(path, root, "job", &state.job);
     }
     if (!st) {
-        st = read_job(path, root, &state.job);
+        st = read_lines(path, root, "resolved", &state.resolved);
     }
-    if (!st) {
-        *state_out = state;
+    if (st) {
+        kd_checkpoint_state_release(&state);
+        return st;
     }
-    return st;
+    *state_out = state;
+    return KD_OK;
 }
 
 kd_status kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out)

@@ -410,11 +410,34 @@ case_dtype() {
     cmp remote/final/model.safetensors local/final/model.safetensors || fail "the models differ"
     grep -q '^ *dtype: bf16' remote/job.yaml || fail "job.yaml lacks the student's dtype"
     state=$(tr -d ' \n' <"$(ls -d remote/checkpoints/step-*/ | tail -n 1)state.json")
-    [[ $state == *'"dtype":"bf16","teacher_dtypes":["f32"]'* ]] || fail "state.json has $state"
+    [[ $state == *'"resolved":["training.dtype=bf16","training.micro_batch_size=4","teachers.0.dtype=f32","teachers.0.transport=hidden"]'* ]] ||
+        fail "state.json has $state"
     run 2 student.yaml output=auto training.dtype=auto teachers.0.dtype=auto
     ! grep -q 'dtype: auto' auto/job.yaml || fail "auto was not resolved"
     [ "$(grep -c 'dtype: \(f32\|bf16\)' auto/job.yaml)" = 2 ] || fail "job.yaml lacks a dtype"
     run 2 student.yaml output=auto training.dtype=auto teachers.0.dtype=auto
+    # Whatever this machine would come to, one of the two is not that.
+    local auto=(training.dtype=auto teachers.0.dtype=auto training.micro_batch_size=) whole=("${long[@]}")
+    local long=("${whole[@]}" "${mixed[@]}")
+    run 2 student.yaml output=whole "${long[@]}"
+    start_and_signal TERM 1 30 broken
+    [ "$code" = 3 ] || { cat log >&2 && fail "exit code $code, expected 3"; }
+    run 2 student.yaml output=broken "${whole[@]}" "${auto[@]}"
+    expect_same_end
+    cmp <(grep -v '^output:' whole/job.yaml) <(grep -v '^output:' broken/job.yaml) || fail "job.yaml differs"
+    expect_exit 65 "training.dtype: found f32, the checkpoint was made with bf16" 2 student.yaml output=broken "${whole[@]}"
+    expect_exit 65 "teachers.0.transport: found logits, the checkpoint was made with hidden" 2 student.yaml \
+        output=broken "${whole[@]}" "${auto[@]}" teachers.0.transport=logits
+    # The output's own job.yaml is the job.
+    cp broken/job.yaml again.yaml
+    run 2 again.yaml
+    # 4 ranks of 16 sequences take 4 at once, fewer would take 8.
+    run 4 teacher.yaml output=cut student.resources.ranks=4 training.micro_batch_size=
+    run 1 teacher.yaml output=cut training.micro_batch_size=
+    grep -q 'micro_batch_size: 4' cut/job.yaml || fail "job.yaml lacks the micro-batch size"
+    run 1 teacher.yaml output=uncut training.micro_batch_size=
+    expect_exit 65 "student.resources.ranks: found 4, but the checkpoint was made with micro-batches of 8" \
+        4 teacher.yaml output=uncut student.resources.ranks=4 training.micro_batch_size=
 }
 
 # Random models from a shape: of every type, the same for a seed, of use to the other commands.

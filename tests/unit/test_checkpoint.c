@@ -99,33 +99,6 @@ static void expect_exact_resume(const kd_model_type *type, kd_dtype compute)
     tiny_train_destroy(straight);
 }
 
-Test(checkpoint, dtypes_come_back_and_may_be_missing)
-{
-    kd_checkpoint_state found;
-    char *path;
-    tiny_train *t = start(&kd_model_mixtral, KD_F32);
-    kd_checkpoint_state state = {
-        .step = 1,
-        .dtypes = {
-            .known = true, .student = KD_BF16, .n_teachers = 2, .teachers = {KD_F32, KD_BF16}}};
-    for (int known = 1; known >= 0; known--, state.step++) {
-        state.dtypes.known = known != 0;
-        cr_assert_eq(
-            kd_checkpoint_save(temporary_folder(), kd_trainer_optimizer(t->trainer), &state, NULL),
-            KD_OK);
-        cr_assert_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &found), KD_OK);
-        cr_assert_not_null(path);
-        free(path);
-        cr_expect_eq(found.step, state.step);
-        cr_assert_eq(found.dtypes.known, known != 0);
-        cr_expect_eq(found.dtypes.student, known ? KD_BF16 : KD_F32);
-        cr_expect_eq(found.dtypes.n_teachers, known ? 2 : 0);
-        cr_expect(!known ||
-                  (found.dtypes.teachers[0] == KD_F32 && found.dtypes.teachers[1] == KD_BF16));
-    }
-    tiny_train_destroy(t);
-}
-
 Test(checkpoint, a_resumed_run_ends_in_the_same_bytes_in_f32)
 {
     expect_exact_resume(&kd_model_mixtral, KD_F32);
@@ -301,20 +274,29 @@ Test(checkpoint, a_sound_one_of_another_version_is_refused_not_passed_over)
     tiny_train_destroy(t);
 }
 
-Test(checkpoint, the_job_that_made_it_comes_back)
+static void expect_same_text(const char *found, const char *wanted)
+{
+    cr_assert_eq(found != NULL, wanted != NULL);
+    cr_expect(found == NULL || strcmp(found, wanted) == 0, "found %s", found);
+}
+
+Test(checkpoint, the_job_that_made_it_and_what_was_decided_come_back)
 {
     const char *const jobs[] = {"v1\nseed=3\ndata.text_field=\"a\\nb\"\n", "v1\n", NULL};
+    const char *const decided[] = {"training.dtype=f32\n", NULL, NULL};
     tiny_train *t = start(&kd_model_mixtral, KD_F32);
     for (uint64_t i = 0; i < sizeof jobs / sizeof *jobs; i++) {
-        const kd_checkpoint_state state = {.step = i + 1, .job = (char *)jobs[i]}; /* only read */
+        const kd_checkpoint_state state = {.step = i + 1,
+                                           .job = (char *)jobs[i], /* both only read */
+                                           .resolved = (char *)decided[i]};
         kd_checkpoint_state found;
         char *path;
         cr_assert_eq(
             kd_checkpoint_save(temporary_folder(), kd_trainer_optimizer(t->trainer), &state, NULL),
             KD_OK);
         cr_assert_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &found), KD_OK);
-        cr_assert_eq(found.job != NULL, jobs[i] != NULL);
-        cr_expect(found.job == NULL || strcmp(found.job, jobs[i]) == 0);
+        expect_same_text(found.job, jobs[i]);
+        expect_same_text(found.resolved, decided[i]);
         kd_checkpoint_state_release(&found);
         free(path);
     }

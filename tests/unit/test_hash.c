@@ -126,6 +126,7 @@ Test(hash, contents_stand_beside_the_fields_and_change_it)
     cr_assert(eq(int, kd_job_canonical(job, others, 2, &other), KD_OK));
     cr_expect(strncmp(text.data, "v1\ndata.files.0=content 0000000000000001\nseed=3\n", 48) == 0);
     cr_expect(ne(u64, kd_job_canonical_hash(text.data), kd_job_hash(job)));
+    cr_expect(ne(u64, kd_job_canonical_hash(text.data), kd_job_canonical_hash(other.data)));
     cr_expect(kd_job_canonical_differs(text.data, other.data, &difference));
     cr_expect(eq(str, difference.data,
                  "teachers.0.checkpoint: found content 0000000000000abc, the checkpoint was made "
@@ -169,6 +170,12 @@ Test(hash, the_first_field_that_differs_is_named_with_both_values)
         kd_text_release(&difference);
     }
     kd_text difference = {0};
+    /* The text is another because another share of it was held out. */
+    cr_expect(kd_job_canonical_differs("v1\ndata.files=content 1\ndata.held_out=0.5\n",
+                                       "v1\ndata.files=content 2\nseed=1\n", &difference));
+    cr_expect(eq(str, difference.data,
+                 "data.held_out: found 0.5, the checkpoint was made with its default"));
+    kd_text_clear(&difference);
     cr_expect(kd_job_canonical_differs("v1\nseed=3\n", "v2\nseed=3\n", &difference));
     cr_expect(eq(str, difference.data, "job: found its form v1, the checkpoint was made with v2"));
     kd_text_clear(&difference);

@@ -7,11 +7,13 @@
 #include "distill/schedule.h"
 #include "job/job.h"
 #include "message/fields.h"
+#include "message/reflect.h"
 #include "tensor/ops.h"
 #include "train/initial.h"
 #include "worker/dtype.h"
 #include "worker/live.h"
 #include "worker/options.h"
+#include "worker/resolved.h"
 #include "worker/settings.h"
 
 static Kd__Job *job_of(const char *text)
@@ -146,13 +148,55 @@ Test(settings, what_a_job_may_have_fits_the_engine)
     cr_expect(eq(dbl, kd_field_facts_named("kd.Model", "num_experts")->range.most, KD_EXPERTS_MAX));
 }
 
-Test(dtype, auto_follows_the_ranks_unless_a_checkpoint_says_what_held)
+Test(dtype, auto_follows_the_ranks)
 {
-    const kd_dtype f32 = KD_F32, bf16 = KD_BF16;
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, NULL, 3, 3), KD__DTYPE__BF16));
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, NULL, 3, 2), KD__DTYPE__F32));
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, &f32, 3, 3), KD__DTYPE__F32));
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, &bf16, 3, 0), KD__DTYPE__BF16));
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__BF16, NULL, 3, 0), KD__DTYPE__BF16));
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__F32, NULL, 3, 3), KD__DTYPE__F32));
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, 3, 3), KD__DTYPE__BF16));
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, 3, 2), KD__DTYPE__F32));
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__BF16, 3, 0), KD__DTYPE__BF16));
+    cr_expect(eq(int, dtype_choose(KD__DTYPE__F32, 3, 3), KD__DTYPE__F32));
+}
+
+static const char open_job[] = SMALL "training: {steps: 20, batch_size: 8}\n";
+
+Test(resolved, what_was_decided_wins_over_what_this_run_would_come_to)
+{
+    static const char made_with[] = "training.dtype=bf16\ntraining.micro_batch_size=2\n"
+                                    "teachers.0.dtype=f32\nteachers.0.transport=hidden\n";
+    Kd__Job *job = job_of(open_job);
+    kd_text lines = {0};
+    cr_expect(eq(u32, job->training->micro_batch_size, 8));
+    cr_assert(eq(int, resolved_take(job, made_with), KD_OK));
+    cr_expect(eq(int, (int)settings_dtype(job), KD_BF16));
+    cr_expect(eq(int, (int)settings_teacher_dtype(job, 0), KD_F32));
+    cr_expect(eq(u64, settings_micro_batches(job), 4));
+    cr_assert(eq(int, resolved_write(job, &lines), KD_OK));
+    cr_expect(eq(str, lines.data, (char *)made_with));
+    cr_assert(eq(int, resolved_take(job, made_with), KD_OK), "the words that hold are no others");
+    cr_assert(eq(int, resolved_forget(job), KD_OK));
+    cr_expect(not(job->training->has_micro_batch_size));
+    cr_expect(not(job->teachers[0]->has_transport));
+    kd_text_release(&lines);
+    kd_message_destroy(&job->base);
+}
+
+Test(resolved, another_wish_is_refused_by_its_field)
+{
+    static const struct {
+        const char *made_with, *text;
+    } cases[] = {
+        {"teachers.0.transport=logits\n",
+         "teachers.0.transport: found hidden, the checkpoint was made with logits"},
+        {"training.micro_batch_size=5\n",
+         "student.resources.ranks: found 1, but the checkpoint was made with micro-batches of 5"},
+        {"training.dtype=f16\n", "training.dtype"},
+        {"training.dtype\n", "expected PATH=VALUE"},
+    };
+
+    kd_fault_quiet(1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Kd__Job *job = job_of(open_job);
+        cr_expect(eq(int, resolved_take(job, cases[i].made_with), KD_ERR_INVALID));
+        cr_expect(strstr(kd_fault_text(), cases[i].text) != NULL, "%s", kd_fault_text());
+        kd_message_destroy(&job->base);
+    }
 }

@@ -1,0 +1,154 @@
+/*
+ * Whether a field was left to be decided is seen by its value, which is then "auto" or nothing: so a job
+ * that names what was decided is the same job, and an output's own job.yaml resumes it.
+ */
+#include "worker/resolved.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "distill/loss.h"
+#include "format/model_folder.h"
+#include "message/path.h"
+#include "worker/dtype.h"
+#include "worker/settings.h"
+
+#define OTHERWISE "; name another output folder, or submit the job as it was"
+
+typedef struct field_path {
+    char text[48];
+} field_path;
+
+static const char *const of_job[] = {"training.dtype", "training.micro_batch_size"};
+static const char *const of_teacher[] = {"dtype", "transport"};
+
+enum {
+    N_OF_JOB = sizeof of_job / sizeof *of_job,
+    N_OF_TEACHER = sizeof of_teacher / sizeof *of_teacher
+};
+
+static size_t n_fields(const Kd__Job *job)
+{
+    return N_OF_JOB + job->n_teachers * N_OF_TEACHER;
+}
+
+static field_path path_of(size_t i)
+{
+    field_path path;
+    if (i < N_OF_JOB) {
+        (void)snprintf(path.text, sizeof path.text, "%s", of_job[i]);
+    } else {
+        (void)snprintf(path.text, sizeof path.text, "teachers.%zu.%s",
+                       (i - N_OF_JOB) / N_OF_TEACHER, of_teacher[(i - N_OF_JOB) % N_OF_TEACHER]);
+    }
+    return path;
+}
+
+kd_status resolved_forget(Kd__Job *job)
+{
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < n_fields(job) && !st; i++) {
+        st = kd_path_set(&job->base, path_of(i).text, "", NULL);
+    }
+    return st;
+}
+
+kd_status resolved_write(const Kd__Job *job, kd_text *lines)
+{
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < n_fields(job) && !st; i++) {
+        const field_path path = path_of(i);
+        kd_text_printf(lines, "%s=", path.text);
+        st = kd_path_get(&job->base, path.text, lines);
+        kd_text_add(lines, "\n");
+    }
+    return !st && lines->failed ? kd_fail(KD_ERR_NOMEM, "no memory for what was decided") : st;
+}
+
+/* One line, which is cut at its sign. */
+static kd_status take_line(Kd__Job *job, char *line)
+{
+    char *value = strchr(line, '=');
+    kd_text mine = {0};
+    if (value == NULL) {
+        return kd_fail(KD_ERR_INVALID, "the checkpoint: found \"%s\", expected PATH=VALUE", line);
+    }
+    *value++ = '\0';
+    kd_status st = kd_path_get(&job->base, line, &mine);
+    const char *found = mine.data != NULL ? mine.data : "";
+    if (!st && (*found == '\0' || strcmp(found, "auto") == 0)) {
+        st = kd_path_set(&job->base, line, value, "the checkpoint");
+    } else if (!st && strcmp(found, value) != 0) {
+        st = kd_fail(KD_ERR_INVALID, "%s: found %s, the checkpoint was made with %s" OTHERWISE,
+                     line, found, value);
+    }
+    kd_text_release(&mine);
+    return st;
+}
+
+/* Other ranks than those it was made on may not be able to cut batches as it did. */
+static kd_status check_cut(const Kd__Job *job)
+{
+    const Kd__Training *t = job->training;
+    const uint32_t n_ranks = job->student->resources->ranks;
+    if (t->batch_size % ((uint64_t)n_ranks * t->micro_batch_size) == 0) {
+        return KD_OK;
+    }
+    return kd_fail(
+        KD_ERR_INVALID,
+        "student.resources.ranks: found %u, but the checkpoint was made with micro-batches "
+        "of %u, of which a batch of %u has %u: expected a divisor of that",
+        n_ranks, t->micro_batch_size, t->batch_size, t->batch_size / t->micro_batch_size);
+}
+
+kd_status resolved_take(Kd__Job *job, const char *made_with)
+{
+    char *lines = strdup(made_with), *rest = lines, *line;
+    kd_status st = lines == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for what was decided") : KD_OK;
+    while (!st && (line = strsep(&rest, "\n")) != NULL) {
+        st = *line != '\0' ? take_line(job, line) : KD_OK;
+    }
+    free(lines);
+    return st ? st : check_cut(job);
+}
+
+static kd_status resolve_transport(Kd__Job *job, int i)
+{
+    Kd__Teacher *teacher = job->teachers[i];
+    kd_model_config config;
+    if (teacher->transport != KD__TEACHER__TRANSPORT__AUTO) {
+        return KD_OK;
+    }
+    const kd_status st = kd_model_folder_config(teacher->checkpoint, &config);
+    if (!st) {
+        teacher->has_transport = 1;
+        teacher->transport =
+            kd_transport_resolve(teacher->transport, &config, settings_teacher_dtype(job, i));
+    }
+    return st;
+}
+
+static kd_status decide(worker *w)
+{
+    kd_status st = dtype_resolve(w);
+    for (int i = 0; !st && i < (int)w->job->n_teachers; i++) {
+        st = resolve_transport(w->job, i);
+    }
+    w->job->training->has_micro_batch_size = 1;
+    w->batches.n_batch = w->job->training->micro_batch_size;
+    return st ? st : resolved_write(w->job, &w->resolved);
+}
+
+kd_status resolved_settle(worker *w, const char *made_with)
+{
+    char *lines = NULL;
+    kd_status st = kd_world_share_text(w->world, made_with, &lines);
+    if (!st && *lines != '\0') {
+        st = resolved_take(w->job, lines);
+    }
+    free(lines);
+    st = kd_world_agree(w->world, st);
+    return st ? st : kd_world_agree(w->world, decide(w));
+}
