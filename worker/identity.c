@@ -18,10 +18,12 @@ typedef struct contents {
     size_t n;
 } contents;
 
-static kd_status add_model(contents *c, const char *folder)
+static kd_status add_model(contents *c, const char *folder, Kd__Verify verify)
 {
+    const kd_identity_depth depth =
+        verify == KD__VERIFY__FULL ? KD_IDENTITY_FULL : KD_IDENTITY_EDGES;
     c->list[c->n].path = c->paths[c->n];
-    return kd_model_folder_identity(folder, KD_IDENTITY_EDGES, &c->list[c->n++].hash);
+    return kd_model_folder_identity(folder, depth, &c->list[c->n++].hash);
 }
 
 static kd_status add_all(contents *c, const Kd__Job *job, const batches *b)
@@ -30,11 +32,11 @@ static kd_status add_all(contents *c, const Kd__Job *job, const batches *b)
     kd_status st = KD_OK;
     if (job->student->init == KD__STUDENT__INIT__CHECKPOINT) {
         (void)snprintf(c->paths[c->n], PATH_BYTES, "student.checkpoint");
-        st = add_model(c, job->student->checkpoint);
+        st = add_model(c, job->student->checkpoint, job->student->verify);
     }
     for (size_t i = 0; i < job->n_teachers && !st; i++) {
         (void)snprintf(c->paths[c->n], PATH_BYTES, "teachers.%zu.checkpoint", i);
-        st = add_model(c, job->teachers[i]->checkpoint);
+        st = add_model(c, job->teachers[i]->checkpoint, job->teachers[i]->verify);
     }
     return st;
 }

@@ -316,6 +316,21 @@ case_bad_input() {
     expect_exit 65 "teachers.0.checkpoint: found content " 2 student.yaml output=known
     rm -r teacher/final
     mv moved teacher/final
+    # A bit in the middle of a tensor of a model without a manifest is seen by those who read all of it.
+    local file at
+    cp -r teacher/final unsealed
+    rm unsealed/manifest.json
+    file=unsealed/model.safetensors
+    run 2 student.yaml output=edges teachers.0.checkpoint=unsealed
+    run 2 student.yaml output=full teachers.0.checkpoint=unsealed teachers.0.verify=full
+    expect_exit 65 "teachers.0.verify: found full, the checkpoint was made with its default" \
+        2 student.yaml output=edges teachers.0.checkpoint=unsealed teachers.0.verify=full
+    run 2 student.yaml output=full teachers.0.checkpoint=unsealed teachers.0.verify=full
+    at=$(($(od -An -tu8 -N8 $file) + 8 + 10000 + $(grep -ao '"model.embed_tokens.weight":{[^}]*' $file | sed 's/.*"data_offsets":\[\([0-9]*\).*/\1/')))
+    printf '\xa5' | dd of=$file bs=1 seek=$at conv=notrunc status=none
+    run 2 student.yaml output=edges teachers.0.checkpoint=unsealed
+    expect_exit 65 "teachers.0.checkpoint: found content " 2 student.yaml output=full \
+        teachers.0.checkpoint=unsealed teachers.0.verify=full
     # Other text would be trained on, and some of it was held out before; another date is no other text.
     cp text.txt text.old
     echo "one more word" >>text.txt

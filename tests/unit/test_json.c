@@ -60,7 +60,7 @@ Test(json, defaults_are_shown_when_asked_for)
     const Kd__Student student = KD__STUDENT__INIT;
     expect_json(&student.base, KD_JSON_DEFAULTS,
                 "{\"init\":\"random\",\"checkpoint\":null,\"model\":null,\"seed\":null,"
-                "\"resources\":null}");
+                "\"resources\":null,\"verify\":\"edges\"}");
 }
 
 Test(json, only_the_set_member_of_a_oneof_is_shown)
