@@ -276,7 +276,7 @@ kd_status kd_folder_remove(const char *path)
 bool kd_file_exists(const char *path)
 {
     struct stat info;
-    return stat(path, &info) == 0;
+    return stat(path, &info) == 0 || (errno != ENOENT && errno != ENOTDIR);
 }
 
 char *kd_path_join(const char *folder, const char *name)

@@ -47,6 +47,10 @@ KD_MUST_USE kd_status kd_folder_sync(const char *path);
  * to stays; a `path` that is a link itself is refused. */
 KD_MUST_USE kd_status kd_folder_remove(const char *path);
 
+/*
+ * False only where there is surely nothing: what cannot be told counts as there, so that whoever opens
+ * it learns why, instead of going on without it.
+ */
 bool kd_file_exists(const char *path);
 
 /*

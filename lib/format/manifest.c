@@ -161,7 +161,7 @@ static kd_status save(const char *path, json_t *files)
 bool kd_manifest_exists(const char *folder)
 {
     char *path = kd_path_join(folder, KD_MANIFEST_NAME);
-    const bool exists = path != NULL && kd_file_exists(path);
+    const bool exists = path == NULL || kd_file_exists(path);
     free(path);
     return exists;
 }

@@ -80,3 +80,14 @@ Test(csv, a_folder_that_is_not_there_is_an_error)
     cr_expect(ne(int, csv_open(&table, "/nowhere/metrics.csv", "step", 1), KD_OK));
     csv_close(&table);
 }
+
+Test(csv, rows_behind_a_path_that_cannot_be_followed_are_not_written_over)
+{
+    csv table = {.fd = -1};
+    (void)unlink(path);
+    cr_assert(symlink(path, path) == 0); /* what stands there cannot be told */
+    cr_expect(ne(int, csv_open(&table, path, "step,loss", 3), KD_OK));
+    char target[64];
+    cr_expect(readlink(path, target, sizeof target) > 0, "the path was replaced");
+    csv_close(&table);
+}

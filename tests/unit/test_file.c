@@ -263,3 +263,12 @@ Test(file, join_puts_one_slash)
     expect_join("/", "b", "/b");
     expect_join("", "b", "b");
 }
+
+Test(file, what_cannot_be_told_is_not_taken_for_absent)
+{
+    cr_assert(symlink("loop", "loop") == 0);
+    cr_expect(kd_file_exists("loop"));
+    cr_expect(not(kd_file_exists("gone/below")));
+    temporary_write("plain", "text");
+    cr_expect(not(kd_file_exists("plain/below")));
+}
