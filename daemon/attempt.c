@@ -161,6 +161,11 @@ void attempt_fault(attempt *a, const char *text, bool permanent)
     (void)snprintf(a->fault, sizeof a->fault, "%s", text[0] != '\0' ? text : "a rank failed");
 }
 
+void attempt_unprepared(attempt *a, kd_status st, const char *text)
+{
+    attempt_fault(a, text, st == KD_ERR_INVALID);
+}
+
 void attempt_finished(attempt *a, attempt_outcome outcome)
 {
     a->outcome = outcome;

@@ -133,6 +133,8 @@ void attempt_heartbeat(attempt *a, uint32_t rank, uint64_t step, uint64_t work, 
 /* A checkpoint, an evaluation: alive and getting on, though the step stands. */
 void attempt_progress(attempt *a, uint64_t now_ms);
 void attempt_fault(attempt *a, const char *text, bool permanent);
+/* Nothing was launched. Files that do not suit would be refused again; a host short of space may not. */
+void attempt_unprepared(attempt *a, kd_status st, const char *text);
 void attempt_finished(attempt *a, attempt_outcome outcome);
 
 /* The launcher is known to be gone. */

@@ -189,7 +189,8 @@ static void on_prepared(uv_work_t *work, int status)
         return;
     }
     if (status != 0 || p->status) {
-        attempt_fault(&r->attempt, status != 0 ? "the launch was interrupted" : p->fault, true);
+        attempt_unprepared(&r->attempt, status != 0 ? KD_ERR_IO : p->status,
+                           status != 0 ? "the launch was interrupted" : p->fault);
         attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
     } else if (r->attempt.cause != ATTEMPT_CAUSE_NONE) { /* stopped meanwhile */
         attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));

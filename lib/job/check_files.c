@@ -6,14 +6,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "job/check_models.h"
 #include "job/job.h"
 
+/* A disk or a share that does not answer is not the job's fault; nothing being there is. */
 static kd_status fault(const char *field, const char *path, int error, const char *expected)
 {
-    return kd_fail(KD_ERR_INVALID, "%s: %s: %s, expected %s", field, path, strerror(error),
-                   expected);
+    const kd_status st = error == ENOENT ? KD_ERR_INVALID : kd_status_of_errno(error);
+    return kd_fail(st, "%s: %s: %s, expected %s", field, path, strerror(error), expected);
 }
 
 static kd_status check_data_file(const char *field, const char *path)

@@ -6,8 +6,6 @@
 
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "shape/from_message.h"
@@ -16,14 +14,12 @@
 
 enum { BYTE_TOKENS = 256 }; /* of the one tokenizer there is */
 
-/* The fault that is told, with the field it is about in front. */
-static kd_status blame(const char *field, const char *path)
+/* The fault that is told, with the field it is about in front. The job's, unless it is the host's. */
+static kd_status blame(kd_status st, const char *field, const char *path)
 {
-    char *text = strdup(kd_fault_text());
-    const kd_status st = kd_fail(KD_ERR_INVALID, "%s: %s%s%s", field, path != NULL ? path : "",
-                                 path != NULL ? ": " : "", text != NULL ? text : "no memory");
-    free(text);
-    return st;
+    const bool is_of_host = st == KD_ERR_IO || st == KD_ERR_NOMEM;
+    return kd_fail(is_of_host ? st : KD_ERR_INVALID, "%s: %s%s%s", field, path != NULL ? path : "",
+                   path != NULL ? ": " : "", kd_fault_text());
 }
 
 static kd_status check_tokens(const Kd__Job *job, const char *field, const kd_model_config *c)
@@ -48,7 +44,7 @@ static kd_status
 read_model(const Kd__Job *job, const char *field, const char *folder, kd_model_config *config_out)
 {
     const kd_status st = kd_hf_config_read_cached(folder, config_out);
-    return st ? blame(field, NULL) : check_tokens(job, field, config_out);
+    return st ? blame(st, field, NULL) : check_tokens(job, field, config_out);
 }
 
 /* *known_out: false while the student's checkpoint is yet to be made. */
@@ -77,7 +73,7 @@ kd_status kd_job_check_models(const Kd__Job *job)
         (void)snprintf(field, sizeof field, "teachers.%zu.checkpoint", i);
         st = read_model(job, field, job->teachers[i]->checkpoint, &teacher);
         if (!st && has_student && kd_vocab_common(&student, &teacher, &n_common)) {
-            st = blame(field, job->teachers[i]->checkpoint);
+            st = blame(KD_ERR_INVALID, field, job->teachers[i]->checkpoint);
         }
     }
     return st;

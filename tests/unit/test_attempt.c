@@ -335,6 +335,21 @@ Test(attempt, a_permanent_fault_is_the_reason_whoever_spoke_first)
     cr_expect(eq(str, reason, "vocabularies differ: 256 and 300"));
 }
 
+Test(attempt, a_host_that_cannot_launch_is_not_the_fault_of_the_job)
+{
+    all_up(0);
+    attempt_unprepared(&a, KD_ERR_IO, "no space left on device");
+    cr_expect(eq(int, (int)end_with(0, 100), JOB_EV_LOST));
+    cr_expect(eq(str, reason, "no space left on device"));
+}
+
+Test(attempt, files_that_do_not_suit_end_the_job)
+{
+    all_up(0);
+    attempt_unprepared(&a, KD_ERR_INVALID, "data.files.0: found an empty file");
+    cr_expect(eq(int, (int)end_with(0, 100), JOB_EV_FAULT));
+}
+
 Test(attempt, a_passing_fault_is_the_reason_of_a_loss)
 {
     all_up(0);

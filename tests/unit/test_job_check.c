@@ -410,6 +410,16 @@ Test(job_files, a_pipe_is_no_config)
     destroy(job);
 }
 
+/* A job is not at fault where its files cannot be read just now. */
+Test(job_files, a_disk_that_fails_is_told_from_a_bad_config)
+{
+    Kd__Job *job = job_with_files();
+    cr_assert(unlink("m/config.json") == 0 && symlink("/proc/self/mem", "m/config.json") == 0);
+    cr_expect(eq(int, kd_job_check_files(job), KD_ERR_IO), "%s", kd_fault_text());
+    EXPECT_FAULT("teachers.0.checkpoint: ");
+    destroy(job);
+}
+
 /* It is parsed once for an inode and its times. */
 Test(job_files, a_config_that_changed_is_read_again)
 {
