@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "base/log.h"
+#include "tensor/cpu/cpu.h"
 #include "tests/support/fault.h"
 #include "tests/support/ops_check.h"
 
@@ -609,6 +610,28 @@ Test(ops_vocab_loss, each_gradient_may_be_left_out)
         release(&f);
     }
     release(&full);
+}
+
+static size_t peak_scratch(bool with_gradient)
+{
+    fixture f;
+    make(&f, KD_F32, 1, (shape){64, 8, 2000, 2000, 2000, 1, 1, 2.0f, 0.7f, 0.3f});
+    const kd_tensor d_hidden = f.loss.d_hidden, d_lm_head = f.loss.d_lm_head;
+    if (!with_gradient) {
+        f.loss.d_hidden = f.loss.d_lm_head = kd_tensor_none();
+    }
+    run(&f);
+    const size_t peak_bytes = ((const kd_cpu *)f.be)->scratch.peak_bytes;
+    f.loss.d_hidden = d_hidden;
+    f.loss.d_lm_head = d_lm_head;
+    release(&f);
+    return peak_bytes;
+}
+
+Test(ops_vocab_loss, in_f32_the_gradient_takes_the_place_of_the_logits)
+{
+    const size_t a_chunk = (size_t)64 * 2000 * sizeof(float);
+    cr_expect_lt(peak_scratch(true), peak_scratch(false) + a_chunk / 8);
 }
 
 Test(ops_vocab_loss, logits_may_come_in_bf16)

@@ -13,7 +13,7 @@
  */
 
 /* A chunk of logits of about that size, but of rows enough for products to pay. */
-enum { CHUNK_BYTES = 8 << 20, CHUNK_ROWS_MIN = 256, CHUNK_ROWS_MAX = 1024, ROWS_TILE = 32 };
+enum { CHUNK_BYTES = 4 << 20, CHUNK_ROWS_MIN = 256, CHUNK_ROWS_MAX = 1024, ROWS_TILE = 32 };
 
 /* What a chunk is worked on in: whole tiles of rows, of which `n` are real. */
 typedef struct vocab_work {
@@ -229,6 +229,27 @@ run_backward(const vocab_work *w, kd_tensor x, kd_tensor d_logits, const int32_t
     }
 }
 
+/* What a chunk's gradient is formed in: f32 takes the place of the logits unless a listener reads both. */
+typedef struct chunk_gradient {
+    kd_tensor slopes;   /* (n, V), what the rows' losses write; f32 for a listener */
+    kd_tensor d_logits; /* (n, V) compute, what products read                      */
+} chunk_gradient;
+
+static chunk_gradient take_gradient(const vocab_work *w, kd_tensor logits)
+{
+    const int64_t n = kd_tensor_rows(logits), n_columns = kd_tensor_columns(logits);
+    const bool heard = w->loss->chunk != NULL, f32 = w->be->compute == KD_F32;
+    if (!has_gradient(w->loss)) {
+        return (chunk_gradient){kd_tensor_none(), kd_tensor_none()};
+    }
+    if (f32 && !heard) {
+        return (chunk_gradient){logits, logits};
+    }
+    const kd_tensor d_logits = scratch_2d(w->be, w->be->compute, n, n_columns);
+    const kd_tensor slopes = heard && !f32 ? scratch_2d(w->be, KD_F32, n, n_columns) : d_logits;
+    return (chunk_gradient){slopes, d_logits};
+}
+
 /* Rows of zeros at the end of a chunk have no gradient. */
 static void clear_tail(kd_tensor t, int64_t n)
 {
@@ -245,29 +266,22 @@ static void run_chunk(const vocab_work *w, int32_t *rows, int64_t n)
     const kd_tensor x = chunk_of(w, loss->hidden, be->compute, rows, n);
     const int64_t n_padded = kd_tensor_rows(x);
     const kd_tensor logits = scratch_2d(be, KD_F32, n_padded, n_columns);
-    kd_tensor d_logits = kd_tensor_none(), slopes = kd_tensor_none();
-    if (has_gradient(loss)) {
-        d_logits = scratch_2d(be, be->compute, n_padded, n_columns);
-        slopes = d_logits;
-        if (loss->chunk != NULL && be->compute != KD_F32) {
-            slopes = scratch_2d(be, KD_F32, n_padded, n_columns);
-        }
-    }
+    const chunk_gradient g = take_gradient(w, logits);
     if (be->fault) {
         return;
     }
     KD_KERNEL(linear)(be, logits, x, loss->lm_head);
     const kd_tensor student = kd_tensor_slice_rows(logits, 0, n);
     const kd_tensor of_rows =
-        slopes.data != NULL ? kd_tensor_slice_rows(slopes, 0, n) : kd_tensor_none();
+        g.slopes.data != NULL ? kd_tensor_slice_rows(g.slopes, 0, n) : kd_tensor_none();
     run_rows(w, rows, n, student, of_rows);
     tell_listener(w, rows, n, student, of_rows);
     if (has_gradient(loss) && !be->fault) {
-        clear_tail(slopes, n);
-        if (slopes.data != d_logits.data) {
-            KD_KERNEL(copy)(be, d_logits, slopes);
+        clear_tail(g.slopes, n);
+        if (g.slopes.data != g.d_logits.data) {
+            KD_KERNEL(copy)(be, g.d_logits, g.slopes);
         }
-        run_backward(w, x, d_logits, rows, n);
+        run_backward(w, x, g.d_logits, rows, n);
     }
 }
 

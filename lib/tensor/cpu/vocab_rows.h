@@ -9,7 +9,7 @@
 
 typedef struct kd_vocab_rows {
     kd_tensor student;         /* (R, V) f32 logits                                  */
-    kd_tensor slopes;          /* (R, V) f32 or bf16, the gradient; or none          */
+    kd_tensor slopes;          /* (R, V) f32 or bf16, the gradient; or none; may be `student` */
     const kd_tensor *teachers; /* [n_teachers] (R, V') f32 logits                    */
     const double *shares;      /* [n_teachers] of p_T, summing to 1; or all 0: no kd */
     int n_teachers;
