@@ -145,8 +145,14 @@ static kd_status connect_teacher(student_rank *rank, int i)
         return KD_OK;
     }
     if (source->model != NULL) {
-        return kd_channel_create_local(message, n_steps, teacher_source_fill, source,
-                                       &rank->channels[i]);
+        kd_backend *own = rank->teachers[i].be;
+        const kd_local_settings local = {.plan = message,
+                                         .n_steps = n_steps,
+                                         .writer = own != NULL ? own : rank->be,
+                                         .reader = rank->be,
+                                         .produce = teacher_source_fill,
+                                         .user = source};
+        return kd_channel_create_local(&local, &rank->channels[i]);
     }
     const kd_stream_settings settings = {
         .teacher = i,

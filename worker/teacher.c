@@ -228,7 +228,7 @@ static kd_status teach_batch(teacher_rank *rank, uint64_t m, uint64_t groups)
         st = teacher_source_fill(&rank->source, m, groups, message);
     }
     if (!st) {
-        st = channel->ops->end_send(channel, m, (kd_event){0});
+        st = channel->ops->end_send(channel, m, rank->be->ops->event_record(rank->be));
     }
     return st;
 }

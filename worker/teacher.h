@@ -67,7 +67,7 @@ KD_MUST_USE kd_status teacher_source_open(const worker *w,
                                           teacher_source *source_out);
 void teacher_source_close(teacher_source *source); /* fine on {0} */
 
-/* Runs the teacher over micro-batch m into `message`; a kd_channel_produce with the source as user. */
+/* Queues the teacher over micro-batch m into `message`; a kd_channel_produce with the source as user. */
 KD_MUST_USE kd_status teacher_source_fill(void *source, uint64_t m, uint64_t groups, void *message);
 
 /* The counters of a channel at the end of a run, as one line of the log. */

@@ -1,9 +1,9 @@
 /*
  * stream.c - slots, requests and open steps of the signal stream.
  *
- * A slot waits for nobody but its own messages, and each side numbers its slots by itself: only the order
- * in which sends and receives start must be the same. Requests are made when first used, since of the pairs
- * of slot and peer that could be most may never meet.
+ * A slot waits for nobody but its own messages and its place in the back end's queue, and each side numbers
+ * its slots by itself: only the order in which sends and receives start must be the same. Requests are made
+ * when first used, since of the pairs of slot and peer that could be most may never meet.
  */
 #include "comm/stream.h"
 
@@ -26,6 +26,7 @@ typedef enum slot_state {
     SLOT_OPEN,   /* teacher: between begin_send and end_send                       */
     SLOT_MOVING, /* requests are under way                                         */
     SLOT_FULL,   /* student: the message is here, until it is released             */
+    SLOT_LATE,   /* teacher: to be sent, student: to be free, once `event` is past */
 } slot_state;
 
 typedef struct slot {
@@ -34,6 +35,7 @@ typedef struct slot {
     uint64_t groups; /* of that micro-batch's step               */
     uint64_t moving; /* those of them that are still under way   */
     uint8_t *buffer; /* (plan.message_bytes)                     */
+    kd_event event;  /* of SLOT_LATE                             */
 } slot;
 
 typedef struct stream {
@@ -53,7 +55,7 @@ typedef struct stream {
     uint64_t next_m;       /* to begin_send or to receive                                 */
     uint64_t next_post;    /* student: to start a receive for                             */
     uint64_t n_begun;      /* messages begun or received so far: the slot is that mod depth */
-    uint64_t n_posted;     /* student: likewise, receives started                         */
+    uint64_t n_posted;     /* likewise, those whose sends or receives were started        */
     uint8_t *buffers;      /* (depth, message_bytes), the back end's                      */
     slot *slots;           /* (depth) */
     MPI_Request *requests; /* (depth, n_peers, n_groups); MPI_REQUEST_NULL: not used yet */
@@ -135,34 +137,13 @@ static kd_status test_slot(stream *s, slot *at)
     return KD_OK;
 }
 
-/* Lets messages move and notes those that are complete. */
-static kd_status advance(stream *s)
+/* Student: what the queue has read by now may be written again. */
+static bool is_free(slot *at)
 {
-    for (int i = 0; !s->fault && i < s->depth; i++) {
-        if (s->slots[i].state == SLOT_MOVING) {
-            s->fault = test_slot(s, &s->slots[i]);
-        }
+    if (at->state == SLOT_LATE && kd_event_is_past(at->event)) {
+        at->state = SLOT_FREE;
     }
-    return s->fault;
-}
-
-static kd_status wait_while_moving(stream *s, const slot *at)
-{
-    const uint64_t start_ns = kd_clock_monotonic_ns();
-    const uint64_t patience_ns = PATIENCE_NS + s->plan.message_bytes;
-
-    kd_status st = advance(s);
-    if (st || at->state != SLOT_MOVING) {
-        return st;
-    }
-    uint64_t waited_ns = 0;
-    do {
-        kd_mpi_pause(waited_ns, patience_ns);
-        st = advance(s);
-        waited_ns = kd_clock_monotonic_ns() - start_ns;
-    } while (!st && at->state == SLOT_MOVING);
-    s->channel.stall_ns += waited_ns;
-    return st;
+    return at->state == SLOT_FREE;
 }
 
 /* Student: starts receives while there are free slots and open steps that want them. */
@@ -171,7 +152,7 @@ static kd_status post(stream *s)
     for (;;) {
         const kd_open_step *step = kd_open_steps_find(&s->steps, s->next_post);
         slot *at = &s->slots[s->n_posted % (uint64_t)s->depth];
-        if (step == NULL || (step->groups != 0 && at->state != SLOT_FREE)) {
+        if (step == NULL || (step->groups != 0 && !is_free(at))) {
             return KD_OK;
         }
         if (step->groups != 0) {
@@ -185,6 +166,61 @@ static kd_status post(stream *s)
         }
         s->next_post += s->stride;
     }
+}
+
+/* Teacher: starts the sends that the queue has written, in their order. */
+static kd_status send_written(stream *s)
+{
+    while (s->n_posted < s->n_begun) {
+        slot *at = &s->slots[s->n_posted % (uint64_t)s->depth];
+        if (!kd_event_is_past(at->event)) {
+            return KD_OK;
+        }
+        const kd_status st = s->be->fault ? s->be->fault : start(s, at);
+        if (st) {
+            return st;
+        }
+        s->n_posted++;
+    }
+    return KD_OK;
+}
+
+/* Lets messages move, notes those that are complete and starts those that have become ready. */
+static kd_status advance(stream *s)
+{
+    for (int i = 0; !s->fault && i < s->depth; i++) {
+        if (s->slots[i].state == SLOT_MOVING) {
+            s->fault = test_slot(s, &s->slots[i]);
+        }
+    }
+    if (!s->fault) {
+        s->fault = s->role == KD_ROLE_STUDENT ? post(s) : send_written(s);
+    }
+    return s->fault;
+}
+
+static bool is_busy(const slot *at)
+{
+    return at->state == SLOT_MOVING || at->state == SLOT_LATE;
+}
+
+static kd_status wait_while_busy(stream *s, const slot *at)
+{
+    const uint64_t start_ns = kd_clock_monotonic_ns();
+    const uint64_t patience_ns = PATIENCE_NS + s->plan.message_bytes;
+
+    kd_status st = advance(s);
+    if (st || !is_busy(at)) {
+        return st;
+    }
+    uint64_t waited_ns = 0;
+    do {
+        kd_mpi_pause(waited_ns, patience_ns);
+        st = advance(s);
+        waited_ns = kd_clock_monotonic_ns() - start_ns;
+    } while (!st && is_busy(at));
+    s->channel.stall_ns += waited_ns;
+    return st;
 }
 
 /* Teacher: past the steps that nothing is sent in, so that they take no room. */
@@ -245,7 +281,7 @@ static kd_status begin_send(kd_channel *channel, uint64_t m, void **message_out)
     }
     KD_CHECK(step.groups != 0);
     slot *at = &s->slots[s->n_begun % (uint64_t)s->depth];
-    st = wait_while_moving(s, at);
+    st = wait_while_busy(s, at);
     if (st) {
         return st;
     }
@@ -262,18 +298,19 @@ static kd_status end_send(kd_channel *channel, uint64_t m, kd_event ready)
     stream *s = (stream *)channel;
     slot *at = &s->slots[s->n_begun % (uint64_t)s->depth];
     KD_CHECK(s->role == KD_ROLE_TEACHER && at->state == SLOT_OPEN && at->m == m);
-    KD_CHECK(ready.number == 0);
+    at->state = SLOT_LATE;
+    at->event = ready;
     s->n_begun++;
     s->next_m = m + s->stride;
     pass_empty_steps(s);
-    return start(s, at);
+    return send_written(s);
 }
 
 static kd_status flush(kd_channel *channel)
 {
     stream *s = (stream *)channel;
     for (int i = 0; i < s->depth; i++) {
-        const kd_status st = wait_while_moving(s, &s->slots[i]);
+        const kd_status st = wait_while_busy(s, &s->slots[i]);
         if (st) {
             return st;
         }
@@ -293,11 +330,12 @@ static kd_status receive(kd_channel *channel, uint64_t m, void **message_out)
     }
     if (step.groups != 0) {
         slot *at = &s->slots[s->n_begun % (uint64_t)s->depth];
-        KD_CHECK(at->m == m && (at->state == SLOT_MOVING || at->state == SLOT_FULL));
-        st = wait_while_moving(s, at);
+        KD_CHECK(at->state != SLOT_FULL || at->m == m);
+        st = wait_while_busy(s, at);
         if (st) {
             return st;
         }
+        KD_CHECK(at->state == SLOT_FULL && at->m == m);
         message = at->buffer;
         s->n_begun++;
     }
@@ -310,10 +348,11 @@ static kd_status receive(kd_channel *channel, uint64_t m, void **message_out)
 static kd_status release(kd_channel *channel, uint64_t m, kd_event done)
 {
     stream *s = (stream *)channel;
-    KD_CHECK(s->role == KD_ROLE_STUDENT && m < s->next_m && done.number == 0);
+    KD_CHECK(s->role == KD_ROLE_STUDENT && m < s->next_m);
     for (int i = 0; i < s->depth; i++) {
         if (s->slots[i].state == SLOT_FULL && s->slots[i].m == m) {
-            s->slots[i].state = SLOT_FREE;
+            s->slots[i].state = SLOT_LATE;
+            s->slots[i].event = done;
             return post(s);
         }
     }
@@ -417,8 +456,7 @@ static kd_status take_memory(stream *s, int n_steps)
     if (s->slots == NULL || s->requests == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for %d signal messages", s->depth);
     }
-    s->buffers =
-        s->be->ops->alloc(s->be, KD_MEMORY_DEVICE, (size_t)s->depth * s->plan.message_bytes);
+    s->buffers = s->be->ops->alloc(s->be, KD_MEMORY_HOST, (size_t)s->depth * s->plan.message_bytes);
     if (s->buffers == NULL) {
         return KD_ERR_NOMEM;
     }

@@ -22,7 +22,8 @@
 typedef struct kd_stream_settings {
     int teacher;                 /* one with replicas                                */
     const kd_message_plan *plan; /* of its messages, not empty; only read during the call */
-    kd_backend *be;              /* whose memory the buffers are; must live as long  */
+    kd_backend *be;              /* whose host memory the buffers are, and on whose queue
+                                    messages are written or read; must live as long   */
     int depth;
     int n_steps; /* that may be open at a time */
 } kd_stream_settings;

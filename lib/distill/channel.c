@@ -13,11 +13,13 @@ typedef struct local_channel {
     kd_channel base; /* first: a kd_channel * to it is one to us */
     kd_channel_produce produce;
     void *user;
+    kd_backend *writer, *reader;
     kd_message_plan plan;
     kd_open_steps steps;
-    void *message; /* the one buffer */
-    bool held;     /* received and not yet released */
-    uint64_t m;    /* of the message held */
+    void *message; /* the one buffer, the reader's host memory */
+    bool held;     /* received and not yet released            */
+    uint64_t m;    /* of the message held                      */
+    kd_event done; /* the reader is past the last message      */
 } local_channel;
 
 static kd_status
@@ -48,6 +50,18 @@ static kd_status local_flush(kd_channel *channel)
     return KD_OK;
 }
 
+/* Between the queues: written after it was read the last time, read after it was written. */
+static kd_status produce(local_channel *local, uint64_t m, uint64_t groups)
+{
+    kd_backend *writer = local->writer, *reader = local->reader;
+    writer->ops->event_wait(writer, local->done);
+    const kd_status st = local->produce(local->user, m, groups, local->message);
+    if (!st) {
+        reader->ops->event_wait(reader, writer->ops->event_record(writer));
+    }
+    return st;
+}
+
 /* The time in `produce` is the teacher's work, not a stall: there is nobody to wait for. */
 static kd_status local_receive(kd_channel *channel, uint64_t m, void **message_out)
 {
@@ -68,7 +82,7 @@ static kd_status local_receive(kd_channel *channel, uint64_t m, void **message_o
         *message_out = NULL;
         return KD_OK;
     }
-    const kd_status st = local->produce(local->user, m, groups, local->message);
+    const kd_status st = produce(local, m, groups);
     if (st) {
         return st;
     }
@@ -83,7 +97,6 @@ static kd_status local_receive(kd_channel *channel, uint64_t m, void **message_o
 static kd_status local_release(kd_channel *channel, uint64_t m, kd_event done)
 {
     local_channel *local = (local_channel *)channel;
-    (void)done; /* the teacher writes the buffer on the queue that read it */
     const kd_open_step *step = kd_open_steps_find(&local->steps, m);
     if (step != NULL && step->groups == 0) {
         return KD_OK; /* no message came */
@@ -93,6 +106,7 @@ static kd_status local_release(kd_channel *channel, uint64_t m, kd_event done)
                        (unsigned long long)m);
     }
     local->held = false;
+    local->done = done;
     return KD_OK;
 }
 
@@ -105,7 +119,7 @@ static void local_destroy(kd_channel *channel)
 {
     local_channel *local = (local_channel *)channel;
     kd_open_steps_release(&local->steps);
-    free(local->message);
+    local->reader->ops->free(local->reader, local->message);
     free(local);
 }
 
@@ -120,25 +134,23 @@ static const kd_channel_ops local_ops = {
     .destroy = local_destroy,
 };
 
-kd_status kd_channel_create_local(const kd_message_plan *plan,
-                                  int n_steps,
-                                  kd_channel_produce produce,
-                                  void *user,
-                                  kd_channel **channel_out)
+kd_status kd_channel_create_local(const kd_local_settings *settings, kd_channel **channel_out)
 {
     local_channel *local = calloc(1, sizeof *local);
-    void *message = aligned_alloc(KD_ARENA_ALIGN, plan->message_bytes + KD_ARENA_ALIGN);
-    if (local == NULL || message == NULL) {
-        free(message);
-        free(local);
-        return kd_fail(KD_ERR_NOMEM, "no memory for a message of %zu bytes", plan->message_bytes);
+    if (local == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a channel");
     }
     *local = (local_channel){.base.ops = &local_ops,
-                             .produce = produce,
-                             .user = user,
-                             .plan = *plan,
-                             .message = message};
-    const kd_status st = kd_open_steps_init(&local->steps, n_steps);
+                             .produce = settings->produce,
+                             .user = settings->user,
+                             .writer = settings->writer,
+                             .reader = settings->reader,
+                             .plan = *settings->plan};
+    local->message =
+        local->reader->ops->alloc(local->reader, KD_MEMORY_HOST, settings->plan->message_bytes);
+    const kd_status st = local->message == NULL
+                             ? KD_ERR_NOMEM
+                             : kd_open_steps_init(&local->steps, settings->n_steps);
     if (st) {
         local_destroy(&local->base);
         return st;

@@ -53,15 +53,23 @@ struct kd_channel {
     uint64_t messages_moved; /* in all; those of which some group travelled */
 };
 
-/*
- * The local kind: receive(m) has `produce` write the step's groups into the channel's one buffer.
- * begin_send and end_send are not for it (KD_ERR_STATE). n_steps may be open at a time.
- */
+/* Queues what writes the step's groups of m into the message. */
 typedef kd_status (*kd_channel_produce)(void *user, uint64_t m, uint64_t groups, void *message);
-KD_MUST_USE kd_status kd_channel_create_local(const kd_message_plan *plan,
-                                              int n_steps,
-                                              kd_channel_produce produce,
-                                              void *user,
+
+/*
+ * The local kind: receive(m) has `produce` write the channel's one buffer, on the writer's queue after
+ * what has read it and before what will; the host waits for neither. begin_send and end_send are not for
+ * it (KD_ERR_STATE).
+ */
+typedef struct kd_local_settings {
+    const kd_message_plan *plan; /* only read during the call             */
+    int n_steps;                 /* that may be open at a time            */
+    kd_backend *writer, *reader; /* they live as long; may be the same    */
+    kd_channel_produce produce;
+    void *user;
+} kd_local_settings;
+
+KD_MUST_USE kd_status kd_channel_create_local(const kd_local_settings *settings,
                                               kd_channel **channel_out);
 void kd_channel_destroy(kd_channel *channel); /* NULL is fine */
 

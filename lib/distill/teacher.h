@@ -43,8 +43,8 @@ typedef struct kd_teacher_part {
 
 /*
  * The forward pass over a batch of at most max_batch sequences of n_tokens, then its part of the plan's
- * signals into the message, which is complete on return; without groups neither. KD_ERR_INVALID for a
- * token that is not below V'.
+ * signals into the message, all of it queued and not waited for; without groups neither. KD_ERR_INVALID
+ * for a token that is not below V'.
  */
 KD_MUST_USE kd_status kd_teacher_fill(kd_teacher *teacher,
                                       const kd_batch *batch,

@@ -23,7 +23,7 @@ bool kd_student_distils(const kd_student *s)
     return kd_teaching_own(s) == KD_LOGITS_TEACHER;
 }
 
-/* Writes micro-batch m's message: the local channel calls it. */
+/* Queues micro-batch m's message: the local channel calls it. */
 static kd_status produce(void *user, uint64_t m, uint64_t groups, void *message)
 {
     kd_student *s = user;
@@ -39,7 +39,7 @@ static kd_status produce(void *user, uint64_t m, uint64_t groups, void *message)
     KD_CHECK(signal != NULL);
     const kd_tensor view = kd_signal_view(signal, message, batch.n_batch * s->n_tokens);
     s->be->ops->upload(s->be, view, s->logits + row * n_vocab);
-    return kd_backend_wait(s->be);
+    return KD_OK;
 }
 
 static kd_teacher_view view_of(const kd_student *s, kd_logits_source from)
@@ -62,6 +62,12 @@ void kd_teaching_drop(kd_student *s)
     s->built = KD_LOGITS_NONE;
 }
 
+/* On whose queue messages are written. */
+static kd_backend *writer_of(const kd_student *s, kd_logits_source from)
+{
+    return from == KD_LOGITS_TEACHER && s->teacher_be != NULL ? s->teacher_be : s->be;
+}
+
 /* Brings the trainer's teachers and the channel in line with where logits come from. */
 static kd_status build(kd_student *s, kd_logits_source from)
 {
@@ -77,7 +83,13 @@ static kd_status build(kd_student *s, kd_logits_source from)
     s->built = KD_LOGITS_NONE; /* until there is a channel for it */
     const kd_signal_plan *plan = kd_trainer_signals(s->trainer);
     if (plan->n_signals > 0) {
-        st = kd_channel_create_local(&plan->messages[0], 1, produce, s, &channel);
+        const kd_local_settings local = {.plan = &plan->messages[0],
+                                         .n_steps = 1,
+                                         .writer = writer_of(s, from),
+                                         .reader = s->be,
+                                         .produce = produce,
+                                         .user = s};
+        st = kd_channel_create_local(&local, &channel);
         if (st) {
             return st;
         }

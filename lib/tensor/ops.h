@@ -39,7 +39,7 @@ typedef struct kd_backend kd_backend;
 /* Where memory lies, and who reads it fast. */
 typedef enum kd_memory {
     KD_MEMORY_DEVICE, /* what operations read and write                                  */
-    KD_MEMORY_HOST,   /* the host's, pinned where a device copies faster from such memory */
+    KD_MEMORY_HOST,   /* the host's, pinned where there is a device: operations may use it too */
     KD_MEMORY_COUNT,
 } kd_memory;
 
@@ -177,13 +177,15 @@ typedef struct kd_ops {
     /*
      * An event is complete once all that was queued before it is. event_query never waits; event_wait
      * has what is queued on `be` from then on run after the event, which may be that of another back
-     * end of this process. Neither needs to be given back.
+     * end of this process; a fault of that one before the event becomes a fault of `be`. Neither needs
+     * to be given back.
      */
     kd_event (*event_record)(kd_backend *be);
     bool (*event_query)(kd_backend *be, kd_event event);
     void (*event_wait)(kd_backend *be, kd_event event);
 
-    /* Copies between host memory (packed) and a tensor. download waits for it. */
+    /* Copies between host memory (packed) and a tensor. upload has read it when it returns; download
+     * waits for it. */
     void (*upload)(kd_backend *be, kd_tensor dst, const void *host);
     void (*download)(kd_backend *be, void *host, kd_tensor src);
 
@@ -410,6 +412,12 @@ KD_MUST_USE kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_
 /* Whether this processor (as ONEDNN_MAX_CPU_ISA limits it) multiplies bf16 faster than f32: the one
  * place that says so. AVX-512 that emulates such products counts as lacking them. Any thread. */
 bool kd_cpu_multiplies_bf16(void);
+
+/* Whether everything queued before the event is done; never waits. */
+static inline bool kd_event_is_past(kd_event event)
+{
+    return event.be == NULL || event.be->ops->event_query(event.be, event);
+}
 
 /* Both accept NULL or work once everything queued is done. */
 void kd_backend_destroy(kd_backend *be);

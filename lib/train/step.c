@@ -113,20 +113,16 @@ static kd_status receive(kd_trainer *trainer, uint64_t m)
     return st;
 }
 
-/* Gives the messages of m back, once the queue is past them. */
+/* Gives the messages of m back, to be used again once the queue is past all that reads them. */
 static kd_status release(kd_trainer *trainer, uint64_t m)
 {
-    bool waited = false;
+    kd_backend *be = trainer->params->be;
+    const kd_event done = be->ops->event_record(be);
     kd_status st = KD_OK;
     for (int i = 0; !st && i < trainer->n_teachers; i++) {
         kd_channel *channel = channel_of(trainer, i);
-        if (trainer->messages[i] == NULL) {
-            continue;
-        }
-        st = waited ? KD_OK : kd_backend_wait(trainer->params->be);
-        waited = true;
-        if (!st) {
-            st = channel->ops->release(channel, m, (kd_event){0});
+        if (trainer->messages[i] != NULL) {
+            st = channel->ops->release(channel, m, done);
         }
     }
     return st;
@@ -145,11 +141,8 @@ static kd_status run_batch(kd_trainer *trainer, const kd_batch *batch, uint64_t 
     const kd_tensor d_hidden =
         kd_objective_run(trainer->objective, trainer->decoder, batch->n_batch * batch->n_tokens,
                          labels, trainer->messages);
-    st = release(trainer, m);
-    if (!st) {
-        kd_decoder_backward(trainer->decoder, d_hidden);
-    }
-    return st;
+    kd_decoder_backward(trainer->decoder, d_hidden);
+    return release(trainer, m);
 }
 
 static kd_status run_batches(kd_trainer *trainer, const kd_step_work *work)

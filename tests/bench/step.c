@@ -317,8 +317,13 @@ static void set_up(bench *b)
             .plan = &b->plan.messages[0], .be = b->be, .depth = b->o.depth, .n_steps = 1};
         must(kd_stream_create(b->world, &settings, &b->channel), "kd_stream_create");
     } else if (b->plan.n_signals > 0) {
-        must(kd_channel_create_local(&b->plan.messages[0], 1, produce, b, &b->channel),
-             "kd_channel_create_local");
+        const kd_local_settings settings = {.plan = &b->plan.messages[0],
+                                            .n_steps = 1,
+                                            .writer = b->be,
+                                            .reader = b->be,
+                                            .produce = produce,
+                                            .user = b};
+        must(kd_channel_create_local(&settings, &b->channel), "kd_channel_create_local");
     }
     if (b->channel != NULL) { /* to the channel all steps are one */
         must(b->channel->ops->open_step(b->channel, 0, end_m, all_groups(b)), "open_step");
@@ -394,7 +399,7 @@ static void teach(bench *b)
         void *message = NULL;
         must(b->channel->ops->begin_send(b->channel, m, &message), "begin_send");
         must(produce(b, m, all_groups(b), message), "kd_teacher_fill");
-        must(b->channel->ops->end_send(b->channel, m, (kd_event){0}), "end_send");
+        must(b->channel->ops->end_send(b->channel, m, b->be->ops->event_record(b->be)), "end_send");
     }
     must(b->channel->ops->flush(b->channel), "flush");
 }

@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "comm/stream.h"
 #include "mpi_test.h"
+#include "tests/support/late_queue.h"
 
 enum { N_GROUPS = 2, N_TEACHERS_MAX = 4, STEP = 6 };
 
@@ -343,6 +344,74 @@ static void waiting_is_counted_as_stall(kd_world *world)
     kd_channel_destroy(channel);
 }
 
+/* The queue writes a message only after end_send: what arrives must be that. */
+static void teach_late(kd_channel *channel, const stream_case *c, late_queue *queue)
+{
+    for (uint64_t m = 0; m < c->end_m; m++) {
+        void *buffer = NULL;
+        EXPECT(channel->ops->begin_send(channel, m, &buffer) == KD_OK, "begin_send");
+        memset(buffer, 0xee, plan_of(c->group_bytes).message_bytes);
+        queue->n_late = 1000000;
+        EXPECT(channel->ops->end_send(channel, m, be->ops->event_record(be)) == KD_OK, "end_send");
+        nap_while_moving(channel, 5);
+        fill(buffer, c, 0, m);
+        if (m % 2 == 0) {
+            late_queue_catch_up(queue);
+        } else {
+            queue->n_late = 3; /* it does so while begin_send or flush waits */
+        }
+    }
+    EXPECT(channel->ops->flush(channel) == KD_OK, "flush");
+}
+
+/* The queue reads a message only after release: until then nothing may be written over it. */
+static void learn_late(kd_channel *channel, const stream_case *c, late_queue *queue)
+{
+    for (uint64_t m = 0; m < c->end_m; m++) {
+        void *message = NULL;
+        EXPECT(channel->ops->receive(channel, m, &message) == KD_OK, "receive");
+        queue->n_late = 1000000;
+        EXPECT(channel->ops->release(channel, m, be->ops->event_record(be)) == KD_OK, "release");
+        nap_while_moving(channel, 10);
+        EXPECT(wrong_bytes(message, c, 0, m) == 0, "micro-batch %llu was written over",
+               (unsigned long long)m);
+        queue->n_late = 3; /* it is past while receive waits */
+    }
+}
+
+static void messages_move_once_their_events_are_past(kd_world *world, stream_case c)
+{
+    late_queue queue;
+    late_queue_take(&queue, be);
+    kd_channel *channel = open_stream(world, 0, &c);
+    EXPECT(channel->ops->open_step(channel, 0, c.end_m, 3) == KD_OK, "open");
+    if (kd_world_role(world) == KD_ROLE_TEACHER) {
+        teach_late(channel, &c, &queue);
+    } else {
+        learn_late(channel, &c, &queue);
+    }
+    EXPECT(queue.n_stops == 0, "%d waits for the queue", queue.n_stops);
+    kd_channel_destroy(channel);
+    late_queue_give_back(&queue);
+}
+
+/* What a queue with a fault has written goes nowhere. */
+static void a_fault_of_the_teachers_queue_is_told(kd_world *world)
+{
+    const stream_case c = {100, 1, 1, 0, 1, all_groups};
+    kd_channel *channel = open_stream(world, 0, &c);
+    void *buffer = NULL;
+    EXPECT(channel->ops->open_step(channel, 0, 1, 3) == KD_OK, "open");
+    if (kd_world_role(world) == KD_ROLE_TEACHER) {
+        EXPECT(channel->ops->begin_send(channel, 0, &buffer) == KD_OK, "begin_send");
+        be->fault = KD_ERR_NOMEM;
+        EXPECT(channel->ops->end_send(channel, 0, be->ops->event_record(be)) == KD_ERR_NOMEM,
+               "end_send");
+        be->fault = KD_OK;
+    }
+    kd_channel_destroy(channel);
+}
+
 static void run_all(kd_world *world)
 {
     const size_t sizes[] = {1, 65, 5000, 300000};
@@ -387,7 +456,14 @@ int main(int argc, char **argv)
             credits_bound_how_far_a_teacher_runs_ahead(
                 world, (stream_case){1 << 19, depth, 1, 0, 12, all_groups});
         }
+        for (int depth = 1; depth <= 3; depth++) {
+            messages_move_once_their_events_are_past(world,
+                                                     (stream_case){8, depth, 1, 0, 12, all_groups});
+            messages_move_once_their_events_are_past(
+                world, (stream_case){1 << 17, depth, 1, 0, 12, all_groups});
+        }
         waiting_is_counted_as_stall(world);
+        a_fault_of_the_teachers_queue_is_told(world);
     }
     kd_backend_destroy(be);
     kd_world_destroy(world);

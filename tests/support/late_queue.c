@@ -6,18 +6,29 @@ static late_queue *queue_of(const kd_backend *be)
     return (late_queue *)(uintptr_t)be->ops;
 }
 
+void late_queue_catch_up(late_queue *queue)
+{
+    queue->n_past = queue->n_recorded;
+}
+
+static void stop(late_queue *queue)
+{
+    queue->n_stops++;
+    late_queue_catch_up(queue);
+}
+
 static kd_status wait_counted(kd_backend *be)
 {
     late_queue *queue = queue_of(be);
     queue->n_waits++;
-    queue->n_stops++;
+    stop(queue);
     return queue->ops->wait(be);
 }
 
 static void download_counted(kd_backend *be, void *host, kd_tensor src)
 {
     late_queue *queue = queue_of(be);
-    queue->n_stops++;
+    stop(queue);
     queue->ops->download(be, host, src);
 }
 
@@ -29,12 +40,36 @@ static void update_noted(kd_backend *be, const kd_adamw *args)
     queue->ops->adamw(be, args);
 }
 
+static kd_event record(kd_backend *be)
+{
+    return (kd_event){.be = be, .number = ++queue_of(be)->n_recorded};
+}
+
+static bool is_past(kd_backend *be, kd_event event)
+{
+    late_queue *queue = queue_of(be);
+    if (event.number > queue->n_past && queue->n_late-- <= 0) {
+        late_queue_catch_up(queue);
+    }
+    return event.number <= queue->n_past;
+}
+
+static void wait_noted(kd_backend *be, kd_event event)
+{
+    late_queue *queue = queue_of(be);
+    queue->waits_for = event;
+    queue->ops->event_wait(be, event);
+}
+
 void late_queue_take(late_queue *queue, kd_backend *be)
 {
     *queue = (late_queue){.table = *be->ops, .be = be, .ops = be->ops};
     queue->table.wait = wait_counted;
     queue->table.download = download_counted;
     queue->table.adamw = update_noted;
+    queue->table.event_record = record;
+    queue->table.event_query = is_past;
+    queue->table.event_wait = wait_noted;
     be->ops = &queue->table;
 }
 

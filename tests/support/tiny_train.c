@@ -60,6 +60,19 @@ tiny_train_open(tiny_train *t, uint64_t step, const kd_batch *batches, int64_t n
                           .n_batches = n_batches};
 }
 
+void tiny_train_connect(tiny_train *t, kd_channel_produce produce)
+{
+    const kd_local_settings settings = {.plan = &kd_trainer_signals(t->trainer)->messages[0],
+                                        .n_steps = TINY_STEPS_OPEN,
+                                        .writer = t->teacher_be,
+                                        .reader = t->be,
+                                        .produce = produce,
+                                        .user = t};
+    kd_channel_destroy(t->channel);
+    t->channel = NULL;
+    KD_CHECK(kd_channel_create_local(&settings, &t->channel) == KD_OK);
+}
+
 tiny_train *
 tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settings *settings)
 {
@@ -79,8 +92,7 @@ tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settin
                                   .lm_head = kd_teacher_lm_head(t->teacher),
                                   .compute = t->teacher_be->compute};
     KD_CHECK(kd_trainer_create(student.params, &trainer_settings, &seen, 1, &t->trainer) == KD_OK);
-    KD_CHECK(kd_channel_create_local(&kd_trainer_signals(t->trainer)->messages[0], TINY_STEPS_OPEN,
-                                     teach, t, &t->channel) == KD_OK);
+    tiny_train_connect(t, teach);
     return t;
 }
 

@@ -45,6 +45,9 @@ kd_trainer_settings tiny_trainer_settings(const tiny_settings *settings);
 /* next() of a kd_source whose user is a tiny_train. */
 kd_status tiny_train_next(void *t, uint64_t m, kd_batch *batch_out);
 
+/* Another teacher behind the channel, with the tiny_train as user. */
+void tiny_train_connect(tiny_train *t, kd_channel_produce produce);
+
 /* Opens a step of these batches on the channel; they must live as long as it runs. */
 kd_step_work
 tiny_train_open(tiny_train *t, uint64_t step, const kd_batch *batches, int64_t n_batches);

@@ -6,6 +6,7 @@
 #include "distill/channel.h"
 #include "distill/open_steps.h"
 #include "tests/support/fault.h"
+#include "tests/support/late_queue.h"
 
 /* Two groups of 64 bytes. */
 static const kd_message_plan two_groups = {.groups = {{1, 0, 64}, {2, 64, 64}},
@@ -13,6 +14,22 @@ static const kd_message_plan two_groups = {.groups = {{1, 0, 64}, {2, 64, 64}},
                                            .message_bytes = 128};
 
 static const kd_event past = {0};
+
+static kd_backend *teacher_be, *student_be;
+
+static void open_backends(void)
+{
+    cr_assert_eq(kd_backend_create_cpu(KD_F32, 1, &teacher_be), KD_OK);
+    cr_assert_eq(kd_backend_create_cpu(KD_F32, 1, &student_be), KD_OK);
+}
+
+static void close_backends(void)
+{
+    kd_backend_destroy(teacher_be);
+    kd_backend_destroy(student_be);
+}
+
+TestSuite(channel, .init = open_backends, .fini = close_backends);
 
 static kd_status write_number(void *user, uint64_t m, uint64_t groups, void *message)
 {
@@ -34,7 +51,13 @@ static kd_status refuse(void *user, uint64_t m, uint64_t groups, void *message)
 static kd_channel *channel_of(kd_channel_produce produce, void *user, int n_steps)
 {
     kd_channel *channel = NULL;
-    cr_assert_eq(kd_channel_create_local(&two_groups, n_steps, produce, user, &channel), KD_OK);
+    const kd_local_settings settings = {.plan = &two_groups,
+                                        .n_steps = n_steps,
+                                        .writer = teacher_be,
+                                        .reader = student_be,
+                                        .produce = produce,
+                                        .user = user};
+    cr_assert_eq(kd_channel_create_local(&settings, &channel), KD_OK);
     return channel;
 }
 
@@ -108,6 +131,65 @@ Test(channel, a_fault_of_the_teacher_reaches_the_student)
     cr_expect_null(message);
     cr_expect_eq(channel->messages_moved, 0);
     cr_expect_eq(channel->ops->release(channel, 0, past), KD_ERR_STATE);
+    kd_channel_destroy(channel);
+}
+
+typedef struct turns {
+    late_queue writer, reader;
+    kd_event done; /* that the release before gave */
+} turns;
+
+/* What the message's queue must have been told to wait for when the teacher begins. */
+static kd_status write_after_reading(void *user, uint64_t m, uint64_t groups, void *message)
+{
+    turns *t = user;
+    (void)groups;
+    cr_expect_eq(t->writer.waits_for.be, t->done.be);
+    cr_expect_eq(t->writer.waits_for.number, t->done.number);
+    *(uint64_t *)message = m;
+    return KD_OK;
+}
+
+Test(channel, the_queues_wait_for_each_other_and_the_host_for_neither)
+{
+    turns t = {0};
+    late_queue_take(&t.writer, teacher_be);
+    late_queue_take(&t.reader, student_be);
+    t.writer.n_late = t.reader.n_late = 1000;
+    kd_channel *channel = channel_of(write_after_reading, &t, 1);
+    cr_assert_eq(channel->ops->open_step(channel, 0, 3, 3), KD_OK);
+    for (uint64_t m = 0; m < 3; m++) {
+        void *message = NULL;
+        cr_assert_eq(channel->ops->receive(channel, m, &message), KD_OK);
+        cr_expect_eq(t.reader.waits_for.be, teacher_be);
+        cr_expect_eq(t.reader.waits_for.number, m + 1);
+        t.done = student_be->ops->event_record(student_be);
+        cr_assert_eq(channel->ops->release(channel, m, t.done), KD_OK);
+    }
+    cr_expect_eq(t.writer.n_stops + t.reader.n_stops, 0);
+    kd_channel_destroy(channel);
+    late_queue_give_back(&t.writer);
+    late_queue_give_back(&t.reader);
+}
+
+/* The fault is in what was queued, which the host has not waited for. */
+static kd_status fail_later(void *user, uint64_t m, uint64_t groups, void *message)
+{
+    (void)user;
+    (void)m;
+    (void)groups;
+    (void)message;
+    teacher_be->fault = KD_ERR_NOMEM;
+    return KD_OK;
+}
+
+Test(channel, a_fault_of_the_teachers_queue_is_one_of_the_students)
+{
+    kd_channel *channel = channel_of(fail_later, NULL, 1);
+    void *message = NULL;
+    cr_assert_eq(channel->ops->open_step(channel, 0, 1, 1), KD_OK);
+    cr_assert_eq(channel->ops->receive(channel, 0, &message), KD_OK);
+    cr_expect_eq(kd_backend_wait(student_be), KD_ERR_NOMEM);
     kd_channel_destroy(channel);
 }
 

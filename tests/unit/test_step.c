@@ -625,10 +625,7 @@ Test(step, a_fault_of_the_channel_ends_the_step)
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const tiny_batch batch = tiny_batch_create(3);
     const kd_batch whole = tiny_batch_whole(&batch);
-    kd_channel_destroy(t->channel);
-    cr_assert_eq(kd_channel_create_local(&kd_trainer_signals(t->trainer)->messages[0], 1,
-                                         lose_connection, NULL, &t->channel),
-                 KD_OK);
+    tiny_train_connect(t, lose_connection);
     expect_refused(t, &whole, KD_ERR_IO, "the teacher is gone");
     tiny_train_destroy(t);
 }

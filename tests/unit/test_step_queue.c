@@ -38,16 +38,80 @@ static void release(fixture *f)
 Test(step_queue, the_host_waits_for_nothing_before_the_update_is_queued)
 {
     fixture f;
+    late_queue teachers;
     kd_step_result r;
     init(&f);
-    kd_channel *channel = f.t->channel;
-    f.t->channel = NULL;
+    late_queue_take(&teachers, f.t->teacher_be);
+    teachers.n_late = f.queue.n_late = 1000;
     cr_assert_eq(tiny_train_step(f.t, 0, f.parts, N_PARTS, &r), KD_OK);
-    f.t->channel = channel;
+    late_queue_give_back(&teachers);
     cr_expect(r.updated);
+    cr_expect(r.losses[0].computed);
+    cr_expect_eq(teachers.n_stops, 0, "%d", teachers.n_stops);
     cr_expect_gt(r.gradient_norm, 0.0);
     cr_expect_eq(f.queue.n_stops_before_update, 0, "%d", f.queue.n_stops_before_update);
     cr_expect_eq(f.queue.n_waits, 1, "%d", f.queue.n_waits);
+    release(&f);
+}
+
+/* A channel that only notes what it is given back, in front of the true one. */
+typedef struct watched_channel {
+    kd_channel base; /* first */
+    kd_channel *behind;
+    kd_backend *be;
+    int n_released;
+} watched_channel;
+
+static kd_status watched_receive(kd_channel *channel, uint64_t m, void **message_out)
+{
+    watched_channel *w = (watched_channel *)channel;
+    return w->behind->ops->receive(w->behind, m, message_out);
+}
+
+static void watched_progress(kd_channel *channel)
+{
+    watched_channel *w = (watched_channel *)channel;
+    w->behind->ops->progress(w->behind);
+}
+
+static int n_backward; /* calls of the last operation of a backward pass */
+
+static void embed_backward_counted(kd_backend *be,
+                                   kd_tensor dtable,
+                                   kd_tensor dy,
+                                   kd_tensor ids,
+                                   bool accumulate)
+{
+    n_backward++;
+    ((late_queue *)(uintptr_t)be->ops)->ops->embed_backward(be, dtable, dy, ids, accumulate);
+}
+
+static kd_status watched_release(kd_channel *channel, uint64_t m, kd_event done)
+{
+    watched_channel *w = (watched_channel *)channel;
+    w->n_released++;
+    cr_expect_eq(done.be, w->be);
+    cr_expect_eq(done.number, w->n_released);
+    cr_expect_not(kd_event_is_past(done));
+    cr_expect_eq(n_backward, w->n_released);
+    return w->behind->ops->release(w->behind, m, done);
+}
+
+Test(step_queue, a_message_is_given_back_with_an_event_behind_the_backward_pass)
+{
+    static const kd_channel_ops ops = {
+        .receive = watched_receive, .release = watched_release, .progress = watched_progress};
+    fixture f;
+    kd_step_result r;
+    init(&f);
+    f.queue.n_late = 1000;
+    f.queue.table.embed_backward = embed_backward_counted;
+    const kd_step_work work = tiny_train_open(f.t, 0, f.parts, N_PARTS);
+    watched_channel watched = {.base.ops = &ops, .behind = f.t->channel, .be = f.t->be};
+    kd_channel *channels[] = {&watched.base};
+    const kd_reduce alone = kd_reduce_single();
+    cr_assert_eq(kd_trainer_step(f.t->trainer, &work, channels, &alone, &r), KD_OK);
+    cr_expect_eq(watched.n_released, N_PARTS);
     release(&f);
 }
 

@@ -21,7 +21,7 @@ kd_status KD_KERNEL(wait)(kd_backend *be)
     return be->fault; /* operations are done when they return */
 }
 
-/* Operations are done when they return, and so are events. */
+/* Operations are done when they return, and so are events; only faults are left to pass on. */
 kd_event KD_KERNEL(event_record)(kd_backend *be)
 {
     return (kd_event){.be = be, .number = ++((kd_cpu *)be)->n_events};
@@ -36,8 +36,9 @@ bool KD_KERNEL(event_query)(kd_backend *be, kd_event event)
 
 void KD_KERNEL(event_wait)(kd_backend *be, kd_event event)
 {
-    (void)be;
-    (void)event;
+    if (event.be != NULL && event.be->fault) {
+        kd_cpu_keep_fault(be, event.be->fault);
+    }
 }
 
 void KD_KERNEL(destroy)(kd_backend *be)
