@@ -140,6 +140,11 @@ const char *kd_fault_text(void)
     return fault_text;
 }
 
+void kd_fault_recall(const char *text)
+{
+    (void)snprintf(fault_text, sizeof fault_text, "%s", text);
+}
+
 int kd_fault_quiet(int quiet)
 {
     const int before = fault_quiet;

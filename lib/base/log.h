@@ -44,6 +44,9 @@ kd_status kd_fail(kd_status st, const char *format, ...) __attribute__((format(p
 /* The last fault of this thread, or "" if there was none; valid until its next one. */
 const char *kd_fault_text(void);
 
+/* Makes a text, kept from another thread, this thread's last fault; it was logged there. */
+void kd_fault_recall(const char *text);
+
 /*
  * Silences the log line of kd_fail() on this thread while set: for programs that print the
  * fault text themselves, and for tests that expect one. Returns what it was before.

@@ -1,7 +1,10 @@
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 
+#include "base/log.h"
+#include "tensor/cpu/cpu.h"
 #include "tests/support/ops_check.h"
 
 Test(ops_backend, memory_of_every_kind_is_zero_and_aligned)
@@ -52,5 +55,25 @@ Test(ops_backend, it_says_what_device_it_drives_and_how_segments_are_cut)
     cr_expect_eq(kd_expert_rows(be, 1, 1, 1), tile);
     cr_expect_eq(kd_expert_rows(be, tile, 2, 1), 3 * tile, "the worst case, whatever the number");
     cr_expect_geq(kd_expert_rows(be, 1, 8, 8), 8 * tile, "each of eight begins a segment");
+    kd_backend_destroy(be);
+}
+
+static void *fail_elsewhere(void *be)
+{
+    (void)kd_fault_quiet(1);
+    kd_cpu_keep_fault(be, kd_fail(KD_ERR_IO, "lane 1 has no product"));
+    return NULL;
+}
+
+Test(ops_backend, the_reason_of_a_fault_reaches_who_waits_from_any_thread)
+{
+    kd_backend *be = kd_test_backend(KD_F32, 2);
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, fail_elsewhere, be), 0);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+    (void)kd_fault_quiet(1);
+    kd_cpu_keep_fault(be, kd_fail(KD_ERR_NOMEM, "a later one"));
+    cr_expect_eq(kd_backend_wait(be), KD_ERR_IO);
+    cr_expect_str_eq(kd_fault_text(), "lane 1 has no product");
     kd_backend_destroy(be);
 }

@@ -1,5 +1,6 @@
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,9 +33,19 @@ void kd_cpu_scratch_rewind(kd_backend *be, size_t mark)
 void kd_cpu_keep_fault(kd_backend *be, kd_status st)
 {
 #pragma omp critical(kd_cpu_fault)
-    if (be->fault == KD_OK) {
+    if (be->fault == KD_OK && st != KD_OK) {
+        kd_cpu *cpu = (kd_cpu *)be;
         be->fault = st;
+        (void)snprintf(cpu->fault_text, sizeof cpu->fault_text, "%s", kd_fault_text());
     }
+}
+
+kd_status kd_cpu_tell_fault(kd_backend *be)
+{
+    if (be->fault != KD_OK) {
+        kd_fault_recall(((const kd_cpu *)be)->fault_text);
+    }
+    return be->fault;
 }
 
 int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args)

@@ -27,6 +27,7 @@ typedef struct kd_cpu {
     kd_matmul_cache **lane;  /* (n_threads) products, of one thread each               */
     kd_scratch scratch;      /* of the operations that run                             */
     uint64_t n_events;       /* recorded                                               */
+    char fault_text[512];    /* of base.fault, whichever thread saw it                 */
     bool prepares;           /* products are made ready, not run                       */
     int64_t n_expert_shapes; /* whose products were made ready; the oldest gives way   */
     kd_expert_shape expert_shapes[KD_EXPERT_SHAPES_MAX];
@@ -42,8 +43,11 @@ void *kd_cpu_scratch(kd_backend *be, size_t size_bytes);
 size_t kd_cpu_scratch_mark(const kd_backend *be);
 void kd_cpu_scratch_rewind(kd_backend *be, size_t mark);
 
-/* Keeps the first fault. May be called from inside kd_parallel_rows. */
+/* Keeps the first fault and its text. May be called from inside kd_parallel_rows. */
 void kd_cpu_keep_fault(kd_backend *be, kd_status st);
+
+/* The fault that was kept, with its text as this thread's last; KD_OK if there was none. */
+kd_status kd_cpu_tell_fault(kd_backend *be);
 
 /* A product on all threads: one part for each. Where the back end `prepares`, it is made ready only,
  * and no element is read or written. */

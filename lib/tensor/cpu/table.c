@@ -18,7 +18,7 @@ void KD_KERNEL(free)(kd_backend *be, void *memory)
 
 kd_status KD_KERNEL(wait)(kd_backend *be)
 {
-    return be->fault; /* operations are done when they return */
+    return kd_cpu_tell_fault(be); /* operations are done when they return */
 }
 
 /* Operations are done when they return, and so are events; only faults are left to pass on. */
