@@ -76,7 +76,8 @@ static kd_status read_tensors(const char *folder, kd_optimizer *optimizer)
 
 /*
  * Whether the seal holds and the state can be read; if not, that is a warning. But a sound one of
- * another version is no wreck: passed over, it would be lost to those who can read it.
+ * another version is no wreck, and one that the disk does not show now may be sound: passed over,
+ * it would be lost, since the next save removes what is newer than itself.
  */
 static kd_status look_at(const char *path, bool *is_sound_out, kd_checkpoint_state *state_out)
 {
@@ -90,6 +91,9 @@ static kd_status look_at(const char *path, bool *is_sound_out, kd_checkpoint_sta
     *is_sound_out = st == KD_OK;
     if (is_sealed && st == KD_ERR_INVALID) {
         return read_state(path, state_out); /* aloud */
+    }
+    if (st == KD_ERR_IO || st == KD_ERR_NOMEM) {
+        return kd_fail(st, "checkpoint %s: %s", path, kd_fault_text());
     }
     if (st) {
         kd_log(KD_LOG_WARN, "checkpoint %s is passed over: %s", path, kd_fault_text());

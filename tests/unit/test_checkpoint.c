@@ -274,6 +274,23 @@ Test(checkpoint, a_sound_one_of_another_version_is_refused_not_passed_over)
     tiny_train_destroy(t);
 }
 
+/* The disk may show it the next time; passed over, it would be removed by the next save. */
+Test(checkpoint, one_that_cannot_be_read_now_is_not_passed_over)
+{
+    kd_checkpoint_state state;
+    char *path;
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
+    cr_assert_eq(save(t, 1), KD_OK);
+    cr_assert_eq(save(t, 2), KD_OK);
+    const char *model = temporary_path("step-000000000002/model.safetensors");
+    cr_assert_eq(unlink(model), 0);
+    cr_assert_eq(symlink("/proc/self/mem", model), 0); /* opens; reading fails with EIO */
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &state), KD_ERR_IO);
+    EXPECT_FAULT("step-000000000002");
+    tiny_train_destroy(t);
+}
+
 static void expect_same_text(const char *found, const char *wanted)
 {
     cr_assert_eq(found != NULL, wanted != NULL);
