@@ -74,7 +74,7 @@ output_find_resume(const Kd__Job *job, resume_point *resume_out, kd_checkpoint_s
     }
     if (!st && path != NULL) {
         resume_out->step = state.step;
-        strcpy(resume_out->path, path);
+        memcpy(resume_out->path, path, strlen(path) + 1);
         *state_out = state;
         state = (kd_checkpoint_state){0};
     }

@@ -67,7 +67,7 @@ static kd_status grow(kd_frame_decoder *d, uint32_t needed)
 static void begin_next(kd_frame_decoder *d)
 {
     free(d->payload);
-    *d = (kd_frame_decoder){0};
+    memset(d, 0, sizeof *d);
 }
 
 kd_status kd_frame_decoder_take(kd_frame_decoder *d,

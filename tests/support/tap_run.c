@@ -12,7 +12,8 @@ tap_run tap_run_start(const kd_model_type *type, kd_dtype compute, kd_parameter_
         &run.model,
         (kd_decoder_settings){.max_batch = TAP_BATCH, .n_tokens = TAP_TOKENS, .train = train});
     tiny_tokens(run.tokens, TAP_ROWS, config.vocab_size, 5);
-    void *zeros = be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)(TAP_ROWS * config.hidden_size) * sizeof(float));
+    void *zeros = be->ops->alloc(be, KD_MEMORY_DEVICE,
+                                 (size_t)(TAP_ROWS * config.hidden_size) * sizeof(float));
     run.d_hidden = kd_tensor_2d(zeros, KD_F32, TAP_ROWS, config.hidden_size);
     return run;
 }

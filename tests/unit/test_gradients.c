@@ -48,7 +48,8 @@ static void start(gradient_run *run, const kd_model_type *type)
         run->direction[i] = (float)kd_rng_normal(key, (uint64_t)i);
     }
     kd_backend *be = run->model.be;
-    void *memory = be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)run->n_hidden * sizeof *run->direction);
+    void *memory =
+        be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)run->n_hidden * sizeof *run->direction);
     run->d_hidden = kd_tensor_2d(memory, KD_F32, N_ROWS, config.hidden_size);
     be->ops->upload(be, run->d_hidden, run->direction);
 }

@@ -141,7 +141,8 @@ static void expect_the_old_listener(scene *s)
 {
     const int32_t tokens[BATCH * TOKENS] = {1, 2, 3};
     const int64_t width = s->model.params->config.hidden_size;
-    void *zeros = s->model.be->ops->alloc(s->model.be, KD_MEMORY_DEVICE, (size_t)(BATCH * TOKENS * width) * 4);
+    void *zeros = s->model.be->ops->alloc(s->model.be, KD_MEMORY_DEVICE,
+                                          (size_t)(BATCH * TOKENS * width) * 4);
 
     s->n_heard = 0;
     tiny_forward(s->decoder, tokens, BATCH, TOKENS);

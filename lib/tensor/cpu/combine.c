@@ -65,7 +65,18 @@ KD_INLINE void accumulate(float *sum, const void *x, kd_dtype dtype, float weigh
     }
 }
 
-/* One token's sum over its experts, a block of columns at a time so that it stays in registers' reach. */
+/* What choice j of a token is to get: its row from column `first` on, and its weight. */
+KD_INLINE const void *chosen_row(const combine_args *a, int64_t j, int64_t first, kd_dtype dtype)
+{
+    return (const char *)kd_row(a->x, a->position[j]) + (size_t)first * kd_dtype_bytes(dtype);
+}
+
+KD_INLINE float chosen_weight(const combine_args *a, int64_t j)
+{
+    return a->weights == NULL ? 1.0f : a->weights[j];
+}
+
+/* One token's sum over its experts, of which there is at least one, a block of columns at a time so that it stays in registers' reach. */
 KD_INLINE void combine_row(const combine_args *a, int64_t n, kd_dtype dtype)
 {
     enum { BLOCK = 256 };
@@ -73,15 +84,10 @@ KD_INLINE void combine_row(const combine_args *a, int64_t n, kd_dtype dtype)
     for (int64_t first = 0; first < a->columns; first += BLOCK) {
         const int64_t width = a->columns - first < BLOCK ? a->columns - first : BLOCK;
         float sum[BLOCK];
-        for (int64_t j = n * a->k; j < (n + 1) * a->k; j++) {
-            const char *x =
-                (const char *)kd_row(a->x, a->position[j]) + (size_t)first * kd_dtype_bytes(dtype);
-            const float weight = a->weights == NULL ? 1.0f : a->weights[j];
-            if (j == n * a->k) { /* there is at least one expert */
-                scale(sum, x, dtype, weight, width);
-            } else {
-                accumulate(sum, x, dtype, weight, width);
-            }
+        int64_t j = n * a->k;
+        scale(sum, chosen_row(a, j, first, dtype), dtype, chosen_weight(a, j), width);
+        for (j++; j < (n + 1) * a->k; j++) {
+            accumulate(sum, chosen_row(a, j, first, dtype), dtype, chosen_weight(a, j), width);
         }
         void *y = kd_row(a->y, n);
         if (a->y.dtype == KD_BF16) {
