@@ -1,6 +1,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
+#include "tensor/cpu/cpu.h"
 #include "tests/support/ops_check.h"
 
 /* One call with its tensors: q, k and v are columns of one fused matrix, as in the decoder. */
@@ -121,6 +122,12 @@ Test(ops_attention, follows_the_formula_at_odd_shapes)
     expect_formula(KD_F32, (shape){1, 130, 2, 1, 16}, 1e-12);
 }
 
+/* Beyond 1024 keys blocks read some that their queries do not see. */
+Test(ops_attention, follows_the_formula_where_blocks_read_keys_in_vain)
+{
+    expect_formula(KD_F32, (shape){1, 1300, 1, 1, 4}, 1e-12);
+}
+
 Test(ops_attention, bf16_is_near_the_formula)
 {
     expect_formula(KD_BF16, (shape){1, 1, 1, 1, 2}, 1e-4);
@@ -151,6 +158,49 @@ Test(ops_attention, gradients_match_central_differences)
     expect_gradients((shape){2, 3, 2, 1, 4});
     expect_gradients((shape){1, 17, 4, 2, 6});
     expect_gradients((shape){1, 66, 2, 1, 4});
+}
+
+/* Rows of a longer sequence that only rows of the shorter one answer to: as if it had ended there. */
+Test(ops_attention, keys_read_in_vain_get_no_gradient)
+{
+    enum { SHORT = 1090, LONG = 1300 };
+
+    fixture whole = make(KD_F32, 1, (shape){1, LONG, 1, 1, 4});
+    fixture cut = make(KD_F32, 1, (shape){1, SHORT, 1, 1, 4});
+    for (int64_t row = 0; row < LONG; row++) {
+        for (int64_t i = 0; i < 4; i++) {
+            kd_test_set(whole.dout, row, i, row < SHORT ? kd_test_get(cut.dout, row, i) : 0.0);
+        }
+        for (int64_t i = 0; i < 12 && row < SHORT; i++) {
+            kd_test_set(cut.qkv, row, i, kd_test_get(whole.qkv, row, i));
+        }
+    }
+    forward(&whole);
+    backward(&whole);
+    forward(&cut);
+    backward(&cut);
+    const kd_tensor same = kd_tensor_slice_rows(whole.dqkv, 0, SHORT);
+    const kd_tensor behind = kd_tensor_slice_rows(whole.dqkv, SHORT, LONG - SHORT);
+    cr_expect_lt(kd_test_nmse(same, cut.dqkv), 1e-12);
+    for (int64_t row = 0; row < LONG - SHORT; row++) {
+        for (int64_t i = 4; i < 12; i++) {
+            cr_assert_eq(kd_test_get(behind, row, i), 0.0, "row %d", (int)row + SHORT);
+        }
+    }
+    release(&whole);
+    release(&cut);
+}
+
+Test(ops_attention, a_long_sequence_makes_no_product_the_second_time)
+{
+    fixture f = make(KD_F32, 1, (shape){1, 12288, 1, 1, 4});
+    forward(&f);
+    backward(&f);
+    const int64_t made = kd_cpu_products_made(f.be);
+    forward(&f);
+    backward(&f);
+    cr_expect_eq(kd_cpu_products_made(f.be), made);
+    release(&f);
 }
 
 Test(ops_attention, bf16_gradients_are_near_f32)

@@ -88,7 +88,8 @@ static kd_status forward_block(const forward_args *f,
     const kd_attention *a = f->a;
     const kd_dtype compute = f->be->compute;
     const int64_t left = span.n - first;
-    const int64_t rows = left < KD_QUERY_BLOCK ? left : KD_QUERY_BLOCK, n_keys = first + rows;
+    const int64_t rows = left < KD_QUERY_BLOCK ? left : KD_QUERY_BLOCK;
+    const int64_t n_keys = kd_attention_keys(first + rows, span.n);
     const kd_span queries = {span.first + first, rows};
     const kd_tensor q = kd_attention_head(a, a->q, queries, h);
     const kd_tensor out = kd_attention_head(a, a->out, queries, h);

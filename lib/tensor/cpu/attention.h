@@ -30,6 +30,13 @@ KD_INLINE int64_t kd_score_stride(int64_t n_keys)
     return kd_score_padded(n_keys) + KD_SCORE_PAD;
 }
 
+/*
+ * Keys that a block's products read of those of its span, when its queries see n: n rounded up to one
+ * of a few numbers, so that long sequences have few shapes of products. Up to 1024 these are the
+ * multiples of a block, beyond it 8 to an octave. What is read in vain has no probability.
+ */
+int64_t kd_attention_keys(int64_t n, int64_t n_span);
+
 /* A (rows, n_keys) matrix of scores in scratch memory. */
 kd_tensor kd_attention_scores(void *data, kd_dtype dtype, int64_t rows, int64_t n_keys);
 

@@ -2,6 +2,16 @@
 
 #include "tensor/cpu/attention.h"
 
+int64_t kd_attention_keys(int64_t n, int64_t n_span)
+{
+    int64_t step = KD_QUERY_BLOCK;
+    while (16 * step < n) {
+        step *= 2;
+    }
+    const int64_t rounded = (n + step - 1) / step * step;
+    return rounded < n_span ? rounded : n_span;
+}
+
 kd_tensor kd_attention_scores(void *data, kd_dtype dtype, int64_t rows, int64_t n_keys)
 {
     kd_tensor scores = kd_tensor_2d(data, dtype, rows, n_keys);
