@@ -76,8 +76,8 @@ static void list_options(options *o)
     memcpy(o->known, own, sizeof own);
     for (unsigned i = 0; i < type->n_fields; i++) {
         (void)snprintf(o->names[i], NAME_BYTES, "%s", type->fields[i].name);
-        for (char *c = o->names[i]; *c != '\0'; c++) {
-            *c = *c == '_' ? '-' : *c;
+        for (char *c = strchr(o->names[i], '_'); c != NULL; c = strchr(c, '_')) {
+            *c = '-';
         }
         o->known[N_OWN + i] =
             (struct option){o->names[i], required_argument, NULL, FIELD_LETTER + (int)i};
