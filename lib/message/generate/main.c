@@ -305,17 +305,20 @@ static void sort(void *rows, size_t n, size_t size, int (*compare)(const void *a
     }
 }
 
+/* All that is read lives until the program ends, which is at once. */
+static const Kdgen__FileSet *set;
+static tables t;
+
 int main(int argc, char **argv)
 {
     if (argc != 3) {
         (void)fprintf(stderr, "usage: %s DESCRIPTION TABLE.c\n", argv[0]);
         return 2;
     }
-    const Kdgen__FileSet *set = read_set(argv[1]);
+    set = read_set(argv[1]);
     if (set == NULL) {
         return 1;
     }
-    tables t = {0};
     for (size_t i = 0; i < set->n_file; i++) {
         add_file(set, set->file[i], &t);
     }
