@@ -10,7 +10,7 @@
 #include "message/reflect.h"
 #include "worker/resolved.h"
 
-#define PATH_BYTES 40 /* "teachers.N.checkpoint" */
+#define PATH_BYTES 48 /* "teachers.N.checkpoint" */
 
 typedef struct contents {
     kd_job_content *list; /* room for the tokens, the student's model and each teacher's */
