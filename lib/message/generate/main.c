@@ -163,7 +163,6 @@ static void add_field(walk *w, tables *t, const char *type, const Kdgen__Field *
 static void add_enum(walk *w, tables *t, int32_t tag, size_t index, const Kdgen__Enum *e)
 {
     const size_t before = enter(w, tag, index, e->name);
-    const size_t n_words = t->n_words;
     char *type = strdup(w->name.data);
     for (size_t i = 0; i < e->n_value; i++) {
         const size_t size = enter(w, TAG_ENUM_VALUE, i, e->value[i]->name);
@@ -173,13 +172,11 @@ static void add_enum(walk *w, tables *t, int32_t tag, size_t index, const Kdgen_
             meaning += strspn(meaning, " ");
             meaning[strcspn(meaning, "\n")] = '\0';
             t->words = grown(t->words, t->n_words, sizeof *t->words);
-            t->words[t->n_words++] = (kd_word_facts){type, e->value[i]->name, meaning};
+            t->words[t->n_words++] = (kd_word_facts){strdup(type), e->value[i]->name, meaning};
         }
         leave(w, size);
     }
-    if (t->n_words == n_words) {
-        free(type); /* no word has it */
-    }
+    free(type);
     leave(w, before);
 }
 
