@@ -143,3 +143,14 @@ float *tiny_train_weights(const tiny_train *t)
     kd_parameters_read(params, 0, values, params->n_elements);
     return values;
 }
+
+void tiny_batch_cut(const tiny_batch *batch, int n, kd_batch *cut_out)
+{
+    const int64_t size = TINY_BATCH / n;
+    for (int i = 0; i < n; i++) {
+        cut_out[i] = (kd_batch){.n_batch = size,
+                                .n_tokens = TINY_TOKENS,
+                                .tokens = batch->tokens + i * size * TINY_TOKENS,
+                                .labels = batch->labels + i * size * TINY_TOKENS};
+    }
+}

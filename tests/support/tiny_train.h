@@ -70,4 +70,7 @@ kd_batch tiny_batch_whole(const tiny_batch *batch);
 /* All master weights; the caller frees. */
 float *tiny_train_weights(const tiny_train *t);
 
+/* Cuts a batch into n micro-batches of equal size: n of them at cut_out, which point into it. */
+void tiny_batch_cut(const tiny_batch *batch, int n, kd_batch *cut_out);
+
 #endif

@@ -8,18 +8,6 @@
 #include "tests/support/fault.h"
 #include "tests/support/tiny_train.h"
 
-/* Cuts a batch into n micro-batches of equal size. */
-static void cut(const tiny_batch *batch, int n, kd_batch *cut_out)
-{
-    const int64_t size = TINY_BATCH / n;
-    for (int i = 0; i < n; i++) {
-        cut_out[i] = (kd_batch){.n_batch = size,
-                                .n_tokens = TINY_TOKENS,
-                                .tokens = batch->tokens + i * size * TINY_TOKENS,
-                                .labels = batch->labels + i * size * TINY_TOKENS};
-    }
-}
-
 static double loss_of(tiny_train *t, const kd_batch *batch)
 {
     kd_step_result result;
@@ -212,7 +200,7 @@ Test(step, cutting_the_batch_changes_nothing_but_rounding)
     for (int i = 0; i < 3; i++) {
         kd_batch batches[TINY_BATCH];
         tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-        cut(&batch, cuts[i], batches);
+        tiny_batch_cut(&batch, cuts[i], batches);
         for (uint64_t step = 0; step < 3; step++) {
             cr_assert_eq(tiny_train_step(t, step, batches, cuts[i], &results[i]), KD_OK);
         }
@@ -305,7 +293,7 @@ Test(step, two_ranks_give_what_one_gives)
     tiny_train *first = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     tiny_train *second = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
 
-    cut(&batch, 2, halves);
+    tiny_batch_cut(&batch, 2, halves);
     cr_assert_eq(tiny_train_step(one, 0, &whole, 1, &alone), KD_OK);
     cr_assert_eq(step_of_two(second, &halves[1], &other, &together), KD_OK);
     other.records = false;
@@ -354,243 +342,6 @@ Test(step, tokens_and_labels_out_of_range_are_refused)
     batch.tokens[8] = 0;
     batch.labels[23] = -99;
     expect_refused(t, &whole, KD_ERR_INVALID, "sequence 3, label 5: found -99");
-    tiny_train_destroy(t);
-}
-
-static tiny_batch without_a_label(void)
-{
-    tiny_batch batch = tiny_batch_create(3);
-    for (int i = 0; i < TINY_ROWS; i++) {
-        batch.labels[i] = -100;
-    }
-    return batch;
-}
-
-Test(step, a_batch_without_a_label_teaches_nothing)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
-    const tiny_batch batch = without_a_label();
-    const kd_batch whole = tiny_batch_whole(&batch);
-    kd_step_result r;
-    float *before = tiny_train_weights(t);
-    cr_assert_eq(tiny_train_step(t, 41, &whole, 1, &r), KD_OK);
-    cr_expect_not(r.updated);
-    cr_expect_eq(r.loss, 0.0);
-    cr_expect_eq(r.losses[0].raw, 0.0);
-    cr_expect_eq(r.losses[1].raw, 0.0);
-    cr_expect_eq(r.gradient_norm, 0.0);
-    cr_expect_eq(r.n_tokens, 0);
-    float *after = tiny_train_weights(t);
-    cr_expect_arr_eq(before, after, bytes);
-    free(before);
-    free(after);
-    tiny_train_destroy(t);
-}
-
-Test(step, the_routers_losses_need_no_label)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    settings.objective.z_weight.value = 0.1;
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    const tiny_batch batch = without_a_label();
-    const kd_batch whole = tiny_batch_whole(&batch);
-    kd_step_result r;
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
-    cr_expect(r.updated);
-    cr_expect_gt(r.losses[3].raw, 0.0);
-    cr_expect_gt(r.gradient_norm, 0.0);
-    tiny_train_destroy(t);
-}
-
-/* Raw balance and z, and the gradient's norm, with these labels and no other loss. */
-static kd_step_result router_losses(const tiny_batch *batch)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    settings.objective.kd_weight.value = 0.0;
-    settings.objective.hard_weight.value = 0.0;
-    settings.objective.balance_weight.value = 0.2;
-    settings.objective.z_weight.value = 0.1;
-    const kd_batch whole = tiny_batch_whole(batch);
-    kd_step_result r;
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
-    tiny_train_destroy(t);
-    return r;
-}
-
-Test(step, the_routers_losses_are_means_over_all_rows)
-{
-    tiny_batch batch = tiny_batch_create(3);
-    const kd_step_result some = router_losses(&batch);
-    for (int i = 0; i < TINY_ROWS; i++) {
-        batch.labels[i] = batch.labels[i] < 0 ? 0 : batch.labels[i];
-    }
-    const kd_step_result all = router_losses(&batch);
-    cr_assert_eq(some.n_losses, 4);
-    for (int i = 2; i < 4; i++) {
-        cr_expect(some.losses[i].computed);
-        cr_expect_eq(some.losses[i].raw, all.losses[i].raw, "%s: %g, not %g", some.losses[i].name,
-                     some.losses[i].raw, all.losses[i].raw);
-    }
-    cr_expect_eq(some.gradient_norm, all.gradient_norm);
-}
-
-/*
- * With no preference at all every expert has probability 1 / E: balance is 1, z is log(E)^2, over the
- * rows that are not padding.
- */
-Test(step, the_routers_losses_of_an_indifferent_router_are_known)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    settings.objective.balance_weight.value = 0.2;
-    settings.objective.z_weight.value = 0.1;
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    const kd_parameters *params = kd_trainer_parameters(t->trainer);
-    const tiny_batch batch = tiny_batch_create(3);
-    const int32_t segments[TINY_ROWS / 2] = {0, 0, 0, 0, -1, -1, 1, 1, 2, -1, -1, -1};
-    kd_batch halves[2];
-    kd_step_result r;
-
-    for (int64_t layer = 0; layer < params->config.n_layers; layer++) {
-        t->be->ops->zero(t->be, kd_parameters_weight(params, KD_PARAM_ROUTER, layer).value);
-    }
-    cut(&batch, 2, halves);
-    halves[1].segments = segments;
-    cr_assert_eq(tiny_train_step(t, 0, halves, 2, &r), KD_OK);
-    cr_assert_str_eq(r.losses[2].name, "balance");
-    cr_expect_float_eq(r.losses[2].raw, 1.0, 1e-6);
-    cr_expect_float_eq(r.losses[3].raw, log(4.0) * log(4.0), 1e-6);
-    tiny_train_destroy(t);
-}
-
-/* Their weights are values of a step: nothing is computed, and nothing moves, while they are 0. */
-Test(step, the_routers_losses_follow_a_schedule)
-{
-    tiny_settings settings;
-    tiny_points room;
-    tiny_settings_init(&settings);
-    settings.objective.kd_weight.value = 0.0;
-    settings.objective.hard_weight.value = 0.0;
-    settings.objective.balance_weight =
-        tiny_schedule(&room, KD__SCHEDULE__KIND__STEP, 0, 0.0, 1, 0.5);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    const tiny_batch batch = tiny_batch_create(3);
-    const kd_batch whole = tiny_batch_whole(&batch);
-    kd_step_result off, on;
-
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &off), KD_OK);
-    cr_expect_not(off.updated);
-    cr_expect_not(off.losses[2].computed);
-    cr_expect_eq(off.gradient_norm, 0.0);
-    cr_assert_eq(tiny_train_step(t, 1, &whole, 1, &on), KD_OK);
-    cr_expect(on.updated && on.losses[2].computed);
-    cr_expect_gt(on.losses[2].raw, 0.9);
-    cr_expect_gt(on.gradient_norm, 0.0);
-    tiny_train_destroy(t);
-}
-
-Test(step, without_labels_kd_runs_over_all_rows)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_batch batch = tiny_batch_create(3);
-    kd_batch whole = tiny_batch_whole(&batch);
-    kd_step_result bare, labelled;
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    whole.labels = NULL;
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &bare), KD_OK);
-    tiny_train_destroy(t);
-    for (int i = 0; i < TINY_ROWS; i++) {
-        batch.labels[i] = 1;
-    }
-    whole.labels = batch.labels;
-    t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &labelled), KD_OK);
-    tiny_train_destroy(t);
-    cr_expect_eq(bare.losses[0].raw, labelled.losses[0].raw);
-    cr_expect_str_eq(bare.losses[1].name, "hard");
-    cr_expect_not(bare.losses[1].computed);
-    cr_expect(labelled.losses[1].computed);
-    cr_expect_float_eq(bare.loss, 0.7 * bare.losses[0].raw, 1e-12);
-    cr_expect_eq(bare.accuracy, 0.0);
-    cr_expect_eq(bare.n_tokens, TINY_ROWS);
-}
-
-/* The raw kd of a batch whose sequences end in padding, with labels on all real rows or with none. */
-static double kd_beside_padding(bool has_labels)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_batch batch = tiny_batch_create(3);
-    kd_batch whole = tiny_batch_whole(&batch);
-    int32_t segments[TINY_ROWS];
-    kd_step_result r;
-    for (int i = 0; i < TINY_ROWS; i++) {
-        segments[i] = i % TINY_TOKENS < TINY_TOKENS - 2 ? 0 : -1;
-        batch.labels[i] = segments[i] < 0 ? -100 : 1;
-    }
-    whole.segments = segments;
-    if (!has_labels) {
-        whole.labels = NULL;
-    }
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
-    tiny_train_destroy(t);
-    cr_expect(r.losses[0].computed);
-    cr_expect_eq(r.losses[1].computed, has_labels);
-    cr_expect_eq(r.n_tokens, TINY_BATCH * (TINY_TOKENS - 2));
-    return r.losses[0].raw;
-}
-
-Test(step, padding_is_no_row_without_labels_either)
-{
-    cr_expect_eq(kd_beside_padding(false), kd_beside_padding(true));
-}
-
-Test(step, neither_labels_nor_a_teacher_teach_nothing)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_llama, KD_F32, &settings);
-    const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
-    const tiny_batch batch = tiny_batch_create(3);
-    kd_batch whole = tiny_batch_whole(&batch);
-    kd_channel *channel = t->channel;
-    kd_step_result r;
-    float *before = tiny_train_weights(t);
-    whole.labels = NULL;
-    t->channel = NULL;
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
-    t->channel = channel;
-    cr_expect_not(r.updated);
-    cr_expect_eq(r.loss, 0.0);
-    cr_expect_eq(r.gradient_norm, 0.0);
-    float *after = tiny_train_weights(t);
-    cr_expect_arr_eq(before, after, bytes);
-    free(before);
-    free(after);
-    tiny_train_destroy(t);
-}
-
-Test(step, micro_batches_have_labels_or_none_has)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    const tiny_batch batch = tiny_batch_create(3);
-    kd_batch halves[2];
-    kd_step_result r;
-    cut(&batch, 2, halves);
-    halves[1].labels = NULL;
-    kd_fault_quiet(1);
-    cr_expect_eq(tiny_train_step(t, 7, halves, 2, &r), KD_ERR_INVALID);
-    EXPECT_FAULT("step 7: found micro-batches with and without labels");
     tiny_train_destroy(t);
 }
 
@@ -775,76 +526,6 @@ Test(step, other_teachers_keep_weights_and_moments)
     free(weights_after);
     free(m);
     free(weights);
-    tiny_train_destroy(t);
-}
-
-Test(step, losses_can_be_asked_for_without_an_update)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    settings.objective.balance_weight.value = 0.2;
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
-    const tiny_batch batch = tiny_batch_create(3);
-    const kd_batch whole = tiny_batch_whole(&batch);
-    const kd_step_work work = tiny_train_open(t, 0, &whole, 1);
-    const kd_reduce alone = kd_reduce_single();
-    kd_step_result asked, stepped;
-    float *before = tiny_train_weights(t);
-    cr_assert_eq(kd_trainer_losses(t->trainer, &work, &t->channel, &alone, &asked), KD_OK);
-    float *after = tiny_train_weights(t);
-    cr_expect_arr_eq(before, after, bytes);
-    cr_expect_not(asked.updated);
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &stepped), KD_OK);
-    cr_expect(stepped.updated);
-    cr_expect_eq(asked.loss, stepped.loss);
-    cr_expect_eq(asked.gradient_norm, stepped.gradient_norm);
-    cr_assert_eq(asked.n_losses, stepped.n_losses);
-    for (int i = 0; i < asked.n_losses; i++) {
-        cr_expect_eq(asked.losses[i].raw, stepped.losses[i].raw);
-    }
-    free(after);
-    free(before);
-    tiny_train_destroy(t);
-}
-
-/* The mean cross-entropy that follows from (N, V) logits. */
-static double cross_entropy(const float *logits, const int32_t *labels, int64_t n_vocab)
-{
-    double total = 0.0;
-    int64_t n = 0;
-    for (int64_t i = 0; i < TINY_ROWS; i++) {
-        double sum = 0.0;
-        if (labels[i] < 0) {
-            continue;
-        }
-        for (int64_t v = 0; v < n_vocab; v++) {
-            sum += exp((double)logits[i * n_vocab + v]);
-        }
-        total += log(sum) - (double)logits[i * n_vocab + labels[i]];
-        n++;
-    }
-    return total / (double)n;
-}
-
-Test(step, logits_of_student_and_teacher_can_be_seen)
-{
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    tiny_batch batch = tiny_batch_create(3);
-    const kd_batch whole = tiny_batch_whole(&batch);
-    float logits[TINY_ROWS * 11], taught[TINY_ROWS * 11];
-    kd_step_result r;
-    cr_assert_eq(kd_trainer_logits(t->trainer, &whole, logits), KD_OK);
-    cr_assert_eq(kd_teacher_logits(t->teacher, &whole, taught), KD_OK);
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
-    cr_expect_float_eq(cross_entropy(logits, batch.labels, 11), r.losses[1].raw, 1e-5);
-    cr_expect_gt(fabs(cross_entropy(taught, batch.labels, 11) - r.losses[1].raw), 1e-3);
-    batch.tokens[2] = 11;
-    kd_fault_quiet(1);
-    cr_expect_eq(kd_trainer_logits(t->trainer, &whole, logits), KD_ERR_INVALID);
-    cr_expect_eq(kd_teacher_logits(t->teacher, &whole, taught), KD_ERR_INVALID);
     tiny_train_destroy(t);
 }
 
