@@ -79,12 +79,16 @@ tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settin
     tiny_train *t = calloc(1, sizeof *t);
     const kd_teacher_settings teacher_settings = {
         .max_batch = TINY_BATCH, .n_tokens = TINY_TOKENS, .on_block = count_block, .user = t};
-    const kd_trainer_settings trainer_settings = tiny_trainer_settings(settings);
     tiny_model student = tiny_model_with_seed(tiny_config(type), compute, KD_PARAMS_TRAIN, 1);
     tiny_model teacher =
         tiny_model_with_seed(tiny_config(&kd_model_qwen3_moe), compute, KD_PARAMS_INFER, 2);
 
     KD_CHECK(t != NULL);
+    tiny_settings_init(&t->settings);
+    t->batch = tiny_batch_create(3);
+    t->whole = tiny_batch_whole(&t->batch);
+    const kd_trainer_settings trainer_settings =
+        tiny_trainer_settings(settings != NULL ? settings : &t->settings);
     t->be = student.be;
     t->teacher_be = teacher.be;
     KD_CHECK(kd_teacher_create(teacher.params, &teacher_settings, &t->teacher) == KD_OK);

@@ -22,11 +22,19 @@ typedef struct tiny_settings {
 /* kd 0.7, hard 0.3, balance and z 0, T 2, learning rate 1e-2, constant. */
 void tiny_settings_init(tiny_settings *settings);
 
+/* The tokens and labels of a batch, some of them -100, from a seed. */
+typedef struct tiny_batch {
+    int32_t tokens[TINY_ROWS], labels[TINY_ROWS];
+} tiny_batch;
+
 typedef struct tiny_train {
     kd_backend *be, *teacher_be;
     kd_trainer *trainer;
     kd_teacher *teacher;
     kd_channel *channel;     /* runs the teacher on the micro-batches below */
+    tiny_settings settings;  /* those of a test that gave none */
+    tiny_batch batch;        /* of seed 3 ... */
+    kd_batch whole;          /* ... in one micro-batch */
     const kd_batch *batches; /* micro-batch m is batches[m - first_m] */
     uint64_t first_m, next_m;
     kd_source source;
@@ -35,6 +43,7 @@ typedef struct tiny_train {
 
 enum { TINY_STEPS_OPEN = 64 }; /* of the channel: steps that failed stay open */
 
+/* With settings NULL they are those of tiny_settings_init(), in its own `settings`. */
 tiny_train *
 tiny_train_create(const kd_model_type *type, kd_dtype compute, const tiny_settings *settings);
 void tiny_train_destroy(tiny_train *t);
@@ -59,11 +68,7 @@ kd_status tiny_train_step(tiny_train *t,
                           int64_t n_batches,
                           kd_step_result *result_out);
 
-/* The tokens and labels of a batch, some of them -100, from a seed. */
-typedef struct tiny_batch {
-    int32_t tokens[TINY_ROWS], labels[TINY_ROWS];
-} tiny_batch;
-
+/* Of the same seed the same batch. */
 tiny_batch tiny_batch_create(uint64_t seed);
 kd_batch tiny_batch_whole(const tiny_batch *batch);
 

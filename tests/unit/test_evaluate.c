@@ -76,9 +76,7 @@ static void naive(tiny_train *t, const held_out *of, double *loss_out, double *r
 
 Test(evaluate, agrees_with_the_formula_and_counts_the_last_part_of_a_batch)
 {
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
     held_out text = make_text();
     const kd_sequences sequences = sequences_of(&text);
     const kd_reduce alone = kd_reduce_single();
@@ -107,9 +105,7 @@ static kd_status add_f64(void *user, double *values, int64_t n)
 
 Test(evaluate, ranks_share_the_batches)
 {
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
     held_out text = make_text();
     const kd_sequences sequences = sequences_of(&text);
     const kd_reduce alone = kd_reduce_single();
@@ -128,9 +124,7 @@ Test(evaluate, ranks_share_the_batches)
 
 Test(evaluate, a_shard_is_read_in_its_order, .init = temporary_enter, .fini = temporary_leave)
 {
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
     const kd_shard_info info = {.vocab_size = 11};
     const kd_reduce alone = kd_reduce_single();
     uint32_t ids[5 * TINY_TOKENS + 1];
@@ -173,9 +167,7 @@ static kd_status cannot_read(void *user, int64_t first, int64_t n, int32_t *toke
 
 Test(evaluate, what_cannot_be_evaluated_is_refused)
 {
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
     held_out text = make_text();
     kd_sequences sequences = sequences_of(&text);
     const kd_reduce alone = kd_reduce_single();
@@ -200,9 +192,7 @@ Test(evaluate, what_cannot_be_evaluated_is_refused)
 
 Test(evaluate, a_loss_that_is_not_finite_is_refused)
 {
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
     kd_parameters *params = kd_trainer_parameters(t->trainer);
     const kd_parameter *norm = kd_parameters_find(params, KD_PARAM_FINAL_NORM, 0);
     held_out text = make_text();

@@ -16,9 +16,7 @@ Test(step, losses_can_be_asked_for_without_an_update)
     settings.objective.balance_weight.value = 0.2;
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
     const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
-    const tiny_batch batch = tiny_batch_create(3);
-    const kd_batch whole = tiny_batch_whole(&batch);
-    const kd_step_work work = tiny_train_open(t, 0, &whole, 1);
+    const kd_step_work work = tiny_train_open(t, 0, &t->whole, 1);
     const kd_reduce alone = kd_reduce_single();
     kd_step_result asked, stepped;
     float *before = tiny_train_weights(t);
@@ -26,7 +24,7 @@ Test(step, losses_can_be_asked_for_without_an_update)
     float *after = tiny_train_weights(t);
     cr_expect_arr_eq(before, after, bytes);
     cr_expect_not(asked.updated);
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &stepped), KD_OK);
+    cr_assert_eq(tiny_train_step(t, 0, &t->whole, 1, &stepped), KD_OK);
     cr_expect(stepped.updated);
     cr_expect_eq(asked.loss, stepped.loss);
     cr_expect_eq(asked.gradient_norm, stepped.gradient_norm);
@@ -60,21 +58,17 @@ static double cross_entropy(const float *logits, const int32_t *labels, int64_t 
 
 Test(step, logits_of_student_and_teacher_can_be_seen)
 {
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    tiny_batch batch = tiny_batch_create(3);
-    const kd_batch whole = tiny_batch_whole(&batch);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
     float logits[TINY_ROWS * 11], taught[TINY_ROWS * 11];
     kd_step_result r;
-    cr_assert_eq(kd_trainer_logits(t->trainer, &whole, logits), KD_OK);
-    cr_assert_eq(kd_teacher_logits(t->teacher, &whole, taught), KD_OK);
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &r), KD_OK);
-    cr_expect_float_eq(cross_entropy(logits, batch.labels, 11), r.losses[1].raw, 1e-5);
-    cr_expect_gt(fabs(cross_entropy(taught, batch.labels, 11) - r.losses[1].raw), 1e-3);
-    batch.tokens[2] = 11;
+    cr_assert_eq(kd_trainer_logits(t->trainer, &t->whole, logits), KD_OK);
+    cr_assert_eq(kd_teacher_logits(t->teacher, &t->whole, taught), KD_OK);
+    cr_assert_eq(tiny_train_step(t, 0, &t->whole, 1, &r), KD_OK);
+    cr_expect_float_eq(cross_entropy(logits, t->batch.labels, 11), r.losses[1].raw, 1e-5);
+    cr_expect_gt(fabs(cross_entropy(taught, t->batch.labels, 11) - r.losses[1].raw), 1e-3);
+    t->batch.tokens[2] = 11;
     kd_fault_quiet(1);
-    cr_expect_eq(kd_trainer_logits(t->trainer, &whole, logits), KD_ERR_INVALID);
-    cr_expect_eq(kd_teacher_logits(t->teacher, &whole, taught), KD_ERR_INVALID);
+    cr_expect_eq(kd_trainer_logits(t->trainer, &t->whole, logits), KD_ERR_INVALID);
+    cr_expect_eq(kd_teacher_logits(t->teacher, &t->whole, taught), KD_ERR_INVALID);
     tiny_train_destroy(t);
 }

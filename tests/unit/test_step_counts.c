@@ -20,9 +20,7 @@ static tiny_batch without_a_label(void)
 
 Test(step, a_batch_without_a_label_teaches_nothing)
 {
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
     const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
     const tiny_batch batch = without_a_label();
     const kd_batch whole = tiny_batch_whole(&batch);
@@ -132,15 +130,13 @@ Test(step, the_routers_losses_follow_a_schedule)
     settings.objective.balance_weight =
         tiny_schedule(&room, KD__SCHEDULE__KIND__STEP, 0, 0.0, 1, 0.5);
     tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
-    const tiny_batch batch = tiny_batch_create(3);
-    const kd_batch whole = tiny_batch_whole(&batch);
     kd_step_result off, on;
 
-    cr_assert_eq(tiny_train_step(t, 0, &whole, 1, &off), KD_OK);
+    cr_assert_eq(tiny_train_step(t, 0, &t->whole, 1, &off), KD_OK);
     cr_expect_not(off.updated);
     cr_expect_not(off.losses[2].computed);
     cr_expect_eq(off.gradient_norm, 0.0);
-    cr_assert_eq(tiny_train_step(t, 1, &whole, 1, &on), KD_OK);
+    cr_assert_eq(tiny_train_step(t, 1, &t->whole, 1, &on), KD_OK);
     cr_expect(on.updated && on.losses[2].computed);
     cr_expect_gt(on.losses[2].raw, 0.9);
     cr_expect_gt(on.gradient_norm, 0.0);
@@ -207,9 +203,7 @@ Test(step, padding_is_no_row_without_labels_either)
 
 Test(step, neither_labels_nor_a_teacher_teach_nothing)
 {
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_llama, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_llama, KD_F32, NULL);
     const size_t bytes = (size_t)kd_trainer_parameters(t->trainer)->n_elements * sizeof(float);
     const tiny_batch batch = tiny_batch_create(3);
     kd_batch whole = tiny_batch_whole(&batch);
@@ -232,9 +226,7 @@ Test(step, neither_labels_nor_a_teacher_teach_nothing)
 
 Test(step, micro_batches_have_labels_or_none_has)
 {
-    tiny_settings settings;
-    tiny_settings_init(&settings);
-    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
     const tiny_batch batch = tiny_batch_create(3);
     kd_batch halves[2];
     kd_step_result r;
