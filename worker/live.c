@@ -6,13 +6,9 @@
  */
 #include "worker/live.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "job/job.h"
 #include "message/fields.h"
@@ -20,6 +16,7 @@
 #include "message/path.h"
 #include "message/reflect.h"
 #include "message/yaml.h"
+#include "worker/live_file.h"
 
 /* On an error the job may be changed, but is valid as a message. */
 static kd_status assign(Kd__Job *job, const char *path, const char *value)
@@ -138,54 +135,12 @@ static kd_status add_lines(live *l, const char *text, const char *name)
     return KD_OK;
 }
 
-static char *path_of(const Kd__Job *job)
-{
-    char *path = kd_path_join(job->output, "changes.jsonl");
-    if (path == NULL) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory for a path in %s", job->output);
-    }
-    return path;
-}
-
-/*
- * The leader's: what the file holds, "" without one. A last line that is cut off was never sent to
- * anybody, since its order waits for the disk; it goes, so that the next one begins a line of its own.
- */
-static kd_status read_file(const Kd__Job *job, char **text_out)
-{
-    size_t size = 0;
-    char *text = NULL;
-    char *path = path_of(job);
-    if (path == NULL) {
-        return KD_ERR_NOMEM;
-    }
-    kd_status st = KD_OK;
-    if (!kd_file_exists(path)) {
-        text = calloc(1, 1);
-        st = text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for %s", path) : KD_OK;
-    } else {
-        st = kd_file_read(path, LIVE_FILE_BYTES_MAX, &text, &size);
-        const char *last = st ? NULL : strrchr(text, '\n');
-        const size_t whole = last != NULL ? (size_t)(last - text) + 1 : 0;
-        if (!st && whole < size) {
-            text[whole] = '\0';
-            st = kd_file_replace(path, text, whole);
-        }
-    }
-    free(path);
-    if (st) {
-        free(text);
-        return st;
-    }
-    *text_out = text;
-    return KD_OK;
-}
-
 /* All ranks: what the leader's file holds. */
 static kd_status read_shared(kd_world *world, const Kd__Job *job, char **text_out)
 {
     char *mine = NULL;
-    kd_status st = kd_world_agree(world, kd_world_is_leader(world) ? read_file(job, &mine) : KD_OK);
+    kd_status st = kd_world_agree(
+        world, kd_world_is_leader(world) ? live_file_read(job->output, &mine) : KD_OK);
     if (!st) {
         st = kd_world_share_text(world, mine, text_out);
     }
@@ -230,41 +185,6 @@ void live_close(live *l)
         kd_message_destroy(&l->held->base);
     }
     *l = (live){0};
-}
-
-static kd_status write_all(int fd, const char *path, const char *text, size_t size)
-{
-    while (size > 0) {
-        const ssize_t n = write(fd, text, size);
-        if (n < 0 && errno != EINTR) {
-            return kd_fail(KD_ERR_IO, "cannot write %s: %s", path, strerror(errno));
-        }
-        text += n > 0 ? n : 0;
-        size -= n > 0 ? (size_t)n : 0;
-    }
-    return KD_OK;
-}
-
-/* Appends, and returns once the disk has it, the file's name included. */
-static kd_status append_file(const Kd__Job *job, const char *text, size_t size)
-{
-    char *path = path_of(job);
-    if (path == NULL) {
-        return KD_ERR_NOMEM;
-    }
-    kd_status st = KD_OK;
-    const int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
-    if (fd < 0) {
-        st = kd_fail(KD_ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    } else {
-        st = write_all(fd, path, text, size);
-        if (!st && fsync(fd) != 0) {
-            st = kd_fail(KD_ERR_IO, "cannot sync %s: %s", path, strerror(errno));
-        }
-        (void)close(fd);
-    }
-    free(path);
-    return st ? st : kd_folder_sync(job->output);
 }
 
 /* The line of a change, at the end of `lines`; false: it finds no room there. */
@@ -373,7 +293,7 @@ kd_status live_collect(live *l, rank_link *link, uint64_t step, kd_text *lines)
                        LIVE_FILE_BYTES_MAX);
     }
     l->file_bytes += lines->size;
-    return append_file(l->ahead.job, lines->data, lines->size);
+    return live_file_append(l->ahead.job->output, lines->data, lines->size);
 }
 
 kd_status live_plan(live *l, uint64_t step)

@@ -23,8 +23,6 @@
 #include "proto/worker.pb-c.h"
 #include "worker/link.h"
 
-#define LIVE_FILE_BYTES_MAX (1u << 20) /* of changes.jsonl */
-
 /* The values in one step. */
 typedef struct live_values {
     Kd__Job *job;     /* completed; owned */
