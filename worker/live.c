@@ -1,5 +1,6 @@
 /*
- * live.c - a list of changes in the order of their steps, and two places in it: now, and ahead by the lead.
+ * live.c - a list of changes in the order they came, which is also that of their steps, and three places in
+ * it: now, ahead by the lead, and its end, which a new change is tried on.
  *
  * The disk comes before the order: a rank that was told of a change that the file does not hold would end in
  * other weights than the run that resumes.
@@ -21,11 +22,7 @@
 /* On an error the job may be changed, but is valid as a message. */
 static kd_status assign(Kd__Job *job, const char *path, const char *value)
 {
-    kd_text assignment = {0};
-    kd_text_printf(&assignment, "%s=%s", path, value);
-    kd_status st = assignment.failed ? kd_fail(KD_ERR_NOMEM, "%s: no memory", path)
-                                     : kd_yaml_set(&job->base, assignment.data);
-    kd_text_release(&assignment);
+    const kd_status st = kd_path_set(&job->base, path, value, NULL);
     return st ? st : kd_job_complete(job);
 }
 
@@ -82,6 +79,12 @@ static kd_status values_reach(live_values *values, const live *l, uint64_t step)
     return KD_OK;
 }
 
+/* The step that the change recorded last acts in; 0 without one. */
+static uint64_t last_step(const live *l)
+{
+    return l->n_changes > 0 ? l->changes[l->n_changes - 1]->step : 0;
+}
+
 /* Takes the change over, also when it fails. */
 static kd_status add(live *l, Kd__Change *change)
 {
@@ -95,11 +98,7 @@ static kd_status add(live *l, Kd__Change *change)
         l->changes = changes;
         l->n_room = n_room;
     }
-    size_t at = l->n_changes++;
-    for (; at > 0 && l->changes[at - 1]->step > change->step; at--) {
-        l->changes[at] = l->changes[at - 1];
-    }
-    l->changes[at] = change;
+    l->changes[l->n_changes++] = change;
     return KD_OK;
 }
 
@@ -114,6 +113,13 @@ static kd_status add_line(live *l, const char *line, size_t size, const char *na
     if (!change->has_step || change->path == NULL || change->value == NULL) {
         kd_message_destroy(message);
         return kd_fail(KD_ERR_PROTO, "%s: expected a step, a path and a value", name);
+    }
+    if (change->step < last_step(l)) {
+        const kd_status disorder =
+            kd_fail(KD_ERR_PROTO, "%s: found step %llu, expected at least %llu, as before it", name,
+                    (unsigned long long)change->step, (unsigned long long)last_step(l));
+        kd_message_destroy(message);
+        return disorder;
     }
     return add(l, change);
 }
@@ -148,22 +154,38 @@ static kd_status read_shared(kd_world *world, const Kd__Job *job, char **text_ou
     return st;
 }
 
-kd_status live_open(kd_world *world, const Kd__Job *job, live *live_out)
+/* Makes `last` what it is after all changes. They were possible once: the job may be another now. */
+static kd_status reach_last(live *l)
 {
-    live l = {.leads = kd_world_is_leader(world)};
-    char *text = NULL;
-    kd_status st = read_shared(world, job, &text);
-    if (!st) {
-        KD_CHECK(text != NULL);
-        l.file_bytes = strlen(text);
-        st = add_lines(&l, text, "changes.jsonl");
+    kd_status st = values_reach(&l->last, l, UINT64_MAX);
+    if (st) {
+        const size_t n = l->last.n_changes;
+        return kd_fail(st, "changes.jsonl, line %zu: %s=%s: %s", n + 1, l->changes[n]->path,
+                       l->changes[n]->value, kd_fault_text());
     }
-    free(text);
+    if (l->n_changes > 0) {
+        st = kd_job_check(l->last.job, NULL);
+    }
+    return st ? kd_fail(st, "changes.jsonl: with its %zu changes: %s", l->n_changes,
+                        kd_fault_text())
+              : KD_OK;
+}
+
+kd_status live_begin(const Kd__Job *job, const char *lines, bool leads, live *live_out)
+{
+    live l = {.leads = leads, .file_bytes = strlen(lines)};
+    kd_status st = add_lines(&l, lines, "changes.jsonl");
     if (!st) {
         st = values_open(job, &l.now);
     }
     if (!st) {
         st = values_open(job, &l.ahead);
+    }
+    if (!st) {
+        st = values_open(job, &l.last);
+    }
+    if (!st) {
+        st = reach_last(&l);
     }
     if (st) {
         live_close(&l);
@@ -171,6 +193,18 @@ kd_status live_open(kd_world *world, const Kd__Job *job, live *live_out)
     }
     *live_out = l;
     return KD_OK;
+}
+
+kd_status live_open(kd_world *world, const Kd__Job *job, live *live_out)
+{
+    char *text = NULL;
+    kd_status st = read_shared(world, job, &text);
+    if (!st) {
+        KD_CHECK(text != NULL);
+        st = live_begin(job, text, kd_world_is_leader(world), live_out);
+    }
+    free(text);
+    return st;
 }
 
 void live_close(live *l)
@@ -181,6 +215,7 @@ void live_close(live *l)
     free(l->changes);
     values_close(&l->now);
     values_close(&l->ahead);
+    values_close(&l->last);
     if (l->held != NULL) {
         kd_message_destroy(&l->held->base);
     }
@@ -207,20 +242,39 @@ typedef enum verdict {
     VERDICT_LATER,   /* this order has no room left */
 } verdict;
 
-/* One change for `step`: to `lines` and to the list. */
+/* Where a wish that is made for `step` acts: never before one that was recorded earlier. */
+static uint64_t step_of_act(const live *l, uint64_t step)
+{
+    return step > last_step(l) ? step : last_step(l);
+}
+
+/* Whether what is wished may be, from `step` on; if not, that is told. */
+static bool is_possible(const live *l, const Kd__RankOrder *wish, uint64_t step)
+{
+    if (live_check(l->last.job, wish->path, wish->value)) {
+        kd_log(KD_LOG_WARN, "not changed: %s", kd_fault_text());
+        return false;
+    }
+    if (step >= l->last.job->training->steps) {
+        kd_log(KD_LOG_WARN, "not changed: %s: no step is left that it could act in", wish->path);
+        return false;
+    }
+    return true;
+}
+
+/* One change for `step` or later: to `lines` and to the list. */
 static kd_status
 try_change(live *l, const Kd__RankOrder *wish, uint64_t step, kd_text *lines, verdict *verdict_out)
 {
     Kd__Change view = KD__CHANGE__INIT;
     *verdict_out = VERDICT_REFUSED;
-    if (live_check(l->ahead.job, wish->path, wish->value)) {
-        kd_log(KD_LOG_WARN, "not changed: %s", kd_fault_text());
-        return KD_OK;
-    }
     view.has_step = 1;
-    view.step = step;
+    view.step = step_of_act(l, step);
     view.path = wish->path;
     view.value = wish->value;
+    if (!is_possible(l, wish, view.step)) {
+        return KD_OK;
+    }
     const bool empty = lines->size == 0;
     if (!add_change_line(lines, &view)) {
         if (empty) {
@@ -235,6 +289,9 @@ try_change(live *l, const Kd__RankOrder *wish, uint64_t step, kd_text *lines, ve
         return kd_fail(KD_ERR_NOMEM, "%s: no memory for a change", wish->path);
     }
     kd_status st = add(l, change);
+    if (!st) {
+        st = values_reach(&l->last, l, UINT64_MAX);
+    }
     if (!st) {
         st = values_reach(&l->ahead, l, step);
         *verdict_out = VERDICT_MADE;
@@ -260,8 +317,8 @@ static kd_status collect(live *l, rank_link *link, uint64_t step, kd_text *lines
         }
         st = try_change(l, wish, step, lines, &made);
         if (!st && made == VERDICT_MADE) {
-            kd_log(KD_LOG_INFO, "step %llu: %s becomes %s", (unsigned long long)step, wish->path,
-                   wish->value);
+            kd_log(KD_LOG_INFO, "step %llu: %s becomes %s", (unsigned long long)last_step(l),
+                   wish->path, wish->value);
         }
         if (!st && made == VERDICT_LATER) {
             l->held = wish;
@@ -275,9 +332,6 @@ static kd_status collect(live *l, rank_link *link, uint64_t step, kd_text *lines
 kd_status live_collect(live *l, rank_link *link, uint64_t step, kd_text *lines)
 {
     kd_status st = live_plan(l, step);
-    if (!st && step >= l->ahead.job->training->steps) {
-        return KD_OK; /* no such step will be made */
-    }
     if (!st) {
         st = collect(l, link, step, lines);
     }

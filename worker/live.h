@@ -6,6 +6,12 @@
  * The leader writes it to the file, and has it on the disk, before the order that carries it goes out.
  * An attempt that resumes reads the file first: what acted acts again, in the same steps.
  *
+ * Changes act in the order they came. An attempt that resumed at step 50 of a run that had recorded one
+ * for step 100 gives a new one that comes at step 60 the step 100 too, behind it: the steps that are made
+ * again are as they were, and from there on the newest wish holds. So a new change is tried on the values
+ * after all recorded ones, and one that was recorded never fails later but where the job itself is
+ * another: that is told at the start.
+ *
  *   every rank    live_open                     what the file holds, by the leader
  *   leader        live_collect(step)            before the order for a step goes out: its new changes
  *                 live_plan(step)               the values in that step
@@ -30,23 +36,29 @@ typedef struct live_values {
 } live_values;
 
 typedef struct live {
-    Kd__Change *
-        *changes; /* (n_changes), owned; ascending in step, those of one step as they came */
+    Kd__Change **changes; /* (n_changes), owned; as they came, so never descending in step */
     size_t n_changes, n_room;
     size_t file_bytes;
     bool leads;
     live_values now;     /* in the step at hand                                     */
     live_values ahead;   /* the leader's: in the step whose order goes out next      */
+    live_values last;    /* the leader's: once all changes have acted                */
     Kd__RankOrder *held; /* the leader's: a change that found no room in an order; owned */
 } live;
 
-/* All ranks; blocks on the leader's disk. KD_ERR_PROTO names the file's bad line. */
+/*
+ * All ranks; blocks on the leader's disk. KD_ERR_PROTO names the file's bad line; KD_ERR_INVALID one that
+ * the job, as it is now, does not take.
+ */
 KD_MUST_USE kd_status live_open(kd_world *world, const Kd__Job *job, live *live_out);
+/* The same of one rank that has the file's text. Pure. */
+KD_MUST_USE kd_status live_begin(const Kd__Job *job, const char *lines, bool leads, live *live_out);
 void live_close(live *l); /* fine on {0} */
 
 /*
  * The leader's: takes what the link brought, writes what may change to the file and adds it to `lines`
- * for the order of `step`. What may not is refused with a line in the log.
+ * for the order of `step`; it acts there, or behind the last change that was recorded for a later step.
+ * What may not is refused with a line in the log.
  */
 KD_MUST_USE kd_status live_collect(live *l, rank_link *link, uint64_t step, kd_text *lines);
 

@@ -11,7 +11,6 @@
 #include "tensor/ops.h"
 #include "train/initial.h"
 #include "worker/dtype.h"
-#include "worker/live.h"
 #include "worker/options.h"
 #include "worker/resolved.h"
 #include "worker/settings.h"
@@ -56,41 +55,6 @@ Test(settings, orders_lead_by_what_may_be_under_way)
     cr_expect(eq(int, settings_order_lead(job), 2));
     job->teachers[0]->resources->ranks = 0;
     cr_expect(eq(int, settings_order_lead(job), 1));
-    kd__job__free_unpacked(job, NULL);
-}
-
-static void
-expect_refused(const Kd__Job *job, const char *path, const char *value, const char *text)
-{
-    kd_fault_quiet(1);
-    cr_expect(eq(int, live_check(job, path, value), KD_ERR_INVALID), "%s=%s", path, value);
-    cr_expect(strstr(kd_fault_text(), text) != NULL, "%s=%s: %s", path, value, kd_fault_text());
-    kd_fault_quiet(0);
-}
-
-Test(live, only_live_fields_change_and_only_to_good_values)
-{
-    Kd__Job *job = job_of(SMALL "training: {steps: 20}\n"
-                                "objective: {kd: {weight: {points: [{step: 0, value: 1}]}}}\n");
-    const char *const good[][2] = {
-        {"objective.kd.weight", "0"},
-        {"objective.kd.weight.points.0.value", "0.5"},
-        {"objective.kd.temperature", "{kind: step, points: [{step: 3, value: 2}]}"},
-        {"objective.hard.weight", "0.1"},
-        {"training.learning_rate", "1e-4"},
-    };
-    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        cr_expect(eq(int, live_check(job, good[i][0], good[i][1]), KD_OK), "%s: %s", good[i][0],
-                  kd_fault_text());
-    }
-    expect_refused(job, "objective.kd.scale_by_t2", "false", "does not change while a job runs");
-    expect_refused(job, "training.steps", "30", "does not change while a job runs");
-    expect_refused(job, "objective", "{kd: {weight: 1}}", "does not change while a job runs");
-    expect_refused(job, "teachers.0.resources.ranks", "2", "does not change while a job runs");
-    expect_refused(job, "objective.kd.temperature", "0", "objective.kd.temperature");
-    expect_refused(job, "objective.kd.temperature", "hot", "hot");
-    expect_refused(job, "objective.kd.tempreature", "1", "did you mean \"temperature\"");
-    expect_refused(job, "", "1", "");
     kd__job__free_unpacked(job, NULL);
 }
 

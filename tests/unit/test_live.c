@@ -1,0 +1,217 @@
+/* Which changes of live values are made, in which steps, and that a resumed run makes them again. */
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "job/job.h"
+#include "message/path.h"
+#include "message/reflect.h"
+#include "tests/support/fault.h"
+#include "tests/support/temporary.h"
+#include "worker/live.h"
+#include "worker/live_file.h"
+
+static Kd__Job *job_of(const char *text)
+{
+    Kd__Job *job = NULL;
+    cr_assert(eq(int, kd_job_parse(text, strlen(text), "job.yaml", NULL, 0, &job), KD_OK));
+    cr_assert(eq(int, kd_job_complete(job), KD_OK));
+    cr_assert(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
+    return job;
+}
+
+#define SMALL                                                                                      \
+    "output: /out\n"                                                                               \
+    "data: {files: [/text], sequence_length: 64, held_out: 0}\n"                                   \
+    "student: {model: {type: qwen3_moe, hidden_size: 32, num_layers: 2, num_heads: 4, "            \
+    "intermediate_size: 48, num_experts: 4}}\n"                                                    \
+    "teachers: [{checkpoint: /teacher, transport: hidden}]\n"
+
+static void
+expect_refused(const Kd__Job *job, const char *path, const char *value, const char *text)
+{
+    kd_fault_quiet(1);
+    cr_expect(eq(int, live_check(job, path, value), KD_ERR_INVALID), "%s=%s", path, value);
+    cr_expect(strstr(kd_fault_text(), text) != NULL, "%s=%s: %s", path, value, kd_fault_text());
+    kd_fault_quiet(0);
+}
+
+Test(live, only_live_fields_change_and_only_to_good_values)
+{
+    Kd__Job *job = job_of(SMALL "training: {steps: 20}\n"
+                                "objective: {kd: {weight: {points: [{step: 0, value: 1}]}}}\n");
+    const char *const good[][2] = {
+        {"objective.kd.weight", "0"},
+        {"objective.kd.weight.points.0.value", "0.5"},
+        {"objective.kd.temperature", "{kind: step, points: [{step: 3, value: 2}]}"},
+        {"objective.hard.weight", "0.1"},
+        {"training.learning_rate", "1e-4"},
+    };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        cr_expect(eq(int, live_check(job, good[i][0], good[i][1]), KD_OK), "%s: %s", good[i][0],
+                  kd_fault_text());
+    }
+    expect_refused(job, "objective.kd.scale_by_t2", "false", "does not change while a job runs");
+    expect_refused(job, "training.steps", "30", "does not change while a job runs");
+    expect_refused(job, "objective", "{kd: {weight: 1}}", "does not change while a job runs");
+    expect_refused(job, "teachers.0.resources.ranks", "2", "does not change while a job runs");
+    expect_refused(job, "objective.kd.temperature", "0", "objective.kd.temperature");
+    expect_refused(job, "objective.kd.temperature", "hot", "hot");
+    expect_refused(job, "objective.kd.tempreature", "1", "did you mean \"temperature\"");
+    expect_refused(job, "", "1", "");
+    kd__job__free_unpacked(job, NULL);
+}
+
+/* Here, where files can be written, with a schedule of two points. */
+static Kd__Job *job_here(void)
+{
+    Kd__Job *job = job_of(SMALL "training: {steps: 200}\n"
+                                "objective: {kd: {temperature: {points: [{step: 0, value: 4}, "
+                                "{step: 90, value: 2}]}}}\n");
+    cr_assert(eq(int, kd_path_set(&job->base, "output", temporary_folder(), NULL), KD_OK));
+    return job;
+}
+
+/* As if the link had brought it; true if it is in the lines of the step's order. */
+static bool wish(live *l, uint64_t step, const char *path, const char *value)
+{
+    kd_text lines = {0};
+    Kd__RankOrder order = KD__RANK_ORDER__INIT;
+    order.path = (char *)path;
+    order.value = (char *)value;
+    l->held = (Kd__RankOrder *)kd_message_copy(&order.base);
+    cr_assert(l->held != NULL);
+    const int quiet = kd_fault_quiet(1);
+    cr_assert(eq(int, live_collect(l, NULL, step, &lines), KD_OK), "%s", kd_fault_text());
+    kd_fault_quiet(quiet);
+    const bool made = lines.size > 0;
+    cr_expect(l->held == NULL);
+    kd_text_release(&lines);
+    return made;
+}
+
+static void expect_value(live *l, uint64_t step, const char *path, const char *expected)
+{
+    kd_text value = {0};
+    cr_assert(eq(int, live_plan(l, step), KD_OK), "step %d: %s", (int)step, kd_fault_text());
+    cr_assert(eq(int, kd_path_get(&l->ahead.job->base, path, &value), KD_OK));
+    cr_expect(eq(str, value.data, (char *)expected), "step %d: %s", (int)step, path);
+    kd_text_release(&value);
+}
+
+/* What the next attempt finds: the same values in the same steps. */
+static void begin_again(const Kd__Job *job, live *l)
+{
+    char *text = NULL;
+    live_close(l);
+    cr_assert(eq(int, live_file_read(job->output, &text), KD_OK));
+    cr_assert(eq(int, live_begin(job, text, true, l), KD_OK), "%s", kd_fault_text());
+    free(text);
+}
+
+#define LINE(step, path, value)                                                                    \
+    "{\"step\":" step ",\"path\":\"" path "\",\"value\":\"" value "\"}\n"
+
+/* A file of an earlier attempt, which came further than its last checkpoint. */
+static void begin_with(const Kd__Job *job, const char *lines, live *l)
+{
+    temporary_write(temporary_path("changes.jsonl"), lines);
+    *l = (live){0};
+    begin_again(job, l);
+}
+
+Test(live,
+     a_change_acts_behind_one_recorded_for_a_later_step,
+     .init = temporary_enter,
+     .fini = temporary_leave)
+{
+    static const char path[] = "objective.kd.temperature";
+    Kd__Job *job = job_here();
+    live l;
+    begin_with(job, LINE("100", "objective.kd.temperature.points.1.value", "3"), &l);
+    cr_expect(wish(&l, 60, path, "5"), "%s", kd_fault_text());
+    for (int attempt = 0; attempt < 2; attempt++) {
+        expect_value(&l, 60, "objective.kd.temperature.points.1.value", "2");
+        expect_value(&l, 99, "objective.kd.temperature.points.1.value", "2");
+        expect_value(&l, 100, path, "5");
+        begin_again(job, &l);
+    }
+    live_close(&l);
+    kd_message_destroy(&job->base);
+}
+
+Test(live, the_newest_wish_for_a_path_holds, .init = temporary_enter, .fini = temporary_leave)
+{
+    static const char path[] = "objective.hard.weight";
+    Kd__Job *job = job_here();
+    live l;
+    begin_with(job, LINE("100", "objective.hard.weight", "0.5"), &l);
+    cr_expect(wish(&l, 60, path, "0.1"));
+    cr_expect(wish(&l, 61, path, "0.2"));
+    for (int attempt = 0; attempt < 2; attempt++) {
+        expect_value(&l, 99, path, "0.3");
+        expect_value(&l, 150, path, "0.2");
+        begin_again(job, &l);
+    }
+    live_close(&l);
+    kd_message_destroy(&job->base);
+}
+
+Test(live,
+     a_change_that_a_recorded_one_forbids_is_refused,
+     .init = temporary_enter,
+     .fini = temporary_leave)
+{
+    Kd__Job *job = job_here();
+    live l;
+    begin_with(job, LINE("100", "objective.kd.temperature", "5"), &l);
+    cr_expect(not(wish(&l, 60, "objective.kd.temperature.points.1.value", "3")));
+    EXPECT_FAULT("objective.kd.temperature.points");
+    cr_expect(eq(sz, l.n_changes, 1));
+    begin_again(job, &l);
+    live_close(&l);
+    kd_message_destroy(&job->base);
+}
+
+Test(live,
+     a_change_that_no_step_is_left_for_is_refused,
+     .init = temporary_enter,
+     .fini = temporary_leave)
+{
+    Kd__Job *job = job_here();
+    live l;
+    begin_with(job, "", &l);
+    cr_expect(wish(&l, 199, "objective.hard.weight", "0.1"));
+    cr_expect(not(wish(&l, 200, "objective.hard.weight", "0.2")));
+    cr_expect(eq(sz, l.n_changes, 1));
+    live_close(&l);
+    kd_message_destroy(&job->base);
+}
+
+Test(live, a_file_that_the_job_does_not_take_is_refused_by_its_line)
+{
+    static const struct {
+        const char *lines, *text;
+    } cases[] = {
+        {LINE("7", "objective.hard.weight", "0.1")
+             LINE("100", "objective.kd.temperature.points.2.value", "x"),
+         "changes.jsonl, line 2: objective.kd.temperature.points.2.value=x: "},
+        {LINE("7", "objective.hard.weight", "-1"), "changes.jsonl: with its 1 changes: "},
+        {LINE("7", "objective.hard.weight", "1") LINE("6", "objective.hard.weight", "2"),
+         "changes.jsonl, line 2: found step 6, expected at least 7"},
+        {"{\"step\": 3}\n", "changes.jsonl, line 1: expected a step, a path and a value"},
+    };
+
+    Kd__Job *job = job_of(SMALL "training: {steps: 20}\n");
+    kd_fault_quiet(1);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        live l;
+        cr_expect(ne(int, live_begin(job, cases[i].lines, true, &l), KD_OK));
+        EXPECT_FAULT(cases[i].text);
+    }
+    kd_message_destroy(&job->base);
+}
