@@ -222,18 +222,29 @@ void live_close(live *l)
     *l = (live){0};
 }
 
-/* The line of a change, at the end of `lines`; false: it finds no room there. */
-static bool add_change_line(kd_text *lines, const Kd__Change *change)
+/* Why the line of a change finds no room. */
+typedef enum room {
+    ROOM_ENOUGH,
+    ROOM_OF_ORDER_ENDS, /* what an order carries */
+    ROOM_OF_FILE_ENDS,  /* what the file may hold */
+} room;
+
+/* The line of a change, at the end of `lines` if it finds room there and in the file. */
+static room add_change_line(const live *l, kd_text *lines, const Kd__Change *change)
 {
     kd_text line = {0};
     kd_json_print(&line, &change->base, KD_JSON_SET_ONLY);
     kd_text_add(&line, "\n");
-    const bool fits = !line.failed && lines->size + line.size < KD_ORDER_TEXT_BYTES;
-    if (fits) {
+    room found = ROOM_ENOUGH;
+    if (l->file_bytes + lines->size + line.size > LIVE_FILE_BYTES_MAX) {
+        found = ROOM_OF_FILE_ENDS;
+    } else if (line.failed || lines->size + line.size >= KD_ORDER_TEXT_BYTES) {
+        found = ROOM_OF_ORDER_ENDS;
+    } else {
         kd_text_add(lines, line.data);
     }
     kd_text_release(&line);
-    return fits;
+    return found;
 }
 
 typedef enum verdict {
@@ -262,6 +273,20 @@ static bool is_possible(const live *l, const Kd__RankOrder *wish, uint64_t step)
     return true;
 }
 
+static verdict verdict_without_room(room found, const kd_text *lines, const Kd__RankOrder *wish)
+{
+    if (found == ROOM_OF_FILE_ENDS) {
+        kd_log(KD_LOG_WARN, "not changed: %s: changes.jsonl would hold more than %u bytes",
+               wish->path, LIVE_FILE_BYTES_MAX);
+        return VERDICT_REFUSED;
+    }
+    if (lines->size > 0) {
+        return VERDICT_LATER;
+    }
+    kd_log(KD_LOG_WARN, "not changed: %s: the value is too long", wish->path);
+    return VERDICT_REFUSED;
+}
+
 /* One change for `step` or later: to `lines` and to the list. */
 static kd_status
 try_change(live *l, const Kd__RankOrder *wish, uint64_t step, kd_text *lines, verdict *verdict_out)
@@ -275,13 +300,9 @@ try_change(live *l, const Kd__RankOrder *wish, uint64_t step, kd_text *lines, ve
     if (!is_possible(l, wish, view.step)) {
         return KD_OK;
     }
-    const bool empty = lines->size == 0;
-    if (!add_change_line(lines, &view)) {
-        if (empty) {
-            kd_log(KD_LOG_WARN, "not changed: %s: the value is too long", wish->path);
-        } else {
-            *verdict_out = VERDICT_LATER;
-        }
+    const room found = add_change_line(l, lines, &view);
+    if (found != ROOM_ENOUGH) {
+        *verdict_out = verdict_without_room(found, lines, wish);
         return KD_OK;
     }
     Kd__Change *change = (Kd__Change *)kd_message_copy(&view.base);
@@ -341,10 +362,6 @@ kd_status live_collect(live *l, rank_link *link, uint64_t step, kd_text *lines)
     }
     if (st || lines->size == 0) {
         return st;
-    }
-    if (l->file_bytes + lines->size > LIVE_FILE_BYTES_MAX) {
-        return kd_fail(KD_ERR_INVALID, "changes.jsonl: found more than %u bytes of changes",
-                       LIVE_FILE_BYTES_MAX);
     }
     l->file_bytes += lines->size;
     return live_file_append(l->ahead.job->output, lines->data, lines->size);

@@ -58,7 +58,7 @@ void live_close(live *l); /* fine on {0} */
 /*
  * The leader's: takes what the link brought, writes what may change to the file and adds it to `lines`
  * for the order of `step`; it acts there, or behind the last change that was recorded for a later step.
- * What may not is refused with a line in the log.
+ * What may not, or no longer fits into the file, is refused with a line in the log.
  */
 KD_MUST_USE kd_status live_collect(live *l, rank_link *link, uint64_t step, kd_text *lines);
 

@@ -192,6 +192,28 @@ Test(live,
     kd_message_destroy(&job->base);
 }
 
+Test(live,
+     a_change_that_the_file_has_no_room_for_is_refused_alone,
+     .init = temporary_enter,
+     .fini = temporary_leave)
+{
+    static const char path[] = "objective.hard.weight";
+    static const char line[] = LINE("60", "objective.hard.weight", "0.1");
+    Kd__Job *job = job_here();
+    live l;
+    begin_with(job, "", &l);
+    l.file_bytes = LIVE_FILE_BYTES_MAX - strlen(line);
+    cr_expect(not(wish(&l, 60, path, "0.15")));
+    cr_expect(wish(&l, 60, path, "0.1"));
+    cr_expect(eq(sz, l.file_bytes, LIVE_FILE_BYTES_MAX));
+    cr_expect(not(wish(&l, 61, path, "0.2")));
+    expect_value(&l, 70, path, "0.1");
+    begin_again(job, &l);
+    expect_value(&l, 70, path, "0.1");
+    live_close(&l);
+    kd_message_destroy(&job->base);
+}
+
 Test(live, a_file_that_the_job_does_not_take_is_refused_by_its_line)
 {
     static const struct {
