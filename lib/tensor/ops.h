@@ -23,6 +23,7 @@
 #include <stdbool.h>
 
 #include "base/status.h"
+#include "proto/job.pb-c.h"
 #include "tensor/tensor.h"
 
 /* Experts of a layer at most: a check, so that routing works on the stack. */
@@ -96,12 +97,6 @@ typedef struct kd_attention {
     int64_t n_batch, n_tokens, n_heads, n_kv_heads, head_dim;
 } kd_attention;
 
-/* How the student's soft targets are told from the teachers'. */
-typedef enum kd_divergence {
-    KD_FORWARD_KL, /* KL(p_T || p_S) */
-    KD_DIVERGENCE_COUNT,
-} kd_divergence;
-
 /* What one teacher gives for the loss over the vocabulary: hidden states, or logits. */
 typedef struct kd_vocab_teacher {
     kd_tensor hidden;  /* (N, C') f32 or bf16, after the final norm; or none */
@@ -133,12 +128,12 @@ typedef struct kd_vocab_loss {
     bool accumulate;     /* d_lm_head is added to, not written                                */
     const kd_vocab_teacher *teachers;
     int n_teachers;
-    int64_t n_vocab;          /* columns that all know; later ones get no probability in kd    */
-    kd_divergence divergence; /* of kd                                                         */
-    float temperature;        /* T > 0, of kd                                                  */
-    float kd_scale;           /* the gradient is that of kd_scale * kd + hard_scale * hard:    */
-    float hard_scale;         /* weights, T * T and the division by counts are all in them     */
-    int64_t chunk_rows;       /* at most so many at once; 0: the back end's choice             */
+    int64_t n_vocab; /* columns that all know; later ones get no probability in kd    */
+    Kd__SoftTarget__Divergence divergence; /* of kd: the job's own word for it             */
+    float temperature;  /* T > 0, of kd                                                  */
+    float kd_scale;     /* the gradient is that of kd_scale * kd + hard_scale * hard:    */
+    float hard_scale;   /* weights, T * T and the division by counts are all in them     */
+    int64_t chunk_rows; /* at most so many at once; 0: the back end's choice             */
     void (*chunk)(void *user, const kd_vocab_chunk *chunk); /* or NULL */
     void *user;
 } kd_vocab_loss;

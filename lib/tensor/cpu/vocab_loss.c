@@ -174,6 +174,7 @@ run_rows(const vocab_work *w, const int32_t *rows, int64_t n, kd_tensor student,
         .n_teachers = loss->n_teachers,
         .labels = labels != NULL ? w->labels : NULL,
         .n_vocab = loss->n_vocab,
+        .divergence = loss->divergence,
         .temperature = loss->temperature,
         .kd_scale = loss->kd_scale,
         .hard_scale = loss->hard_scale,
@@ -294,7 +295,7 @@ static void check_loss(const kd_vocab_loss *loss, kd_dtype compute)
     KD_CHECK(loss->hidden.dtype == compute && loss->lm_head.dtype == compute);
     KD_CHECK(kd_tensor_columns(loss->lm_head) == c && loss->sums.dtype == KD_F64);
     KD_CHECK(loss->labels.data == NULL || kd_tensor_elements(loss->labels) == n);
-    KD_CHECK(loss->divergence == KD_FORWARD_KL && loss->temperature > 0.0f);
+    KD_CHECK(loss->temperature > 0.0f);
     if (loss->d_hidden.data != NULL) {
         KD_CHECK(loss->d_hidden.dtype == KD_F32 && kd_tensor_rows(loss->d_hidden) == n);
         KD_CHECK(kd_tensor_columns(loss->d_hidden) == c);

@@ -107,7 +107,7 @@ KD_INLINE bool mix_teachers(const rows_args *a, int64_t row, float *mixture, flo
 }
 
 /* sum p (log p - log q), with the two log-sums taken off each difference so that little cancels. */
-KD_INLINE double divergence(const float *student,
+KD_INLINE double forward_kl(const float *student,
                             const float *teacher,
                             const row_softmax *q,
                             const row_softmax *p,
@@ -124,7 +124,11 @@ KD_INLINE double divergence(const float *student,
     return (double)sum * (double)p->scale;
 }
 
-/* Where the gradient of a row comes from: h hard[i], and below n_vocab a q[i] - b p[i] as well. */
+/*
+ * Where the gradient of a row comes from: h hard[i], and below n_vocab a q[i] - b p[i] as well. That
+ * is room for every divergence D(p, q): by the student's logits it is (f_i - q_i sum f) / T with
+ * f_i = q_i dD/dq_i, which may take the place of p.
+ */
 typedef struct row_gradient {
     const float *hard, *q, *p;
     float h, a, b;
@@ -197,11 +201,17 @@ KD_INLINE double add_divergence(const rows_args *a,
     const float weight = r->kd_scale * inv_t;
     grad->q = q.exps;
     grad->p = p.exps;
-    grad->a = weight * q.scale;
-    grad->b = weight * p.scale;
     grad->n_vocab = n;
     grad->whole = whole && p_max != -INFINITY;
-    return divergence(student, teacher, &q, &p, n, inv_t);
+    switch (r->divergence) {
+    case KD__SOFT_TARGET__DIVERGENCE__FORWARD_KL:
+        grad->a = weight * q.scale;
+        grad->b = weight * p.scale;
+        return forward_kl(student, teacher, &q, &p, n, inv_t);
+    case _KD__SOFT_TARGET__DIVERGENCE_IS_INT_SIZE:
+        break;
+    }
+    KD_CHECK(!"a divergence of unknown kind");
 }
 
 KD_INLINE void loss_row(const rows_args *a, int64_t row, float *memory, kd_dtype dtype)

@@ -15,6 +15,7 @@ typedef struct kd_vocab_rows {
     int n_teachers;
     const int32_t *labels; /* [R], or NULL */
     int64_t n_vocab;
+    Kd__SoftTarget__Divergence divergence;
     float temperature, kd_scale, hard_scale; /* as in kd_vocab_loss */
     double *row_sums;                        /* (R, KD_VOCAB_SUMS), written */
 } kd_vocab_rows;
