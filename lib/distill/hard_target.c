@@ -1,9 +1,8 @@
 /* hard_target.c - hard: cross-entropy with the labels; the same pass reports it at any weight. */
 #include "distill/loss.h"
 
-static void add_to_vocab(kd_loss *loss, void *const *messages, int64_t n_rows, kd_vocab_loss *args)
+static void add_to_vocab(kd_loss *loss, int64_t n_rows, kd_vocab_loss *args)
 {
-    (void)messages;
     (void)n_rows;
     args->hard_scale = (float)kd_loss_scale(loss);
 }

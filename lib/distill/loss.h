@@ -41,6 +41,9 @@ typedef struct kd_loss_context {
     kd_backend *be;             /* NULL while only the plan is made  */
     const kd_signal_plan *plan; /* likewise */
     kd_vocab_teacher *seen;     /* (n_teachers), likewise: room for what a loss tells vocab_loss */
+    /* (n_teachers) of the micro-batch that kd_objective_run() was given last, for the backward pass; NULL
+     * of those that gave none. */
+    void *const *messages;
 } kd_loss_context;
 
 /* One loss of one step, or the part of it that one teacher gives. */
@@ -73,9 +76,10 @@ struct kd_loss_kind {
     const char *name; /* the field of Objective */
     size_t state_bytes;
     int n_sums;
-    unsigned points;   /* KD_TAP_BIT()s where `at` is called, in steps where it has a weight */
-    bool needs_labels; /* not computed in a step without them */
-    bool is_free;      /* computed at a weight of 0 too, to be reported */
+    unsigned points; /* KD_TAP_BIT()s where `at` is called, in steps where it has a weight */
+    bool
+        needs_labels; /* not computed in a step without them; one that plans signals, not without any */
+    bool is_free;     /* computed at a weight of 0 too, to be reported */
 
     /* Whether there can be such a loss between these models; NULL: always. */
     bool (*exists)(const kd_loss_context *context);
@@ -91,12 +95,9 @@ struct kd_loss_kind {
     int64_t (*count)(const kd_loss *loss, const kd_batch *batch);
     /* Reads what its message says of this step; NULL: nothing but the weight. */
     void (*begin)(kd_loss *loss, uint64_t step);
-    /*
-     * Adds its part to the loss over the vocabulary; NULL: it has none. messages (n_teachers), NULL of
-     * those that gave none.
-     */
-    void (*vocab)(kd_loss *loss, void *const *messages, int64_t n_rows, kd_vocab_loss *args);
-    /* Its part at a tap; NULL: it has none. */
+    /* Adds its part to the loss over the vocabulary; NULL: it has none. */
+    void (*vocab)(kd_loss *loss, int64_t n_rows, kd_vocab_loss *args);
+    /* Its part at a tap; NULL: it has none. context->messages are there in the backward pass only. */
     void (*at)(kd_loss *loss, const kd_tap *tap);
     /* Its mean, from all sums of the step; count > 0. */
     double (*mean)(const kd_loss *loss, const double *sums);

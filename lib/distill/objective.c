@@ -339,6 +339,16 @@ void kd_objective_begin(kd_objective *o, uint64_t step, const int64_t *counts, b
     o->context.be->ops->zero(o->context.be, o->sums);
 }
 
+static bool any_message(const kd_objective *o)
+{
+    for (int i = 0; i < o->context.n_teachers; i++) {
+        if (o->context.messages[i] != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
 kd_tensor kd_objective_run(kd_objective *o,
                            const kd_decoder *decoder,
                            int64_t n_rows,
@@ -360,10 +370,13 @@ kd_tensor kd_objective_run(kd_objective *o,
         .n_vocab = o->n_vocab,
         .temperature = 1.0f,
     };
+    o->context.messages = messages != NULL ? messages : o->no_messages;
+    const bool taught = any_message(o);
     for (int i = 0; i < o->n_losses; i++) {
         kd_loss *loss = &o->losses[i];
+        loss->computed = loss->computed && (taught || loss->kind->plan == NULL);
         if (loss->computed && loss->kind->vocab != NULL) {
-            loss->kind->vocab(loss, messages != NULL ? messages : o->no_messages, n_rows, &args);
+            loss->kind->vocab(loss, n_rows, &args);
         }
     }
     be->ops->vocab_loss(be, &args);

@@ -53,6 +53,8 @@ kd_status kd_signal_plan_add(kd_signal_plan *plan, const kd_signal *signal, int 
 {
     KD_CHECK(plan->messages == NULL && signal->teacher >= 0 && reader >= 0 && reader < 64);
     KD_CHECK(signal->rows > 0 && signal->columns > 0);
+    KD_CHECK(signal->kind < KD_SIGNAL_TAP ||
+             (KD_SIGNAL_TAPS & KD_TAP_BIT(signal->kind - KD_SIGNAL_TAP)) != 0);
     const uint64_t bit = UINT64_C(1) << reader;
     kd_signal *present = find(plan, signal->teacher, signal->kind, signal->layer);
     if (present != NULL) {

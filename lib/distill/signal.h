@@ -11,15 +11,21 @@
 #ifndef KD_DISTILL_SIGNAL_H
 #define KD_DISTILL_SIGNAL_H
 
-#include "tensor/tensor.h"
+#include "model/taps.h"
 
 #define KD_SIGNAL_GROUPS_MAX 64 /* of one teacher: the bits of a mask */
 
 typedef enum kd_signal_kind {
     KD_SIGNAL_LOGITS, /* (N, V) f32, of the teacher's lm_head                                  */
     KD_SIGNAL_HIDDEN, /* (N, C) compute, after the final norm: the student applies the lm_head */
-    KD_SIGNAL_KIND_COUNT,
+    KD_SIGNAL_TAP,    /* + a kd_tap_point with a row for each token: its value there (taps.h)  */
+    KD_SIGNAL_KIND_COUNT = KD_SIGNAL_TAP + KD_TAP_COUNT,
 } kd_signal_kind;
+
+/* The points that can be signals as they are. Rows of experts lie in the order of the route. */
+#define KD_SIGNAL_TAPS                                                                             \
+    (KD_TAP_BIT(KD_TAP_HIDDEN) | KD_TAP_BIT(KD_TAP_ROUTER) | KD_TAP_BIT(KD_TAP_KEY) |              \
+     KD_TAP_BIT(KD_TAP_VALUE))
 
 typedef struct kd_signal {
     int teacher; /* counted from 0 */

@@ -64,22 +64,19 @@ read_message(const kd_loss_context *context, int i, void *message, int64_t n_row
     return teacher;
 }
 
-static void add_to_vocab(kd_loss *loss, void *const *messages, int64_t n_rows, kd_vocab_loss *args)
+static void add_to_vocab(kd_loss *loss, int64_t n_rows, kd_vocab_loss *args)
 {
     const soft_target *state = loss->state;
     const kd_loss_context *context = loss->context;
     int n = 0;
     for (int i = 0; i < context->n_teachers; i++) {
-        if (messages[i] != NULL) {
-            context->seen[n++] = read_message(context, i, messages[i], n_rows);
+        if (context->messages[i] != NULL) {
+            context->seen[n++] = read_message(context, i, context->messages[i], n_rows);
         }
-    }
-    if (n == 0) {
-        loss->computed = false;
-        return;
     }
     args->teachers = context->seen;
     args->n_teachers = n;
+    args->divergence = ((const Kd__SoftTarget *)loss->message)->divergence;
     args->temperature = (float)state->temperature;
     args->kd_scale = (float)(kd_loss_scale(loss) * state->factor);
 }

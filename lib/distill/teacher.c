@@ -1,3 +1,7 @@
+/*
+ * teacher.c - a decoder without gradients whose values go into messages: those of its layers at the
+ * taps, while the one buffer that all layers share still holds them, the others after the pass.
+ */
 #include "distill/teacher.h"
 
 #include <stdlib.h>
@@ -10,16 +14,55 @@ struct kd_teacher {
     kd_parameters *params; /* owned */
     kd_decoder *decoder;   /* owned */
     int64_t max_batch, n_tokens;
+
+    /* Of the pass under way, for the taps; NULL: none of its signals is wanted. */
+    const kd_teacher_part *part;
+    void *message;
 };
 
-kd_status kd_teacher_create(kd_parameters *params,
-                            const kd_teacher_settings *settings,
-                            kd_teacher **teacher_out)
+/* Where a signal goes, or none if it is not of the part. */
+static kd_tensor
+place_of(const kd_teacher_part *part, const kd_signal *signal, void *message, int64_t n_rows)
+{
+    const bool wanted = signal != NULL && signal->teacher == part->teacher &&
+                        (part->groups >> signal->group & 1) != 0;
+    return wanted ? kd_signal_view(signal, message, n_rows) : kd_tensor_none();
+}
+
+static void write_tap(void *user, const kd_tap *tap)
+{
+    const kd_teacher *teacher = user;
+    const kd_teacher_part *part = teacher->part;
+    if (part == NULL) {
+        return;
+    }
+    const kd_signal *signal = kd_signal_plan_find(
+        part->plan, part->teacher, (kd_signal_kind)(KD_SIGNAL_TAP + tap->point), tap->layer);
+    const kd_tensor place = place_of(part, signal, teacher->message, kd_tensor_rows(tap->value));
+    if (place.data != NULL) {
+        kd_backend *be = teacher->params->be;
+        be->ops->copy(be, place, tap->value);
+    }
+}
+
+static kd_status create_decoder(kd_teacher *teacher, const kd_teacher_settings *settings)
 {
     const kd_decoder_settings decoder_settings = {.max_batch = settings->max_batch,
                                                   .n_tokens = settings->n_tokens,
                                                   .on_block = settings->on_block,
                                                   .user = settings->user};
+    const kd_listener listener = {.points = KD_SIGNAL_TAPS, .user = teacher, .at = write_tap};
+    kd_status st = kd_decoder_create(teacher->params, &decoder_settings, &teacher->decoder);
+    if (!st) {
+        st = kd_decoder_listen(teacher->decoder, &listener, 1);
+    }
+    return st;
+}
+
+kd_status kd_teacher_create(kd_parameters *params,
+                            const kd_teacher_settings *settings,
+                            kd_teacher **teacher_out)
+{
     kd_status st;
     kd_teacher *teacher = calloc(1, sizeof *teacher);
     if (teacher == NULL) {
@@ -28,7 +71,7 @@ kd_status kd_teacher_create(kd_parameters *params,
     }
     *teacher = (kd_teacher){
         .params = params, .max_batch = settings->max_batch, .n_tokens = settings->n_tokens};
-    st = kd_decoder_create(params, &decoder_settings, &teacher->decoder);
+    st = create_decoder(teacher, settings);
     if (st) {
         goto err_teacher;
     }
@@ -36,6 +79,7 @@ kd_status kd_teacher_create(kd_parameters *params,
     return KD_OK;
 
 err_teacher:
+    kd_decoder_destroy(teacher->decoder);
     free(teacher);
 err_params:
     kd_parameters_destroy(params);
@@ -83,21 +127,16 @@ kd_tensor kd_teacher_lm_head(const kd_teacher *teacher)
     return kd_decoder_lm_head(teacher->decoder);
 }
 
-static void write_signal(const kd_teacher *teacher, const kd_signal *signal, kd_tensor message)
+/* What is known only after the pass. */
+static void write_last(const kd_teacher *teacher, const kd_signal *signal, kd_tensor place)
 {
     kd_backend *be = teacher->params->be;
     const kd_tensor hidden = kd_decoder_hidden(teacher->decoder);
-    switch (signal->kind) {
-    case KD_SIGNAL_LOGITS: /* straight into the message: the teacher keeps none of its own */
-        be->ops->linear(be, message, hidden, kd_teacher_lm_head(teacher));
-        return;
-    case KD_SIGNAL_HIDDEN:
-        be->ops->copy(be, message, hidden);
-        return;
-    case KD_SIGNAL_KIND_COUNT:
-        break;
+    if (signal->kind == KD_SIGNAL_LOGITS) { /* straight there: the teacher keeps none of its own */
+        be->ops->linear(be, place, hidden, kd_teacher_lm_head(teacher));
+    } else if (signal->kind == KD_SIGNAL_HIDDEN) {
+        be->ops->copy(be, place, hidden);
     }
-    KD_CHECK(!"a signal of unknown kind");
 }
 
 static kd_status check_batch(const kd_teacher *teacher, const kd_batch *batch)
@@ -129,11 +168,15 @@ kd_status kd_teacher_fill(kd_teacher *teacher,
     if (part->groups == 0) {
         return KD_OK;
     }
+    teacher->part = part;
+    teacher->message = message;
     kd_decoder_forward(teacher->decoder, batch);
+    teacher->part = NULL;
     for (int i = 0; i < part->plan->n_signals; i++) {
         const kd_signal *signal = &part->plan->signals[i];
-        if (signal->teacher == part->teacher && (part->groups >> signal->group & 1) != 0) {
-            write_signal(teacher, signal, kd_signal_view(signal, message, n_rows));
+        const kd_tensor place = place_of(part, signal, message, n_rows);
+        if (place.data != NULL) {
+            write_last(teacher, signal, place);
         }
     }
     return KD_OK;
