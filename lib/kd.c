@@ -8,6 +8,7 @@
 #include "kd/student.h"
 #include "message/reflect.h"
 #include "train/checkpoint.h"
+#include "train/dtype.h"
 #include "train/initial.h"
 
 static kd_status make_trainer(kd_student *s, const Kd__Job *whole)
@@ -32,7 +33,7 @@ static kd_status build(kd_student *s, const Kd__Job *whole)
     s->micro_size = whole->training->micro_batch_size;
     s->n_tokens = whole->data->sequence_length;
     s->distils = true;
-    kd_status st = kd_backend_create_cpu(kd_values_dtype(whole->training->dtype),
+    kd_status st = kd_backend_create_cpu(kd_dtype_of_word(whole->training->dtype),
                                          (int)whole->student->resources->threads, &s->be);
     if (!st) {
         st = make_trainer(s, whole);

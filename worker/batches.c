@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/rng.h"
-#include "worker/settings.h"
+#include "data/pack.h"
 
 typedef struct shard_paths {
     char *folder, *train, *test; /* owned */
@@ -34,9 +34,26 @@ static kd_status make_paths(const Kd__Job *job, shard_paths *paths_out)
     return KD_OK;
 }
 
+/* Borrows from the job and the paths. */
+static kd_pack_settings pack_settings(const Kd__Job *job, const shard_paths *paths)
+{
+    const Kd__Data *data = job->data;
+    return (kd_pack_settings){
+        .files = (const char *const *)data->files,
+        .n_files = data->n_files,
+        .text_field = data->format == KD__DATA__FORMAT__JSONL ? data->text_field : NULL,
+        .tokenizer = KD_TOKENIZER_BYTE,
+        .sequence_length = data->sequence_length,
+        .held_out = data->held_out,
+        .split_seed = data->split_seed,
+        .out_train_path = paths->train,
+        .out_test_path = data->held_out > 0.0 ? paths->test : NULL,
+    };
+}
+
 static kd_status pack_into(const Kd__Job *job, const shard_paths *paths)
 {
-    const kd_pack_settings settings = settings_pack(job, paths->train, paths->test);
+    const kd_pack_settings settings = pack_settings(job, paths);
     kd_pack_result result;
     kd_status st = kd_folder_make(paths->folder);
     if (st || kd_pack_is_current(&settings)) {

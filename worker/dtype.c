@@ -4,14 +4,7 @@
 
 #include "base/log.h"
 #include "tensor/ops.h"
-
-Kd__Dtype dtype_choose(Kd__Dtype wish, int64_t n_ranks, int64_t n_multiply)
-{
-    if (wish != KD__DTYPE__AUTO) {
-        return wish;
-    }
-    return kd_dtype_auto(n_ranks, n_multiply) == KD_F32 ? KD__DTYPE__F32 : KD__DTYPE__BF16;
-}
+#include "train/dtype.h"
 
 /* Ranks of a role, and how many of them multiply bf16. */
 typedef struct role_count {
@@ -31,12 +24,12 @@ static void resolve(Kd__Job *job, const role_count *counts)
 {
     job->training->has_dtype = 1;
     job->training->dtype =
-        dtype_choose(job->training->dtype, counts[0].n_ranks, counts[0].n_multiply);
+        kd_dtype_choose(job->training->dtype, counts[0].n_ranks, counts[0].n_multiply);
     for (size_t i = 0; i < job->n_teachers; i++) {
         Kd__Teacher *teacher = job->teachers[i];
         const role_count *of = counts[1 + i].n_ranks > 0 ? &counts[1 + i] : &counts[0];
         teacher->has_dtype = 1;
-        teacher->dtype = dtype_choose(teacher->dtype, of->n_ranks, of->n_multiply);
+        teacher->dtype = kd_dtype_choose(teacher->dtype, of->n_ranks, of->n_multiply);
     }
 }
 

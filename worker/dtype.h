@@ -10,7 +10,4 @@
 /* All ranks, once their roles are assigned: the job then has the words that hold. */
 KD_MUST_USE kd_status dtype_resolve(worker *w);
 
-/* The word that holds: the wish, unless that is auto. */
-Kd__Dtype dtype_choose(Kd__Dtype wish, int64_t n_ranks, int64_t n_multiply);
-
 #endif

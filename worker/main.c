@@ -23,7 +23,6 @@
 #include "worker/lineage.h"
 #include "worker/options.h"
 #include "worker/resolved.h"
-#include "worker/settings.h"
 #include "worker/student.h"
 #include "worker/teacher.h"
 

@@ -12,8 +12,8 @@
 #include "distill/loss.h"
 #include "format/model_folder.h"
 #include "message/path.h"
+#include "train/dtype.h"
 #include "worker/dtype.h"
-#include "worker/settings.h"
 
 #define OTHERWISE "; name another output folder, or submit the job as it was"
 
@@ -125,7 +125,7 @@ static kd_status resolve_transport(Kd__Job *job, int i)
     if (!st) {
         teacher->has_transport = 1;
         teacher->transport =
-            kd_transport_resolve(teacher->transport, &config, settings_teacher_dtype(job, i));
+            kd_transport_resolve(teacher->transport, &config, kd_dtype_of_word(teacher->dtype));
     }
     return st;
 }

@@ -10,9 +10,10 @@
 #include "base/log.h"
 #include "comm/stream.h"
 #include "format/model_folder.h"
+#include "job/job.h"
 #include "train/checkpoint.h"
+#include "train/dtype.h"
 #include "train/initial.h"
-#include "worker/settings.h"
 
 static bool is_leader(const student_rank *rank)
 {
@@ -114,8 +115,8 @@ kd_status student_rank_prepare(worker *w, student_rank *rank)
     *rank = (student_rank){.w = w, .tokens = {.user = &rank->reader, .next = batch_reader_next}};
     kd_status st = teaching_plan(w, &rank->teaching);
     if (!st) {
-        st = kd_backend_create_cpu(settings_dtype(w->job), (int)w->job->student->resources->threads,
-                                   &rank->be);
+        st = kd_backend_create_cpu(kd_dtype_of_word(w->job->training->dtype),
+                                   (int)w->job->student->resources->threads, &rank->be);
     }
     if (!st) {
         st = open_teachers(rank);
@@ -140,7 +141,7 @@ static kd_status connect_teacher(student_rank *rank, int i)
     const worker *w = rank->w;
     const kd_message_plan *message = &rank->teaching.plan.messages[i];
     teacher_source *source = &rank->teachers[i].source;
-    const int n_steps = settings_order_lead(w->job) + 1; /* one under way, the others ordered */
+    const int n_steps = orders_lead(w->job) + 1; /* one under way, the others ordered */
     if (message->n_groups == 0) {
         return KD_OK;
     }
@@ -208,7 +209,7 @@ static kd_status open_steps(student_rank *rank, const kd_step_order *now)
 static kd_step_work work_of(const student_rank *rank, uint64_t step)
 {
     const worker *w = rank->w;
-    const uint64_t n_micro = settings_micro_batches(w->job);
+    const uint64_t n_micro = kd_job_micro_batches(w->job);
     const uint64_t n_students = (uint64_t)kd_world_students(w->world);
     return (kd_step_work){
         .step = step,
@@ -308,7 +309,7 @@ static kd_status next_of_leader(student_rank *rank, uint64_t step, kd_step_order
 {
     worker *w = rank->w;
     kd_text changes = {0};
-    const uint64_t ahead = step + (uint64_t)settings_order_lead(w->job);
+    const uint64_t ahead = step + (uint64_t)orders_lead(w->job);
     kd_status st = live_collect(&w->live, w->link, ahead, &changes);
     if (!st) {
         const kd_order_wish wish = {.kind = kind_of_wish(w), .changes = changes.data};

@@ -14,8 +14,9 @@
 #include "base/log.h"
 #include "comm/stream.h"
 #include "format/model_folder.h"
+#include "job/job.h"
+#include "train/dtype.h"
 #include "train/initial.h"
-#include "worker/settings.h"
 
 /* The shape of one teacher, held against the data. */
 static kd_status read_teacher(const worker *w, int i, kd_model_config *config_out)
@@ -36,7 +37,7 @@ static kd_status read_shapes(const worker *w, teaching *t)
         st = read_teacher(w, i, &t->configs[i]);
         t->teachers[i] = (kd_teacher_view){.config = &t->configs[i],
                                            .transport = w->job->teachers[i]->transport,
-                                           .compute = settings_teacher_dtype(w->job, i),
+                                           .compute = kd_dtype_of_word(w->job->teachers[i]->dtype),
                                            .lm_head = kd_tensor_none()};
     }
     return st;
@@ -72,8 +73,23 @@ kd_status teaching_plan(const worker *w, teaching *teaching_out)
 
 step_span span_of_step(const worker *w, uint64_t step)
 {
-    const uint64_t n_micro = settings_micro_batches(w->job);
+    const uint64_t n_micro = kd_job_micro_batches(w->job);
     return (step_span){step * n_micro, (step + 1) * n_micro};
+}
+
+int orders_lead(const Kd__Job *job)
+{
+    const uint64_t n_step = kd_job_micro_batches(job);
+    uint64_t lead = 1;
+    for (size_t i = 0; i < job->n_teachers; i++) {
+        const Kd__Teacher *teacher = job->teachers[i];
+        const uint64_t n_replicas = teacher->resources->ranks;
+        const uint64_t n_ahead =
+            teacher->stream_depth * (job->student->resources->ranks + n_replicas);
+        const uint64_t n_steps = (n_ahead + n_step - 1) / n_step;
+        lead = n_replicas > 0 && n_steps > lead ? n_steps : lead;
+    }
+    return lead < KD_ORDER_LEAD_MAX ? (int)lead : KD_ORDER_LEAD_MAX;
 }
 
 /* For the leader's orders: what the losses that have weight in that step read. */
@@ -95,7 +111,7 @@ kd_status orders_open(worker *w, const teaching *t, order_source *orders_out)
 {
     const kd_order_settings settings = {
         .first_step = w->resume.step,
-        .lead = settings_order_lead(w->job),
+        .lead = orders_lead(w->job),
         .n_teachers = t->n_teachers,
         .groups_of = groups_of_step,
         .user = orders_out,
@@ -193,8 +209,9 @@ kd_status teacher_rank_prepare(worker *w, teacher_rank *rank)
     if (st || message_of(rank)->n_groups == 0) {
         return st;
     }
-    st = kd_backend_create_cpu(settings_teacher_dtype(w->job, rank->teacher),
-                               (int)w->job->teachers[rank->teacher]->resources->threads, &rank->be);
+    const Kd__Teacher *teacher = w->job->teachers[rank->teacher];
+    st = kd_backend_create_cpu(kd_dtype_of_word(teacher->dtype), (int)teacher->resources->threads,
+                               &rank->be);
     if (!st) {
         st = teacher_source_open(w, rank->be, &rank->teaching.plan, rank->teacher, on_block, rank,
                                  &rank->source);

@@ -31,6 +31,12 @@ typedef struct step_span {
 
 step_span span_of_step(const worker *w, uint64_t step);
 
+/*
+ * Steps that an order is given ahead (comm/step_order.h), so that no teacher waits for one: depth
+ * messages are under way to each student, and depth more on each replica. Of a completed job.
+ */
+int orders_lead(const Kd__Job *job);
+
 /* The stream of orders that both roles follow, and what the leader makes them of. */
 typedef struct order_source {
     worker *w;

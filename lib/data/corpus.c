@@ -262,7 +262,7 @@ static kd_status read_lines(reader *r)
 
 static kd_status read_open_file(reader *r)
 {
-    const kd_status st = r->corpus->format == KD_CORPUS_TEXT ? read_text(r) : read_lines(r);
+    const kd_status st = r->corpus->text_field == NULL ? read_text(r) : read_lines(r);
     if (st) {
         return st;
     }

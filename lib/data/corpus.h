@@ -1,9 +1,8 @@
 /*
  * corpus.h - the documents of text files and JSON lines, as tokens, in the order of the files.
  *
- * TEXT:  each file is one document.
- * JSONL: each line is a JSON object whose field `text_field` is one document; blank lines and
- *        empty documents are passed over.
+ * A text file is one document. Of JSON lines each is an object whose field `text_field` is one
+ * document; blank lines and empty documents are passed over.
  *
  * Every document is followed by the tokenizer's end token. Files are streamed: memory is that of
  * one piece of a text file, or of one line.
@@ -17,13 +16,10 @@
 #include "base/status.h"
 #include "data/tokenizer.h"
 
-typedef enum kd_corpus_format { KD_CORPUS_TEXT, KD_CORPUS_JSONL } kd_corpus_format;
-
 typedef struct kd_corpus {
     const char *const *files;
     size_t n_files;
-    kd_corpus_format format;
-    const char *text_field; /* for JSONL */
+    const char *text_field; /* of JSON lines; NULL: each file is one text */
     const kd_tokenizer *tokenizer;
 } kd_corpus;
 

@@ -210,7 +210,6 @@ static kd_status check_settings(const kd_pack_settings *settings)
     }
     KD_CHECK(settings->out_train_path != NULL);
     KD_CHECK(settings->out_test_path != NULL || settings->held_out <= 0);
-    KD_CHECK(settings->format != KD_CORPUS_JSONL || settings->text_field != NULL);
     return KD_OK;
 }
 
@@ -235,14 +234,15 @@ static bool fingerprint(const kd_pack_settings *settings,
                         uint64_t *fingerprint_out,
                         const char **bad_file_out)
 {
-    const char *field = settings->format == KD_CORPUS_JSONL ? settings->text_field : "";
+    const char *field = settings->text_field != NULL ? settings->text_field : "";
     kd_text text = {0};
     int error = 0;
 
     *bad_file_out = NULL;
     kd_text_printf(&text, "%d %d %zu:%s %s %" PRIx64 " %u %a %" PRIu64 "\n", PACK_RULES,
-                   (int)settings->format, strlen(field), field, tokenizer->name, tokenizer->hash,
-                   settings->sequence_length, settings->held_out, settings->split_seed);
+                   settings->text_field != NULL ? 1 : 0, strlen(field), field, tokenizer->name,
+                   tokenizer->hash, settings->sequence_length, settings->held_out,
+                   settings->split_seed);
     for (size_t i = 0; i < settings->n_files && error == 0; i++) {
         *bad_file_out = settings->files[i];
         error = add_file(&text, settings->files[i]);
@@ -286,7 +286,6 @@ static kd_status pack_with(const kd_pack_settings *settings,
     const kd_corpus corpus = {
         .files = settings->files,
         .n_files = settings->n_files,
-        .format = settings->format,
         .text_field = settings->text_field,
         .tokenizer = tokenizer,
     };

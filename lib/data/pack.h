@@ -31,8 +31,7 @@ enum { KD_PACK_BLOCK_SEQUENCES = 16 };
 typedef struct kd_pack_settings {
     const char *const *files; /* (n_files) at least one */
     size_t n_files;
-    kd_corpus_format format;
-    const char *text_field; /* for KD_CORPUS_JSONL */
+    const char *text_field; /* of JSON lines; NULL: each file is one text */
     kd_tokenizer_kind tokenizer;
     uint32_t sequence_length; /* 1 to 2^24 */
     double held_out;          /* share of the blocks, in [0, 1); 0 writes no test shard */

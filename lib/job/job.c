@@ -199,3 +199,8 @@ uint64_t kd_job_slots(const Kd__Job *job)
     }
     return slots;
 }
+
+uint64_t kd_job_micro_batches(const Kd__Job *job)
+{
+    return job->training->batch_size / job->training->micro_batch_size;
+}

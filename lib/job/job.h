@@ -72,4 +72,7 @@ KD_MUST_USE kd_status kd_job_check_files(const Kd__Job *job);
 uint32_t kd_job_ranks(const Kd__Job *job);
 uint64_t kd_job_slots(const Kd__Job *job);
 
+/* Of a completed job: micro-batches of one step over all student ranks; m of step s are [s n, (s + 1) n). */
+uint64_t kd_job_micro_batches(const Kd__Job *job);
+
 #endif

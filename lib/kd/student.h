@@ -55,9 +55,6 @@ KD_MUST_USE kd_status kd_values_with_teacher(const Kd__Job *job,
                                              const char *folder,
                                              Kd__Job **job_out);
 
-/* bf16 or f32, of a field that is not auto. */
-kd_dtype kd_values_dtype(Kd__Dtype dtype);
-
 /* Loads the teacher that `job` names, if it names one, in the place of the one there is. */
 KD_MUST_USE kd_status kd_teaching_load(kd_student *s, const Kd__Job *job);
 

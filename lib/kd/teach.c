@@ -7,6 +7,7 @@
 #include "kd/student.h"
 #include "message/reflect.h"
 #include "shape/vocabulary.h"
+#include "train/dtype.h"
 
 kd_logits_source kd_teaching_own(const kd_student *s)
 {
@@ -48,7 +49,7 @@ static kd_teacher_view view_of(const kd_student *s, kd_logits_source from)
         const Kd__Teacher *teacher = s->job->teachers[0];
         return (kd_teacher_view){.config = kd_teacher_config(s->teacher),
                                  .transport = teacher->transport,
-                                 .compute = kd_values_dtype(teacher->dtype),
+                                 .compute = kd_dtype_of_word(teacher->dtype),
                                  .lm_head = kd_teacher_lm_head(s->teacher)};
     }
     return (kd_teacher_view){.config = &kd_trainer_parameters(s->trainer)->config,
@@ -156,7 +157,7 @@ static kd_status
 load(const kd_student *s, const Kd__Teacher *from, kd_backend **be_out, kd_teacher **teacher_out)
 {
     const kd_teacher_settings settings = {.max_batch = s->micro_size, .n_tokens = s->n_tokens};
-    const kd_dtype dtype = kd_values_dtype(from->dtype);
+    const kd_dtype dtype = kd_dtype_of_word(from->dtype);
     kd_backend *be = NULL;
     kd_teacher *teacher = NULL;
     int64_t n_vocab;

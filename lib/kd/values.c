@@ -14,6 +14,7 @@
 #include "message/path.h"
 #include "message/reflect.h"
 #include "tensor/ops.h"
+#include "train/dtype.h"
 
 /* Relative paths are below the folder that the process is in. */
 static kd_status resolve_paths(Kd__Job *job)
@@ -29,10 +30,7 @@ static kd_status resolve_paths(Kd__Job *job)
 
 static void choose_dtype(protobuf_c_boolean *has, Kd__Dtype *dtype)
 {
-    if (*dtype == KD__DTYPE__AUTO) {
-        const kd_dtype chosen = kd_dtype_auto(1, kd_cpu_multiplies_bf16() ? 1 : 0);
-        *dtype = chosen == KD_F32 ? KD__DTYPE__F32 : KD__DTYPE__BF16;
-    }
+    *dtype = kd_dtype_choose(*dtype, 1, kd_cpu_multiplies_bf16() ? 1 : 0);
     *has = 1;
 }
 
@@ -164,12 +162,6 @@ kd_status kd_values_with_teacher(const Kd__Job *job, const char *folder, Kd__Job
     }
     *job_out = copy;
     return KD_OK;
-}
-
-kd_dtype kd_values_dtype(Kd__Dtype dtype)
-{
-    KD_CHECK(dtype != KD__DTYPE__AUTO);
-    return dtype == KD__DTYPE__F32 ? KD_F32 : KD_BF16;
 }
 
 /* There is such a field, and it may change. */

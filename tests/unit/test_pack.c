@@ -36,8 +36,6 @@ static kd_pack_settings settings_of(const char *const *files, size_t n_files)
     return (kd_pack_settings){
         .files = files,
         .n_files = n_files,
-        .format = KD_CORPUS_TEXT,
-        .text_field = "text",
         .tokenizer = KD_TOKENIZER_BYTE,
         .sequence_length = T,
         .held_out = 0.25,
@@ -275,7 +273,7 @@ Test(pack, a_file_without_text_is_refused)
     expect_refused(&settings, KD_ERR_INVALID, "no text in a.txt");
     temporary_write("a.txt", " \n\t\n");
     expect_refused(&settings, KD_ERR_INVALID, "no text in a.txt");
-    settings.format = KD_CORPUS_JSONL;
+    settings.text_field = "text";
     temporary_write("a.txt", "\n{\"text\": \"\"}\n");
     expect_refused(&settings, KD_ERR_INVALID, "no text in a.txt");
 }
@@ -320,7 +318,7 @@ Test(pack, a_full_disk_leaves_nothing)
 static kd_pack_settings jsonl_settings(void)
 {
     kd_pack_settings settings = settings_of(one_file, 1);
-    settings.format = KD_CORPUS_JSONL;
+    settings.text_field = "text";
     settings.held_out = 0;
     return settings;
 }
@@ -412,7 +410,7 @@ Test(pack, shards_are_current_until_something_they_depend_on_changes)
     cr_expect(not(kd_pack_is_current(&other)));
     other = settings, other.sequence_length = T + 1;
     cr_expect(not(kd_pack_is_current(&other)));
-    other = settings, other.format = KD_CORPUS_JSONL;
+    other = settings, other.text_field = "text";
     cr_expect(not(kd_pack_is_current(&other)));
     other = settings, other.files = turned;
     cr_expect(not(kd_pack_is_current(&other)));

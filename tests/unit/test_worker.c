@@ -2,18 +2,22 @@
 #include <criterion/new/assert.h>
 
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "distill/schedule.h"
 #include "job/job.h"
 #include "message/fields.h"
+#include "message/path.h"
 #include "message/reflect.h"
 #include "tensor/ops.h"
+#include "tests/support/temporary.h"
+#include "train/dtype.h"
 #include "train/initial.h"
-#include "worker/dtype.h"
+#include "worker/batches.h"
 #include "worker/options.h"
 #include "worker/resolved.h"
-#include "worker/settings.h"
+#include "worker/teacher.h"
 
 static Kd__Job *job_of(const char *text)
 {
@@ -31,14 +35,14 @@ static Kd__Job *job_of(const char *text)
     "intermediate_size: 48, num_experts: 4}}\n"                                                    \
     "teachers: [{checkpoint: /teacher, transport: hidden}]\n"
 
-Test(settings, carry_the_job_to_the_libraries)
+Test(job, reaches_the_libraries)
 {
     Kd__Job *job =
         job_of(SMALL "training: {steps: 20, batch_size: 8, micro_batch_size: 2, dtype: f32}\n");
     kd_model_config config;
     cr_assert(eq(int, kd_initial_config(job, &config), KD_OK));
-    cr_expect(eq(int, (int)settings_dtype(job), KD_F32));
-    cr_expect(eq(u64, settings_micro_batches(job), 4));
+    cr_expect(eq(int, (int)kd_dtype_of_word(job->training->dtype), KD_F32));
+    cr_expect(eq(u64, kd_job_micro_batches(job), 4));
     cr_expect(config.type == &kd_model_qwen3_moe);
     cr_expect(eq(int, (int)config.qk_norm, KD_QK_NORM_HEAD));
     cr_expect(eq(i64, config.n_experts, 4));
@@ -47,23 +51,34 @@ Test(settings, carry_the_job_to_the_libraries)
 }
 
 /* 1 teacher, 2 students, depth 2: six micro-batches may be under way, a step has four. */
-Test(settings, orders_lead_by_what_may_be_under_way)
+Test(orders, lead_by_what_may_be_under_way)
 {
     Kd__Job *job = job_of(SMALL "training: {steps: 20, batch_size: 8, micro_batch_size: 2}\n");
     job->student->resources->ranks = 2;
     job->teachers[0]->resources->ranks = 1;
-    cr_expect(eq(int, settings_order_lead(job), 2));
+    cr_expect(eq(int, orders_lead(job), 2));
     job->teachers[0]->resources->ranks = 0;
-    cr_expect(eq(int, settings_order_lead(job), 1));
+    cr_expect(eq(int, orders_lead(job), 1));
     kd__job__free_unpacked(job, NULL);
 }
 
-Test(settings, nothing_held_out_writes_no_test_shard)
+Test(batches,
+     nothing_held_out_writes_no_test_shard,
+     .init = temporary_enter,
+     .fini = temporary_leave)
 {
+    char text[4096] = {0};
+    memset(text, 'x', sizeof text - 1);
+    temporary_write("text", text);
     Kd__Job *job = job_of(SMALL "training: {steps: 1}\n");
-    cr_expect(settings_pack(job, "/train", "/test").out_test_path == NULL);
+    cr_assert(eq(int, kd_path_set(&job->base, "data.files.0", "text", NULL), KD_OK));
+    cr_assert(eq(int, kd_path_set(&job->base, "output", "out", NULL), KD_OK));
+    cr_assert(eq(int, batches_pack(job), KD_OK), "%s", kd_fault_text());
+    cr_expect(access("out/data/train.shard", F_OK) == 0);
+    cr_expect(access("out/data/test.shard", F_OK) != 0);
     job->data->held_out = 0.1;
-    cr_expect(eq(str, (char *)settings_pack(job, "/train", "/test").out_test_path, "/test"));
+    cr_assert(eq(int, batches_pack(job), KD_OK), "%s", kd_fault_text());
+    cr_expect(access("out/data/test.shard", F_OK) == 0);
     kd__job__free_unpacked(job, NULL);
 }
 
@@ -114,10 +129,10 @@ Test(settings, what_a_job_may_have_fits_the_engine)
 
 Test(dtype, auto_follows_the_ranks)
 {
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, 3, 3), KD__DTYPE__BF16));
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__AUTO, 3, 2), KD__DTYPE__F32));
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__BF16, 3, 0), KD__DTYPE__BF16));
-    cr_expect(eq(int, dtype_choose(KD__DTYPE__F32, 3, 3), KD__DTYPE__F32));
+    cr_expect(eq(int, kd_dtype_choose(KD__DTYPE__AUTO, 3, 3), KD__DTYPE__BF16));
+    cr_expect(eq(int, kd_dtype_choose(KD__DTYPE__AUTO, 3, 2), KD__DTYPE__F32));
+    cr_expect(eq(int, kd_dtype_choose(KD__DTYPE__BF16, 3, 0), KD__DTYPE__BF16));
+    cr_expect(eq(int, kd_dtype_choose(KD__DTYPE__F32, 3, 3), KD__DTYPE__F32));
 }
 
 static const char open_job[] = SMALL "training: {steps: 20, batch_size: 8}\n";
@@ -130,9 +145,9 @@ Test(resolved, what_was_decided_wins_over_what_this_run_would_come_to)
     kd_text lines = {0};
     cr_expect(eq(u32, job->training->micro_batch_size, 8));
     cr_assert(eq(int, resolved_take(job, made_with), KD_OK));
-    cr_expect(eq(int, (int)settings_dtype(job), KD_BF16));
-    cr_expect(eq(int, (int)settings_teacher_dtype(job, 0), KD_F32));
-    cr_expect(eq(u64, settings_micro_batches(job), 4));
+    cr_expect(eq(int, (int)kd_dtype_of_word(job->training->dtype), KD_BF16));
+    cr_expect(eq(int, (int)kd_dtype_of_word(job->teachers[0]->dtype), KD_F32));
+    cr_expect(eq(u64, kd_job_micro_batches(job), 4));
     cr_assert(eq(int, resolved_write(job, &lines), KD_OK));
     cr_expect(eq(str, lines.data, (char *)made_with));
     cr_assert(eq(int, resolved_take(job, made_with), KD_OK), "the words that hold are no others");

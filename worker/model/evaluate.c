@@ -139,7 +139,6 @@ static kd_status open_text(const arguments *a, kd_shard *shard_out)
     const kd_pack_settings settings = {
         .files = a->files,
         .n_files = a->n_files,
-        .format = KD_CORPUS_TEXT,
         .tokenizer = KD_TOKENIZER_BYTE,
         .sequence_length = a->n_tokens,
         .out_train_path = path,
