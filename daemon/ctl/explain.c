@@ -34,34 +34,17 @@ static bool is_schedule(const entry *e)
            kd_message_value_field(e->field->descriptor) != NULL;
 }
 
+/* Without an article, as it stands before a range or behind "list of". */
 static const char *kind_of(const entry *e)
 {
-    switch (e->field->type) {
-    case PROTOBUF_C_TYPE_STRING:
-    case PROTOBUF_C_TYPE_BYTES:
-        return (e->facts->flags & KD_FIELD_PATH) != 0 ? "path" : "text";
-    case PROTOBUF_C_TYPE_ENUM:
-        return "word";
-    case PROTOBUF_C_TYPE_BOOL:
-        return "true or false";
-    case PROTOBUF_C_TYPE_DOUBLE:
-    case PROTOBUF_C_TYPE_FLOAT:
-        return "number";
-    case PROTOBUF_C_TYPE_MESSAGE:
-        return is_schedule(e) ? "number or schedule" : "fields";
-    case PROTOBUF_C_TYPE_INT32:
-    case PROTOBUF_C_TYPE_SINT32:
-    case PROTOBUF_C_TYPE_SFIXED32:
-    case PROTOBUF_C_TYPE_UINT32:
-    case PROTOBUF_C_TYPE_FIXED32:
-    case PROTOBUF_C_TYPE_INT64:
-    case PROTOBUF_C_TYPE_SINT64:
-    case PROTOBUF_C_TYPE_SFIXED64:
-    case PROTOBUF_C_TYPE_UINT64:
-    case PROTOBUF_C_TYPE_FIXED64:
-        break;
+    if ((e->facts->flags & KD_FIELD_PATH) != 0) {
+        return "path";
     }
-    return "whole number";
+    if (is_schedule(e)) {
+        return "number or schedule";
+    }
+    const char *kind = kd_field_kind(e->field);
+    return strncmp(kind, "a ", 2) == 0 ? kind + 2 : kind;
 }
 
 /* "text, 1 to 200 bytes", "list of fields {0..1}", "number [0..1]" */

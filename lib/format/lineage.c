@@ -54,31 +54,14 @@ kd_status kd_lineage_write(const char *folder, const kd_lineage *lineage)
     return st;
 }
 
-static kd_status fail_field(const char *path, const char *field, const char *expected)
-{
-    return kd_fail(KD_ERR_PROTO, "%s: field \"%s\" is missing or wrong: expected %s", path, field,
-                   expected);
-}
-
-static kd_status
-read_hash(const char *path, const json_t *object, const char *field, uint64_t *hash_out)
-{
-    const char *text = json_string_value(json_object_get(object, field));
-    if (text == NULL || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16) {
-        return fail_field(path, field, "16 hexadecimal digits");
-    }
-    *hash_out = strtoull(text, NULL, 16);
-    return KD_OK;
-}
-
 static kd_status read_tokenizer(const char *path, const json_t *object, kd_lineage *l)
 {
     const char *name = json_string_value(json_object_get(object, "name"));
     if (name == NULL || name[0] == '\0' || strlen(name) >= sizeof l->tokenizer) {
-        return fail_field(path, "tokenizer.name", "a name of 1 to 63 bytes");
+        return kd_json_field_fail(path, "tokenizer.name", "a name of 1 to 63 bytes");
     }
     (void)snprintf(l->tokenizer, sizeof l->tokenizer, "%s", name);
-    return read_hash(path, object, "hash", &l->tokenizer_hash);
+    return kd_json_field_hex(path, object, "hash", &l->tokenizer_hash);
 }
 
 static kd_status read_split(const char *path, const json_t *object, kd_lineage_split *s)
@@ -86,25 +69,25 @@ static kd_status read_split(const char *path, const json_t *object, kd_lineage_s
     const json_t *held_out = json_object_get(object, "held_out");
     const json_t *length = json_object_get(object, "sequence_length");
     if (!json_is_number(held_out)) {
-        return fail_field(path, "split.held_out", "a number");
+        return kd_json_field_fail(path, "split.held_out", "a number");
     }
     if (!json_is_integer(length) || json_integer_value(length) < 1) {
-        return fail_field(path, "split.sequence_length", "a whole number of at least 1");
+        return kd_json_field_fail(path, "split.sequence_length", "a whole number of at least 1");
     }
     s->held_out = json_number_value(held_out);
     s->sequence_length = (uint64_t)json_integer_value(length);
-    kd_status st = read_hash(path, object, "seed", &s->seed);
+    kd_status st = kd_json_field_hex(path, object, "seed", &s->seed);
     if (!st) {
-        st = read_hash(path, object, "train", &s->train_hash);
+        st = kd_json_field_hex(path, object, "train", &s->train_hash);
     }
-    return st ? st : read_hash(path, object, "test", &s->test_hash);
+    return st ? st : kd_json_field_hex(path, object, "test", &s->test_hash);
 }
 
 static kd_status read_fields(const char *path, const json_t *root, kd_lineage *lineage_out)
 {
     kd_lineage l = {0};
     if (json_integer_value(json_object_get(root, "version")) != VERSION) {
-        return fail_field(path, "version", "1");
+        return kd_json_field_fail(path, "version", "1");
     }
     kd_status st = read_tokenizer(path, json_object_get(root, "tokenizer"), &l);
     const json_t *split = json_object_get(root, "split");

@@ -349,3 +349,34 @@ void kd_enum_add_word(kd_text *text, const ProtobufCEnumDescriptor *type, int va
         kd_text_add_bytes(text, &lower, 1);
     }
 }
+
+const char *kd_field_kind(const ProtobufCFieldDescriptor *field)
+{
+    switch (field->type) {
+    case PROTOBUF_C_TYPE_STRING:
+        return "text";
+    case PROTOBUF_C_TYPE_ENUM:
+        return "a word";
+    case PROTOBUF_C_TYPE_BOOL:
+        return "true or false";
+    case PROTOBUF_C_TYPE_DOUBLE:
+    case PROTOBUF_C_TYPE_FLOAT:
+        return "a number";
+    case PROTOBUF_C_TYPE_MESSAGE:
+        return "fields";
+    case PROTOBUF_C_TYPE_BYTES:
+        return "bytes";
+    case PROTOBUF_C_TYPE_INT32:
+    case PROTOBUF_C_TYPE_SINT32:
+    case PROTOBUF_C_TYPE_SFIXED32:
+    case PROTOBUF_C_TYPE_UINT32:
+    case PROTOBUF_C_TYPE_FIXED32:
+    case PROTOBUF_C_TYPE_INT64:
+    case PROTOBUF_C_TYPE_SINT64:
+    case PROTOBUF_C_TYPE_SFIXED64:
+    case PROTOBUF_C_TYPE_UINT64:
+    case PROTOBUF_C_TYPE_FIXED64:
+        return "a whole number";
+    }
+    return "a value";
+}

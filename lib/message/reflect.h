@@ -48,6 +48,9 @@ const char *kd_message_nearest_field(const ProtobufCMessageDescriptor *type, con
 /* The first field if it is named `value`, otherwise NULL. */
 const ProtobufCFieldDescriptor *kd_message_value_field(const ProtobufCMessageDescriptor *type);
 
+/* What a value of the field is, for people: "text", "a word", "a whole number", "fields", ... */
+const char *kd_field_kind(const ProtobufCFieldDescriptor *field);
+
 /* Elements in a repeated field; 0 or 1 for a singular one that is absent or set. */
 size_t kd_message_count(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field);
 /*

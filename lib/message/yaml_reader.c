@@ -234,44 +234,13 @@ static kd_status no_memory(const kd_yaml_reader *r)
     return kd_fail(KD_ERR_NOMEM, "%s: no memory", r->name);
 }
 
-static const char *kind_name(const ProtobufCFieldDescriptor *field)
-{
-    switch (field->type) {
-    case PROTOBUF_C_TYPE_STRING:
-        return "text";
-    case PROTOBUF_C_TYPE_ENUM:
-        return "a word";
-    case PROTOBUF_C_TYPE_BOOL:
-        return "true or false";
-    case PROTOBUF_C_TYPE_DOUBLE:
-    case PROTOBUF_C_TYPE_FLOAT:
-        return "a number";
-    case PROTOBUF_C_TYPE_MESSAGE:
-        return "fields";
-    case PROTOBUF_C_TYPE_BYTES:
-        return "bytes";
-    case PROTOBUF_C_TYPE_INT32:
-    case PROTOBUF_C_TYPE_SINT32:
-    case PROTOBUF_C_TYPE_SFIXED32:
-    case PROTOBUF_C_TYPE_UINT32:
-    case PROTOBUF_C_TYPE_FIXED32:
-    case PROTOBUF_C_TYPE_INT64:
-    case PROTOBUF_C_TYPE_SINT64:
-    case PROTOBUF_C_TYPE_SFIXED64:
-    case PROTOBUF_C_TYPE_UINT64:
-    case PROTOBUF_C_TYPE_FIXED64:
-        return "a whole number";
-    }
-    return "a value";
-}
-
 static kd_status read_scalar(kd_yaml_reader *r,
                              const yaml_event_t *event,
                              ProtobufCMessage *message,
                              const ProtobufCFieldDescriptor *field)
 {
     if (event->type != YAML_SCALAR_EVENT) {
-        return wrong_kind(r, event, kind_name(field));
+        return wrong_kind(r, event, kd_field_kind(field));
     }
     const kd_scalar scalar = scalar_of(event);
     kd_element element;
@@ -332,7 +301,7 @@ static kd_status read_list(kd_yaml_reader *r,
             char index[24];
             (void)snprintf(index, sizeof index, "%zu", i);
             const size_t size = kd_yaml_path_push(r, index);
-            st = is_null(&event) ? wrong_kind(r, &event, kind_name(field))
+            st = is_null(&event) ? wrong_kind(r, &event, kd_field_kind(field))
                                  : kd_yaml_read_element(r, &event, message, field);
             kd_yaml_path_pop(r, size);
         }

@@ -25,6 +25,23 @@ kd_status kd_json_file_read(const char *path, size_t max_bytes, json_t **root_ou
     return KD_OK;
 }
 
+kd_status kd_json_field_fail(const char *path, const char *field, const char *expected)
+{
+    return kd_fail(KD_ERR_PROTO, "%s: field \"%s\" is missing or wrong: expected %s", path, field,
+                   expected);
+}
+
+kd_status
+kd_json_field_hex(const char *path, const json_t *object, const char *field, uint64_t *value_out)
+{
+    const char *text = json_string_value(json_object_get(object, field));
+    if (text == NULL || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16) {
+        return kd_json_field_fail(path, field, "16 hexadecimal digits");
+    }
+    *value_out = strtoull(text, NULL, 16);
+    return KD_OK;
+}
+
 static int compare_keys(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);

@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/json_print.h"
 #include "base/status.h"
@@ -17,6 +18,15 @@
  * not JSON, a field that stands twice included.
  */
 KD_MUST_USE kd_status kd_json_file_read(const char *path, size_t max_bytes, json_t **root_out);
+
+/* KD_ERR_PROTO, which names the field of the file and says what was expected of it. */
+KD_MUST_USE kd_status kd_json_field_fail(const char *path, const char *field, const char *expected);
+
+/* A field as kd_json_hex() prints it: 16 hexadecimal digits. KD_ERR_PROTO if it is not there or is none. */
+KD_MUST_USE kd_status kd_json_field_hex(const char *path,
+                                        const json_t *object,
+                                        const char *field,
+                                        uint64_t *value_out);
 
 /* Indented, with the keys of each object in the order of their bytes. NULL: KD_ERR_NOMEM. */
 KD_MUST_USE kd_status kd_json_file_write(const char *path, const json_t *root);

@@ -54,31 +54,14 @@ kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state 
     return st;
 }
 
-static kd_status fail_field(const char *path, const char *field, const char *expected)
-{
-    return kd_fail(KD_ERR_PROTO, "%s: field \"%s\" is missing or wrong: expected %s", path, field,
-                   expected);
-}
-
 static kd_status
 read_count(const char *path, const json_t *root, const char *field, uint64_t *count_out)
 {
     const json_t *value = json_object_get(root, field);
     if (!json_is_integer(value) || json_integer_value(value) < 0) {
-        return fail_field(path, field, "a number of at least 0");
+        return kd_json_field_fail(path, field, "a number of at least 0");
     }
     *count_out = (uint64_t)json_integer_value(value);
-    return KD_OK;
-}
-
-static kd_status
-read_word(const char *path, const json_t *root, const char *field, uint64_t *word_out)
-{
-    const char *text = json_string_value(json_object_get(root, field));
-    if (text == NULL || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16) {
-        return fail_field(path, field, "16 hexadecimal digits");
-    }
-    *word_out = strtoull(text, NULL, 16);
     return KD_OK;
 }
 
@@ -94,7 +77,7 @@ read_lines(const char *path, const json_t *root, const char *field, char **text_
         good = line != NULL && strchr(line, '\n') == NULL;
         kd_text_printf(&text, "%s\n", good ? line : "");
     }
-    kd_status st = good ? KD_OK : fail_field(path, field, "a list of lines");
+    kd_status st = good ? KD_OK : kd_json_field_fail(path, field, "a list of lines");
     if (!st && text.failed) {
         st = kd_fail(KD_ERR_NOMEM, "no memory to read %s", path);
     }
@@ -122,7 +105,7 @@ static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint
         st = read_count(path, root, "step", &state.step);
     }
     if (!st) {
-        st = read_word(path, root, "job_hash", &state.job_hash);
+        st = kd_json_field_hex(path, root, "job_hash", &state.job_hash);
     }
     if (!st) {
         st = read_lines(path, root, "job", &state.job);
