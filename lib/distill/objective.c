@@ -250,16 +250,59 @@ void kd_objective_destroy(kd_objective *o)
     free(o);
 }
 
-kd_status kd_objective_set(kd_objective *o, const Kd__Objective *message)
+static const kd_loss *find_loss(const kd_objective *o, const kd_loss_kind *kind)
+{
+    for (int i = 0; i < o->n_losses; i++) {
+        if (o->losses[i].kind == kind) {
+            return &o->losses[i];
+        }
+    }
+    return NULL;
+}
+
+/* What was left out since is no reason: losses are those of the creation for good. */
+static kd_status check_losses(const kd_objective *o, const Kd__Objective *message)
 {
     for (int i = 0; i < kd_loss_n_kinds(); i++) {
         const kd_loss_kind *kind = kd_loss_kind_at(i);
-        if (exists(kind, message, &o->context) && !exists(kind, o->message, &o->context)) {
+        if (exists(kind, message, &o->context) && find_loss(o, kind) == NULL) {
             return kd_fail(KD_ERR_STATE,
                            "loss %s cannot be added while training runs: expected "
                            "it in the objective from the start",
                            kind->name);
         }
+    }
+    return KD_OK;
+}
+
+/* The messages of the teachers are laid out already: nothing else can come in them. */
+static kd_status check_signals(const kd_objective *o, const Kd__Objective *message)
+{
+    kd_signal_plan plan;
+    kd_status st = make_plan(message, &o->context, &plan);
+    if (st) {
+        return st;
+    }
+    for (int i = 0; !st && i < plan.n_signals; i++) {
+        if (!kd_signal_plan_holds(&o->plan, &plan.signals[i])) {
+            st = kd_fail(KD_ERR_STATE,
+                         "objective: found a value that asks teachers.%d for another signal while "
+                         "training runs, expected those from the start",
+                         plan.signals[i].teacher);
+        }
+    }
+    kd_signal_plan_release(&plan);
+    return st;
+}
+
+kd_status kd_objective_set(kd_objective *o, const Kd__Objective *message)
+{
+    kd_status st = check_losses(o, message);
+    if (!st) {
+        st = check_signals(o, message);
+    }
+    if (st) {
+        return st;
     }
     Kd__Objective *copy = (Kd__Objective *)kd_message_copy(&message->base);
     if (copy == NULL) {

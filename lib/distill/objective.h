@@ -56,8 +56,12 @@ KD_MUST_USE kd_status kd_objective_create(kd_backend *be,
 void kd_objective_destroy(kd_objective *objective);
 
 /*
- * Other values, completed as well, from the next kd_objective_begin() on. A loss that is left out
- * gets the weight 0; one that was left out at creation is KD_ERR_STATE.
+ * Other values, completed as well, from the next kd_objective_begin() on; each call is held against the
+ * creation, not against the call before.
+ *   changes      weights, temperatures and every other value of the losses that there were at creation;
+ *                one that is left out has the weight 0, until a later call brings it back
+ *   KD_ERR_STATE a loss that was left out at creation, or a value that asks a teacher for another
+ *                signal: decoder, messages and memory are made for what there was. Nothing changes then
  */
 KD_MUST_USE kd_status kd_objective_set(kd_objective *objective, const Kd__Objective *message);
 

@@ -34,6 +34,18 @@ kd_signal_plan_find(const kd_signal_plan *plan, int teacher, kd_signal_kind kind
     return find(plan, teacher, kind, layer);
 }
 
+static bool is_same_form(const kd_signal *a, const kd_signal *b)
+{
+    return a->dtype == b->dtype && a->rows == b->rows && a->columns == b->columns;
+}
+
+bool kd_signal_plan_holds(const kd_signal_plan *plan, const kd_signal *signal)
+{
+    const kd_signal *present = find(plan, signal->teacher, signal->kind, signal->layer);
+    return present != NULL && is_same_form(present, signal) &&
+           (signal->readers & ~present->readers) == 0;
+}
+
 static kd_status grow(kd_signal_plan *plan)
 {
     if (plan->n_signals < plan->n_room) {
@@ -58,8 +70,7 @@ kd_status kd_signal_plan_add(kd_signal_plan *plan, const kd_signal *signal, int 
     const uint64_t bit = UINT64_C(1) << reader;
     kd_signal *present = find(plan, signal->teacher, signal->kind, signal->layer);
     if (present != NULL) {
-        KD_CHECK(present->dtype == signal->dtype && present->rows == signal->rows &&
-                 present->columns == signal->columns);
+        KD_CHECK(is_same_form(present, signal));
         present->readers |= bit;
         return KD_OK;
     }

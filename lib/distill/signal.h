@@ -75,6 +75,9 @@ KD_MUST_USE kd_status kd_signal_plan_lay_out(kd_signal_plan *plan, int n_teacher
 const kd_signal *
 kd_signal_plan_find(const kd_signal_plan *plan, int teacher, kd_signal_kind kind, int64_t layer);
 
+/* Whether the plan has this very signal, of the same dtype and shape, for all of its readers. */
+bool kd_signal_plan_holds(const kd_signal_plan *plan, const kd_signal *signal);
+
 /* The groups of a teacher's message that any of `losses` reads (bit i: loss i). */
 uint64_t kd_signal_plan_mask(const kd_signal_plan *plan, int teacher, uint64_t losses);
 

@@ -430,11 +430,36 @@ Test(objective, what_was_not_there_cannot_be_added)
     cr_expect_eq(kd_objective_set(s.objective, &objective.message), KD_ERR_STATE);
     EXPECT_FAULT("loss z cannot be added");
     objective.message.z = NULL;
-    objective.message.kd = NULL;
     cr_expect_eq(kd_objective_set(s.objective, &objective.message), KD_OK);
-    outcome o = run(&s, 0, s.message);
-    cr_expect_eq(o.sums[KD_VOCAB_SUM_KD], 0.0);
-    outcome_release(&o);
+    objective.message.z = &objective.z;
+    cr_expect_eq(kd_objective_set(s.objective, &objective.message), KD_ERR_STATE);
+    scene_destroy(&s);
+}
+
+/* What one call leaves out rests; what counts is what there was at creation. */
+Test(objective, a_loss_that_was_left_out_comes_back)
+{
+    tiny_objective objective;
+    tiny_objective_init(&objective, 0.5, 0.25, 2.0);
+    scene s = scene_create(&objective, LOGITS, 11);
+    outcome wanted = run(&s, 0, s.message);
+    for (int i = 0; i < 2; i++) {
+        objective.message.kd = NULL;
+        objective.message.hard = NULL;
+        cr_expect_eq(kd_objective_set(s.objective, &objective.message), KD_OK);
+        outcome o = run(&s, 0, s.message);
+        cr_expect_eq(o.sums[KD_VOCAB_SUM_KD], 0.0);
+        outcome_release(&o);
+
+        objective.message.kd = &objective.kd;
+        objective.message.hard = &objective.hard;
+        cr_assert_eq(kd_objective_set(s.objective, &objective.message), KD_OK);
+        o = run(&s, 0, s.message);
+        cr_expect_arr_eq(o.sums, wanted.sums, sizeof o.sums);
+        cr_expect_arr_eq(o.d_hidden, wanted.d_hidden, N_ROWS * 8 * sizeof(float));
+        outcome_release(&o);
+    }
+    outcome_release(&wanted);
     scene_destroy(&s);
 }
 

@@ -107,6 +107,30 @@ Test(signal, each_teacher_has_a_message_of_its_own)
     kd_signal_plan_release(&plan);
 }
 
+Test(signal, a_plan_knows_what_it_can_carry)
+{
+    kd_signal_plan plan = {0}, asked = {0};
+    add(&plan, hidden_of(0, 2), 1);
+    add(&plan, hidden_of(0, 2), 4);
+    cr_assert_eq(kd_signal_plan_lay_out(&plan, 1), KD_OK);
+    add(&asked, hidden_of(0, 2), 4);
+    kd_signal signal = asked.signals[0];
+    cr_expect(kd_signal_plan_holds(&plan, &signal));
+    signal.readers = 1u << 2;
+    cr_expect_not(kd_signal_plan_holds(&plan, &signal), "a loss that did not read it");
+    signal.readers = 1u << 1;
+    signal.columns++;
+    cr_expect_not(kd_signal_plan_holds(&plan, &signal));
+    signal.columns--;
+    signal.dtype = KD_F32;
+    cr_expect_not(kd_signal_plan_holds(&plan, &signal));
+    signal.dtype = KD_BF16;
+    signal.layer = 3;
+    cr_expect_not(kd_signal_plan_holds(&plan, &signal));
+    kd_signal_plan_release(&asked);
+    kd_signal_plan_release(&plan);
+}
+
 Test(signal, a_plan_holds_any_number)
 {
     kd_signal_plan plan = {0};
