@@ -9,13 +9,18 @@
 
 static bool has_router(const kd_loss_context *context)
 {
-    return context->student->n_experts > 0;
+    return kd_model_config_sparse_layers(context->student) > 0;
 }
 
-/* Of one layer: the loss is a mean over them. */
+/* What the loss is a mean over beside the rows: the layers that offer a router. */
+static double n_layers(const kd_loss *loss)
+{
+    return (double)kd_model_config_sparse_layers(loss->context->student);
+}
+
 static float layer_scale(const kd_loss *loss)
 {
-    return (float)(kd_loss_scale(loss) / (double)loss->context->student->n_layers);
+    return (float)(kd_loss_scale(loss) / n_layers(loss));
 }
 
 static void add_to(const kd_loss *loss, const kd_tap *tap, kd_router_loss args)
@@ -43,7 +48,7 @@ static void add_z(kd_loss *loss, const kd_tap *tap)
 
 static double mean(const kd_loss *loss, const double *sums)
 {
-    return sums[loss->first_sum] / (double)loss->count / (double)loss->context->student->n_layers;
+    return sums[loss->first_sum] / (double)loss->count / n_layers(loss);
 }
 
 const kd_loss_kind kd_loss_balance = {

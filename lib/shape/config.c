@@ -40,6 +40,11 @@ void kd_model_config_apply_type(kd_model_config *config)
     config->qk_norm = config->type->qk_norm;
 }
 
+int64_t kd_model_config_sparse_layers(const kd_model_config *config)
+{
+    return config->n_experts > 0 ? config->n_layers : 0;
+}
+
 /* What job.proto allows of a field of Model holds for every model, also one from config.json. */
 static int64_t most(const char *field)
 {

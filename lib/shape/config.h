@@ -40,6 +40,13 @@ typedef struct kd_model_config {
 /* What follows from the type alone: norm_topk, qkv_bias, qk_norm. */
 void kd_model_config_apply_type(kd_model_config *config);
 
+/*
+ * The layers that have a router and experts, the others being dense: what a loss over routers is a mean
+ * over. All or none, as long as no shape says otherwise: config.json with dense layers among sparse ones
+ * is refused (decoder_sparse_step, mlp_only_layers).
+ */
+int64_t kd_model_config_sparse_layers(const kd_model_config *config);
+
 /* Hears of one thing that is wrong: `field` as Model has it, `text` "found X, expected Y". */
 typedef void kd_model_tell(void *context, const char *field, const char *text);
 

@@ -44,6 +44,14 @@ Test(config, every_type_has_a_valid_tiny_model)
     }
 }
 
+Test(config, experts_are_in_all_layers_or_in_none)
+{
+    const kd_model_config sparse = tiny_config(&kd_model_qwen2_moe);
+    const kd_model_config dense = tiny_config(&kd_model_llama);
+    cr_expect_eq(kd_model_config_sparse_layers(&sparse), 2);
+    cr_expect_eq(kd_model_config_sparse_layers(&dense), 0);
+}
+
 Test(config, type_names_are_found_again)
 {
     for (size_t i = 0; i < kd_model_type_count(); i++) {

@@ -77,6 +77,26 @@ Test(taps, of_a_dense_model_have_no_experts)
     expect_offers(&kd_model_llama, "k0 v0 h0 k1 v1 h1 H1 V1 K1 H0 V0 K0 ");
 }
 
+static void count_layer(void *user, const kd_tap *tap)
+{
+    int64_t *n = user;
+    *n += tap->gradient.data == NULL;
+}
+
+/* Losses over routers divide by the one and hear the other. */
+Test(taps, of_routers_are_as_many_as_the_shape_has_sparse_layers)
+{
+    for (size_t i = 0; i < kd_model_type_count(); i++) {
+        tap_run run = tap_run_start(kd_model_type_at(i), KD_F32, KD_PARAMS_TRAIN, true);
+        int64_t n = 0;
+        tap_run_listen(&run, KD_TAP_BIT(KD_TAP_ROUTER), NULL, &n, count_layer);
+        tap_run_forward_backward(&run);
+        cr_expect_eq(n, kd_model_config_sparse_layers(&run.model.params->config), "%s",
+                     kd_model_type_at(i)->name);
+        tap_run_finish(&run);
+    }
+}
+
 Test(taps, are_offered_only_where_someone_listens)
 {
     tap_run run = tap_run_start(&kd_model_mixtral, KD_F32, KD_PARAMS_TRAIN, true);
