@@ -247,12 +247,11 @@ static kd_status upload_matrix(kd_backend *be, kd_tensor dst, const kd_safetenso
         if (!st) {
             const void *host = dst.dtype == KD_BF16 ? (const void *)halves : values;
             be->ops->upload(be, kd_tensor_slice_rows(dst, row, rows), host);
-            st = kd_backend_wait(be); /* the buffers are used again */
         }
     }
     free(values);
     free(halves);
-    return st;
+    return st ? st : kd_backend_wait(be);
 }
 
 static kd_status load_lm_head(const char *folder,

@@ -279,7 +279,6 @@ void kd_parameters_write(kd_parameters *params, int64_t first, const float *valu
                       range(params->master, first, n_matrix));
         }
     }
-    (void)ops->wait(params->be); /* a fault stays with the back end */
 }
 
 void kd_parameters_read(const kd_parameters *params, int64_t first, float *values, int64_t n)

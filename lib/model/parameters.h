@@ -139,7 +139,8 @@ kd_weight kd_parameters_weight(const kd_parameters *params, kd_parameter_role ro
 
 /*
  * Writes n values from host memory into the flat numbering at `first` (master and compute, or the
- * inference slabs); reads them back (from master, or the inference slabs). Waits for the queue.
+ * inference slabs); reads them back (from master, or the inference slabs). Writing has read the values
+ * when it returns, and waits for nothing; reading waits for the queue.
  */
 void kd_parameters_write(kd_parameters *params, int64_t first, const float *values, int64_t n);
 void kd_parameters_read(const kd_parameters *params, int64_t first, float *values, int64_t n);

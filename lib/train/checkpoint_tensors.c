@@ -199,7 +199,6 @@ static kd_status read_place(const transfer *t, const kd_safetensors *file, const
         st = kd_safetensors_read_f32(entry, at, n, t->chunk);
         if (!st) {
             put(t, p, at, n);
-            st = kd_backend_wait(t->optimizer->be); /* the chunk is written again */
         }
     }
     return st;
@@ -217,7 +216,7 @@ static kd_status read_file(const transfer *t)
         st = read_place(t, file, &p);
     }
     kd_safetensors_close(file);
-    return st;
+    return st ? st : kd_backend_wait(t->optimizer->be);
 }
 
 static kd_status run(transfer *t, kd_status (*with)(const transfer *))

@@ -104,7 +104,6 @@ add_batches(evaluation *e, const kd_sequences *sequences, const kd_reduce *reduc
         }
         if (!st) {
             add_batch(e, n);
-            st = kd_backend_wait(be); /* the host arrays are written again */
         }
         if (st) {
             return st;

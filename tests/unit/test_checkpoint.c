@@ -15,6 +15,7 @@
 #include "format/manifest.h"
 #include "format/model_folder.h"
 #include "tests/support/fault.h"
+#include "tests/support/late_queue.h"
 #include "tests/support/temporary.h"
 #include "tests/support/tiny_train.h"
 #include "train/checkpoint.h"
@@ -107,6 +108,22 @@ Test(checkpoint, a_resumed_run_ends_in_the_same_bytes_in_f32)
 Test(checkpoint, a_resumed_run_ends_in_the_same_bytes_in_bf16)
 {
     expect_exact_resume(&kd_model_qwen2_moe, KD_BF16);
+}
+
+Test(checkpoint, the_host_waits_once_for_all_tensors)
+{
+    kd_checkpoint_state state;
+    late_queue queue;
+    tiny_train *t = start(&kd_model_mixtral, KD_BF16);
+    cr_assert_eq(save(t, 1), KD_OK);
+    late_queue_take(&queue, t->be);
+    cr_assert_eq(kd_checkpoint_load(temporary_path("step-000000000001"),
+                                    kd_trainer_optimizer(t->trainer), HASH, &state),
+                 KD_OK);
+    late_queue_give_back(&queue);
+    cr_expect_eq(queue.n_waits, 1, "%d", queue.n_waits);
+    kd_checkpoint_state_release(&state);
+    tiny_train_destroy(t);
 }
 
 Test(checkpoint, its_model_is_a_model_folder)

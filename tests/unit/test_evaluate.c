@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "data/shard_writer.h"
+#include "tests/support/late_queue.h"
 #include "tests/support/temporary.h"
 #include "tests/support/tiny_train.h"
 
@@ -89,6 +90,24 @@ Test(evaluate, agrees_with_the_formula_and_counts_the_last_part_of_a_batch)
     cr_expect_float_eq(e.loss, loss / n, 1e-5);
     cr_expect_float_eq(e.perplexity, exp(loss / n), 1e-4 * e.perplexity);
     cr_expect_float_eq(e.accuracy, right / n, 1e-12);
+    tiny_train_destroy(t);
+}
+
+/* What was uploaded has been read: the host arrays are free again while batches are under way. */
+Test(evaluate, the_host_waits_once_for_all_batches)
+{
+    tiny_settings settings;
+    tiny_settings_init(&settings);
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
+    held_out text = make_text();
+    const kd_sequences sequences = sequences_of(&text);
+    const kd_reduce alone = kd_reduce_single();
+    kd_evaluation e;
+    late_queue queue;
+    late_queue_take(&queue, t->be);
+    cr_assert_eq(kd_trainer_evaluate(t->trainer, &sequences, &alone, &e), KD_OK);
+    late_queue_give_back(&queue);
+    cr_expect_eq(queue.n_waits, 1, "%d", queue.n_waits);
     tiny_train_destroy(t);
 }
 

@@ -13,6 +13,7 @@
 #include "format/safetensors.h"
 #include "tensor/half.h"
 #include "tests/support/fault.h"
+#include "tests/support/late_queue.h"
 #include "tests/support/temporary.h"
 
 static kd_backend *be;
@@ -109,6 +110,21 @@ Test(model_folder, every_type_loads_back_bit_for_bit)
         expect_same_values(infer, params);
         kd_parameters_destroy(infer);
         kd_parameters_destroy(train);
+        kd_parameters_destroy(params);
+    }
+}
+
+Test(model_folder, the_host_waits_once_for_all_tensors)
+{
+    const kd_parameter_use uses[] = {KD_PARAMS_TRAIN, KD_PARAMS_INFER};
+    save_numbered("m", example(&kd_model_mixtral), KD_F32);
+    for (int i = 0; i < 2; i++) {
+        kd_parameters *params = create(example(&kd_model_mixtral), uses[i]);
+        late_queue queue;
+        late_queue_take(&queue, be);
+        cr_assert(eq(int, kd_model_folder_load("m", params), KD_OK), "%s", kd_fault_text());
+        late_queue_give_back(&queue);
+        cr_expect(eq(int, queue.n_waits, 1));
         kd_parameters_destroy(params);
     }
 }
