@@ -456,7 +456,8 @@ static kd_status take_memory(stream *s, int n_steps)
     if (s->slots == NULL || s->requests == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for %d signal messages", s->depth);
     }
-    s->buffers = s->be->ops->alloc(s->be, KD_MEMORY_HOST, (size_t)s->depth * s->plan.message_bytes);
+    s->buffers =
+        s->be->ops->alloc(s->be, KD_MEMORY_HOST, kd_message_plan_slots_bytes(&s->plan, s->depth));
     if (s->buffers == NULL) {
         return KD_ERR_NOMEM;
     }

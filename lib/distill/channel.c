@@ -146,8 +146,8 @@ kd_status kd_channel_create_local(const kd_local_settings *settings, kd_channel 
                              .writer = settings->writer,
                              .reader = settings->reader,
                              .plan = *settings->plan};
-    local->message =
-        local->reader->ops->alloc(local->reader, KD_MEMORY_HOST, settings->plan->message_bytes);
+    local->message = local->reader->ops->alloc(local->reader, KD_MEMORY_HOST,
+                                               kd_message_plan_slots_bytes(settings->plan, 1));
     const kd_status st = local->message == NULL
                              ? KD_ERR_NOMEM
                              : kd_open_steps_init(&local->steps, settings->n_steps);

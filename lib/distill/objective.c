@@ -25,6 +25,7 @@ struct kd_objective {
     bool labelled; /* the step begun last */
 
     void *slab;
+    size_t slab_bytes;
     kd_tensor d_hidden; /* (max_rows, C) f32 */
     kd_tensor sums;     /* (n) f64 */
 };
@@ -114,7 +115,8 @@ static kd_status allocate(kd_objective *o)
     if (o->slab == NULL) {
         return KD_ERR_NOMEM;
     }
-    kd_arena_init(&arena, o->slab, arena.used);
+    o->slab_bytes = arena.used;
+    kd_arena_init(&arena, o->slab, o->slab_bytes);
     lay_out(o, &arena);
     return KD_OK;
 }
@@ -317,6 +319,11 @@ kd_status kd_objective_set(kd_objective *o, const Kd__Objective *message)
 }
 
 /* ---- reading ---- */
+
+size_t kd_objective_bytes(const kd_objective *objective)
+{
+    return objective->slab_bytes;
+}
 
 const kd_signal_plan *kd_objective_signals(const kd_objective *objective)
 {

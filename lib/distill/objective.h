@@ -54,6 +54,7 @@ KD_MUST_USE kd_status kd_objective_create(kd_backend *be,
                                           int64_t max_rows,
                                           kd_objective **objective_out);
 void kd_objective_destroy(kd_objective *objective);
+size_t kd_objective_bytes(const kd_objective *objective); /* of its tensors */
 
 /*
  * Other values, completed as well, from the next kd_objective_begin() on; each call is held against the

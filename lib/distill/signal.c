@@ -169,6 +169,11 @@ size_t kd_message_plan_bytes(const kd_message_plan *plan, uint64_t groups)
     return bytes;
 }
 
+size_t kd_message_plan_slots_bytes(const kd_message_plan *plan, int depth)
+{
+    return (size_t)depth * plan->message_bytes;
+}
+
 kd_tensor kd_signal_view(const kd_signal *signal, void *message, int64_t rows)
 {
     KD_CHECK(rows > 0 && rows <= signal->rows);

@@ -117,6 +117,16 @@ void kd_teacher_destroy(kd_teacher *teacher)
     }
 }
 
+kd_parameters_memory kd_teacher_parameters_memory(const kd_teacher *teacher)
+{
+    return kd_parameters_memory_of(teacher->params);
+}
+
+size_t kd_teacher_activation_bytes(const kd_teacher *teacher)
+{
+    return kd_decoder_bytes(teacher->decoder);
+}
+
 const kd_model_config *kd_teacher_config(const kd_teacher *teacher)
 {
     return &teacher->params->config;

@@ -31,6 +31,10 @@ KD_MUST_USE kd_status kd_teacher_create(kd_parameters *params,
                                         kd_teacher **teacher_out);
 void kd_teacher_destroy(kd_teacher *teacher);
 
+/* What its weights take, and its activations. */
+kd_parameters_memory kd_teacher_parameters_memory(const kd_teacher *teacher);
+size_t kd_teacher_activation_bytes(const kd_teacher *teacher);
+
 const kd_model_config *kd_teacher_config(const kd_teacher *teacher);
 kd_tensor kd_teacher_lm_head(const kd_teacher *teacher); /* (V', C') compute */
 

@@ -332,6 +332,11 @@ void kd_decoder_backward(kd_decoder *decoder, kd_tensor d_hidden)
 
 /* ---- reading ---- */
 
+size_t kd_decoder_bytes(const kd_decoder *decoder)
+{
+    return decoder->slab_bytes + decoder->keys_bytes;
+}
+
 kd_tensor kd_decoder_hidden(const kd_decoder *decoder)
 {
     return decoder->hidden;

@@ -39,6 +39,9 @@ KD_MUST_USE kd_status kd_decoder_create(kd_parameters *params,
                                         kd_decoder **decoder_out);
 void kd_decoder_destroy(kd_decoder *decoder);
 
+/* Activations, and what is kept for those who listen. */
+size_t kd_decoder_bytes(const kd_decoder *decoder);
+
 /* Of at most max_batch sequences of settings.n_tokens each; positions are below that. */
 void kd_decoder_forward(kd_decoder *decoder, const kd_batch *batch);
 

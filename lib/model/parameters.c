@@ -137,6 +137,23 @@ void kd_parameters_destroy(kd_parameters *params)
     free(params);
 }
 
+kd_parameters_memory kd_parameters_memory_of(const kd_parameters *p)
+{
+    const bool train = p->use == KD_PARAMS_TRAIN;
+    kd_parameters_memory memory = {
+        .master_bytes = kd_tensor_bytes(p->master),
+        .gradient_bytes = kd_tensor_bytes(p->grad),
+        .stage_bytes = kd_tensor_bytes(p->stage),
+    };
+    if (p->compute.data != p->master.data) {
+        memory.weight_bytes += kd_tensor_bytes(p->compute);
+    }
+    if (!train) { /* in training they are the master's tail */
+        memory.weight_bytes += kd_tensor_bytes(p->vectors);
+    }
+    return memory;
+}
+
 /* ---- looking up ---- */
 
 const kd_parameter *

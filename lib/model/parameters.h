@@ -99,6 +99,16 @@ void kd_parameters_destroy(kd_parameters *params);
  */
 KD_MUST_USE kd_status kd_parameters_init(kd_parameters *params, uint64_t seed);
 
+/* What its slab is made of. */
+typedef struct kd_parameters_memory {
+    size_t
+        weight_bytes; /* what products and norms read, where that is no part of the master weights */
+    size_t master_bytes, gradient_bytes;
+    size_t stage_bytes;
+} kd_parameters_memory;
+
+kd_parameters_memory kd_parameters_memory_of(const kd_parameters *params);
+
 /* The entry of a role and layer, or NULL if this shape has none. */
 const kd_parameter *
 kd_parameters_find(const kd_parameters *params, kd_parameter_role role, int64_t layer);

@@ -44,10 +44,14 @@ int64_t kd_model_config_active_parameters(const kd_model_config *config)
     return parameters_with(config, config->n_experts > 0 ? config->experts_per_token : 1);
 }
 
+double kd_model_config_vocabulary_flops(const kd_model_config *config)
+{
+    return 2.0 * (double)(config->vocab_size * config->hidden_size);
+}
+
 double kd_model_config_forward_flops(const kd_model_config *config)
 {
     const int64_t n_experts = config->n_experts > 0 ? config->experts_per_token : 1;
-    const int64_t weights = config->n_layers * layer_matrix_elements(config, n_experts) +
-                            config->vocab_size * config->hidden_size;
-    return 2.0 * (double)weights;
+    const int64_t weights = config->n_layers * layer_matrix_elements(config, n_experts);
+    return 2.0 * (double)weights + kd_model_config_vocabulary_flops(config);
 }

@@ -18,5 +18,9 @@ int64_t kd_model_config_active_parameters(const kd_model_config *config);
  * lm_head (not the embedding), attention scores left out. A backward pass costs twice the forward.
  */
 double kd_model_config_forward_flops(const kd_model_config *config);
+#define KD_BACKWARD_OVER_FORWARD 2.0
+
+/* The lm_head's part of it. */
+double kd_model_config_vocabulary_flops(const kd_model_config *config);
 
 #endif

@@ -52,6 +52,13 @@ typedef struct kd_device {
     const char *name;
 } kd_device;
 
+/* What a back end holds now. */
+typedef struct kd_memory_usage {
+    size_t held_bytes;     /* that alloc gave and free did not take back, of all kinds           */
+    size_t scratch_bytes;  /* its own, for operations while they run: as much as the widest took */
+    size_t products_bytes; /* its own, for products that are prepared                            */
+} kd_memory_usage;
+
 /* A place in a back end's queue, see event_record; {0} is complete. */
 typedef struct kd_event {
     kd_backend *be;
@@ -166,6 +173,7 @@ typedef struct kd_ops {
     /* Zeroed, aligned to KD_ARENA_ALIGN; NULL with a fault reported. Not on the queue. */
     void *(*alloc)(kd_backend *be, kd_memory kind, size_t size_bytes);
     void (*free)(kd_backend *be, void *memory); /* of any kind; NULL is fine */
+    kd_memory_usage (*memory_usage)(const kd_backend *be);
     kd_status (*wait)(kd_backend *be);
     void (*destroy)(kd_backend *be);
 
@@ -360,7 +368,7 @@ typedef struct kd_ops {
  */
 /* clang-format off */
 #define KD_OPS_EACH(X)                                                                             \
-    X(alloc) X(free) X(wait) X(destroy)                                                            \
+    X(alloc) X(free) X(memory_usage) X(wait) X(destroy)                                            \
     X(event_record) X(event_query) X(event_wait)                                                   \
     X(upload) X(download)                                                                          \
     X(zero) X(copy) X(add)                                                                         \
@@ -403,6 +411,16 @@ static inline int64_t kd_expert_rows(const kd_backend *be, int64_t n, int64_t k,
  * that multiplies f32 only gets its operands widened, with one line in the log.
  */
 KD_MUST_USE kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out);
+
+/*
+ * The same back end, but no tensor's element is read or written: what alloc gives is address space, reads
+ * as zeros and costs nothing, and an operation takes the scratch memory and prepares the products that it
+ * would need. So whatever is built and run on it has the memory_usage that it would have, in no time;
+ * downloads give zeros. Products within attention are left out: they use what the others prepared.
+ */
+KD_MUST_USE kd_status kd_backend_create_rehearsal(kd_dtype compute,
+                                                  int n_threads,
+                                                  kd_backend **be_out);
 
 /* Whether this processor (as ONEDNN_MAX_CPU_ISA limits it) multiplies bf16 faster than f32: the one
  * place that says so. AVX-512 that emulates such products counts as lacking them. Any thread. */

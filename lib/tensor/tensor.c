@@ -81,6 +81,11 @@ int64_t kd_tensor_elements(kd_tensor t)
     return t.dims[0] * t.dims[1] * t.dims[2];
 }
 
+size_t kd_tensor_bytes(kd_tensor t)
+{
+    return (size_t)kd_tensor_elements(t) * kd_dtype_bytes(t.dtype);
+}
+
 int64_t kd_tensor_columns(kd_tensor t)
 {
     return t.dims[t.n_dims - 1];

@@ -53,6 +53,7 @@ kd_tensor kd_tensor_carve_1d(kd_arena *arena, kd_dtype dtype, int64_t n);
 kd_tensor kd_tensor_carve_2d(kd_arena *arena, kd_dtype dtype, int64_t rows, int64_t columns);
 
 int64_t kd_tensor_elements(kd_tensor t); /* product of dims                     */
+size_t kd_tensor_bytes(kd_tensor t);     /* of its elements                      */
 int64_t kd_tensor_rows(kd_tensor t);     /* product of all dims but the last     */
 int64_t kd_tensor_columns(kd_tensor t);  /* the last dim                         */
 

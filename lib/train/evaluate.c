@@ -45,22 +45,31 @@ static void release(evaluation *e)
     free(e->host_tokens);
 }
 
+kd_evaluate_memory kd_evaluate_memory_of(const kd_evaluate_settings *settings)
+{
+    evaluation counted = {.settings = *settings};
+    kd_arena arena = {0};
+    lay_out(&counted, &arena);
+    return (kd_evaluate_memory){
+        .held_bytes = arena.used,
+        .host_bytes = 2 * (size_t)(settings->max_batch * settings->n_tokens) * sizeof(int32_t),
+    };
+}
+
 /* The caller releases, also what is there after a fault. */
 static kd_status allocate(evaluation *e)
 {
-    const size_t bytes =
-        (size_t)(e->settings.max_batch * e->settings.n_tokens) * sizeof *e->host_tokens;
-    kd_arena arena = {0};
-    lay_out(e, &arena);
-    e->host_tokens = malloc(bytes);
-    e->host_labels = malloc(bytes);
+    const kd_evaluate_memory memory = kd_evaluate_memory_of(&e->settings);
+    kd_arena arena;
+    e->host_tokens = malloc(memory.host_bytes / 2);
+    e->host_labels = malloc(memory.host_bytes / 2);
     e->slab = e->params->be->ops->alloc(e->params->be, KD_MEMORY_DEVICE,
-                                        arena.used); /* zeroed: so are the sums */
+                                        memory.held_bytes); /* zeroed: so are the sums */
     if (e->host_tokens == NULL || e->host_labels == NULL || e->slab == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory to evaluate batches of %lld sequences",
                        (long long)e->settings.max_batch);
     }
-    kd_arena_init(&arena, e->slab, arena.used);
+    kd_arena_init(&arena, e->slab, memory.held_bytes);
     lay_out(e, &arena);
     return KD_OK;
 }

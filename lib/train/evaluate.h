@@ -42,6 +42,13 @@ typedef struct kd_evaluate_settings {
     int64_t n_tokens;  /* of the decoder */
 } kd_evaluate_settings;
 
+/* What a call holds meanwhile: of the back end, and of the host. */
+typedef struct kd_evaluate_memory {
+    size_t held_bytes, host_bytes;
+} kd_evaluate_memory;
+
+kd_evaluate_memory kd_evaluate_memory_of(const kd_evaluate_settings *settings);
+
 /*
  * Every student rank makes the same call: rank r takes batches r, r + n_ranks, ... Blocks;
  * allocates its buffers for the call. KD_ERR_INVALID: no sequences, no valid token, a token or

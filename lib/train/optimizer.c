@@ -42,7 +42,8 @@ kd_status kd_optimizer_create(const kd_group *groups,
         free(o);
         return KD_ERR_NOMEM;
     }
-    kd_arena_init(&arena, o->slab, arena.used);
+    o->slab_bytes = arena.used;
+    kd_arena_init(&arena, o->slab, o->slab_bytes);
     lay_out(o, &arena);
     *optimizer_out = o;
     return KD_OK;

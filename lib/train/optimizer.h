@@ -25,6 +25,7 @@ typedef struct kd_optimizer {
     kd_moments moments[KD_GROUPS_MAX]; /* of each group                                        */
     kd_tensor norm_sq;                 /* (n_groups) f64: of each one's gradient, 0 of a frozen */
     void *slab;
+    size_t slab_bytes;
 } kd_optimizer;
 
 /*

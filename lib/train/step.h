@@ -76,6 +76,17 @@ const kd_signal_plan *kd_trainer_signals(const kd_trainer *trainer);
 kd_parameters *kd_trainer_parameters(const kd_trainer *trainer);
 kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer);
 
+/* What a trainer holds, by what it is for; messages are the channels'. */
+typedef struct kd_trainer_memory {
+    kd_parameters_memory parameters;
+    size_t moment_bytes, activation_bytes;
+    size_t objective_bytes; /* the gradient of hidden states, and sums */
+    size_t label_bytes;     /* of a micro-batch                        */
+    size_t host_bytes;      /* beside the back end's                   */
+} kd_trainer_memory;
+
+kd_trainer_memory kd_trainer_memory_of(const kd_trainer *trainer);
+
 /*
  * One update. channels (n_teachers), on which the step is open; NULL in it, or for all of it: losses
  * that need signals do without those. Every student rank makes the same call; blocks on the channels and

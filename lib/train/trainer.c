@@ -38,7 +38,8 @@ static kd_status make_labels(kd_trainer *trainer)
 {
     kd_backend *be = trainer->params->be;
     const int64_t n = trainer->max_batch * trainer->n_tokens;
-    void *memory = be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)n * kd_dtype_bytes(KD_I32));
+    const size_t size_bytes = kd_tensor_bytes(kd_tensor_1d(NULL, KD_I32, n));
+    void *memory = be->ops->alloc(be, KD_MEMORY_DEVICE, size_bytes);
     if (memory == NULL) {
         return KD_ERR_NOMEM;
     }
@@ -208,6 +209,19 @@ kd_parameters *kd_trainer_parameters(const kd_trainer *trainer)
 kd_optimizer *kd_trainer_optimizer(const kd_trainer *trainer)
 {
     return trainer->optimizer;
+}
+
+kd_trainer_memory kd_trainer_memory_of(const kd_trainer *trainer)
+{
+    const size_t n_rows = (size_t)kd_tensor_elements(trainer->labels);
+    return (kd_trainer_memory){
+        .parameters = kd_parameters_memory_of(trainer->params),
+        .moment_bytes = trainer->optimizer->slab_bytes,
+        .activation_bytes = kd_decoder_bytes(trainer->decoder),
+        .objective_bytes = kd_objective_bytes(trainer->objective),
+        .label_bytes = kd_tensor_bytes(trainer->labels),
+        .host_bytes = n_rows * sizeof *trainer->real,
+    };
 }
 
 kd_status kd_trainer_logits(kd_trainer *trainer, const kd_batch *batch, float *logits_out)

@@ -45,7 +45,7 @@ void KD_KERNEL(sum_squares)(kd_backend *be, kd_tensor sum, kd_tensor x)
     const squares_args a = {x.data, n, partial};
     (void)kd_parallel_rows(be, n_blocks, 1, squares_blocks, &a);
     double total = 0.0;
-    for (int64_t block = 0; block < n_blocks; block++) {
+    for (int64_t block = 0; block < n_blocks && !kd_cpu_is_idle(be); block++) {
         total += partial[block];
     }
     *(double *)sum.data += total;

@@ -48,10 +48,30 @@ kd_status kd_cpu_tell_fault(kd_backend *be)
     return be->fault;
 }
 
-int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args)
+static int parts_of(const kd_backend *be, int64_t n, int64_t grain)
 {
     const int64_t n_worth = n / grain < 1 ? 1 : n / grain;
-    const int n_parts = n_worth < be->n_threads ? (int)n_worth : be->n_threads;
+    return n_worth < be->n_threads ? (int)n_worth : be->n_threads;
+}
+
+int kd_prepare_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args)
+{
+    if (!((const kd_cpu *)be)->rehearses) {
+        return kd_parallel_rows(be, n, grain, fn, args);
+    }
+    const int n_parts = parts_of(be, n, grain);
+    for (int part = 0; part < n_parts; part++) {
+        fn(args, part, n * part / n_parts, n * (part + 1) / n_parts);
+    }
+    return n_parts;
+}
+
+int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args)
+{
+    const int n_parts = parts_of(be, n, grain);
+    if (((const kd_cpu *)be)->rehearses) {
+        return n_parts;
+    }
     if (n_parts == 1) {
         fn(args, 0, 0, n);
         return 1;
@@ -102,12 +122,22 @@ int64_t kd_cpu_products_made(const kd_backend *be)
     return n;
 }
 
+kd_memory_usage kd_cpu_memory_usage(const kd_cpu *cpu)
+{
+    kd_memory_usage usage = {.held_bytes = cpu->held_bytes,
+                             .scratch_bytes = cpu->scratch.peak_bytes};
+    for (int i = 0; i < cpu->base.n_threads; i++) {
+        usage.products_bytes += kd_matmul_cache_bytes(cpu->lane[i]);
+    }
+    return usage;
+}
+
 static void say_widened(void)
 {
     kd_log(KD_LOG_INFO, "this processor does not multiply bf16: operands are widened to f32");
 }
 
-kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out)
+static kd_status create(kd_dtype compute, int n_threads, bool rehearses, kd_backend **be_out)
 {
     if ((compute != KD_F32 && compute != KD_BF16) || n_threads < 1 || n_threads > N_THREADS_MAX) {
         return kd_fail(KD_ERR_ARG,
@@ -129,6 +159,7 @@ kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be
                              .compute = compute,
                              .n_threads = n_threads,
                              .expert_tile = EXPERT_TILE};
+    cpu->rehearses = cpu->scratch.rehearses = rehearses;
     cpu->lane = calloc((size_t)n_threads, sizeof *cpu->lane);
     st = cpu->lane == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a back end") : KD_OK;
     for (int i = 0; i < n_threads && !st; i++) {
@@ -138,12 +169,23 @@ kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be
         kd_cpu_destroy(&cpu->base);
         return st;
     }
-    if (compute == KD_BF16 && !kd_cpu_multiplies_bf16()) {
+    *be_out = &cpu->base;
+    return KD_OK;
+}
+
+kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out)
+{
+    const kd_status st = create(compute, n_threads, false, be_out);
+    if (!st && compute == KD_BF16 && !kd_cpu_multiplies_bf16()) {
         static pthread_once_t once = PTHREAD_ONCE_INIT;
         KD_CHECK(pthread_once(&once, say_widened) == 0);
     }
-    *be_out = &cpu->base;
-    return KD_OK;
+    return st;
+}
+
+kd_status kd_backend_create_rehearsal(kd_dtype compute, int n_threads, kd_backend **be_out)
+{
+    return create(compute, n_threads, true, be_out);
 }
 
 void kd_backend_destroy(kd_backend *be)

@@ -29,13 +29,18 @@ typedef struct kd_cpu {
     uint64_t n_events;       /* recorded                                               */
     char fault_text[512];    /* of base.fault, whichever thread saw it                 */
     bool prepares;           /* products are made ready, not run                       */
+    bool rehearses;          /* no element of a tensor is read or written              */
+    size_t held_bytes;       /* of tensors                                             */
     int64_t n_expert_shapes; /* whose products were made ready; the oldest gives way   */
     kd_expert_shape expert_shapes[KD_EXPERT_SHAPES_MAX];
 } kd_cpu;
 
-/* What kd_ops.alloc and free are; the back end's own memory comes from here too. */
+/* What kd_ops.alloc and free are; the back end's own memory comes from here too. For a rehearsal it is
+ * not reserved: most of it is never touched. */
 void *kd_cpu_pages(size_t size_bytes);
+void *kd_cpu_pages_unreserved(size_t size_bytes);
 void kd_cpu_pages_free(void *memory);
+size_t kd_cpu_pages_bytes(const void *memory); /* as asked for; 0 of NULL */
 
 /* As scratch.h says; NULL if the back end now has a fault. Who takes some rewinds to the mark of
  * before. */
@@ -49,14 +54,24 @@ void kd_cpu_keep_fault(kd_backend *be, kd_status st);
 /* The fault that was kept, with its text as this thread's last; KD_OK if there was none. */
 kd_status kd_cpu_tell_fault(kd_backend *be);
 
-/* A product on all threads: one part for each. Where the back end `prepares`, it is made ready only,
- * and no element is read or written. */
+/* Whether an operation has nothing to compute: after a fault, and in a rehearsal. */
+static inline bool kd_cpu_is_idle(const kd_backend *be)
+{
+    return be->fault != KD_OK || ((const kd_cpu *)be)->rehearses;
+}
+
+kd_memory_usage kd_cpu_memory_usage(const kd_cpu *cpu);
+
+/* A product on all threads: one part for each. Where the back end `prepares` or rehearses, it is made
+ * ready only, and no element is read or written. */
 void kd_cpu_product(kd_backend *be, const kd_product *product);
 
 /* Handles rows [begin, end) as part number `lane` of at most n_threads. */
 typedef void kd_rows_fn(const void *args, int lane, int64_t begin, int64_t end);
 
-/* Cuts n rows into equal parts of at least `grain` rows, one for each thread; returns how many. */
+/* Cuts n rows into equal parts of at least `grain` rows, one for each thread; returns how many. A
+ * rehearsal does nothing but count them; kd_prepare_rows() runs them there too, one by one. */
+int kd_prepare_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args);
 int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args);
 
 /* Rows of that many columns that are worth a thread. */

@@ -377,6 +377,12 @@ kd_status kd_matmul_prepare(kd_matmul_cache *cache, const kd_product *product)
     return st;
 }
 
+size_t kd_matmul_cache_bytes(const kd_matmul_cache *cache)
+{
+    return cache->pad_bytes + kd_panels_bytes(&cache->panels) +
+           (cache->products != NULL ? sizeof *cache->products : 0);
+}
+
 int64_t kd_matmul_made(const kd_matmul_cache *cache)
 {
     return cache->n_made;

@@ -41,6 +41,9 @@ KD_MUST_USE kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *produc
 /* Makes what kd_matmul() needs for that product, and reads and writes no element. */
 KD_MUST_USE kd_status kd_matmul_prepare(kd_matmul_cache *cache, const kd_product *product);
 
+/* Its table, panels and scratchpad, as far as products have asked for them; oneDNN's code is not known. */
+size_t kd_matmul_cache_bytes(const kd_matmul_cache *cache);
+
 /* Primitives made so far. */
 int64_t kd_matmul_made(const kd_matmul_cache *cache);
 

@@ -12,6 +12,7 @@
 
 /* Elements of a panel. */
 #define N_PANEL ((size_t)KD_PANEL_SIDE * KD_PANEL_STRIDE)
+#define N_ALL   (3 * N_PANEL)
 
 /* Part of a stored matrix. */
 typedef struct region {
@@ -31,10 +32,15 @@ void kd_panels_release(kd_panels *panels)
     panels->memory = NULL;
 }
 
+size_t kd_panels_bytes(const kd_panels *panels)
+{
+    return panels->memory != NULL ? N_ALL * sizeof(float) : 0;
+}
+
 static kd_status panels_take(kd_panels *panels)
 {
     if (panels->memory == NULL) {
-        panels->memory = calloc(3 * N_PANEL, sizeof(float));
+        panels->memory = calloc(N_ALL, sizeof(float));
     }
     return panels->memory == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for panels of a product")
                                   : KD_OK;

@@ -32,6 +32,7 @@ static inline bool kd_stride_is_bad(int64_t stride)
 }
 
 void kd_panels_release(kd_panels *panels);
+size_t kd_panels_bytes(const kd_panels *panels);
 
 /*
  * The product, by products of f32 in the cache, from panels of a and of b where copy_a and copy_b say

@@ -46,8 +46,8 @@ static void multiply_part(const void *args, int lane, int64_t begin, int64_t end
     }
     const kd_cpu *cpu = (const kd_cpu *)w->be;
     kd_matmul_cache *cache = cpu->lane[lane];
-    kd_cpu_keep_fault(w->be,
-                      cpu->prepares ? kd_matmul_prepare(cache, &part) : kd_matmul(cache, &part));
+    kd_cpu_keep_fault(w->be, cpu->prepares || cpu->rehearses ? kd_matmul_prepare(cache, &part)
+                                                             : kd_matmul(cache, &part));
 }
 
 void kd_cpu_product(kd_backend *be, const kd_product *product)
@@ -64,7 +64,7 @@ void kd_cpu_product(kd_backend *be, const kd_product *product)
     const int64_t others = w.by_rows ? w.n_columns : w.n_rows;
     const int64_t step_size = STEP * others * depth;
     if (be->fault == KD_OK && size > 0 && others > 0) {
-        (void)kd_parallel_rows(be, (size + STEP - 1) / STEP, GRAIN / (step_size + 1) + 1,
-                               multiply_part, &w);
+        (void)kd_prepare_rows(be, (size + STEP - 1) / STEP, GRAIN / (step_size + 1) + 1,
+                              multiply_part, &w);
     }
 }

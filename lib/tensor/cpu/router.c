@@ -131,7 +131,9 @@ void KD_KERNEL(route)(kd_backend *be, const kd_route *route, kd_tensor logits)
     if (!be->fault) {
         const route_args a = {.route = route, .logits = logits, .n_experts = n_experts, .k = k};
         (void)kd_parallel_rows(be, n, kd_grain(8 * n_experts), route_rows, &a);
-        place_tokens(route, n, n_experts, k, (int32_t)be->expert_tile);
+        if (!kd_cpu_is_idle(be)) {
+            place_tokens(route, n, n_experts, k, (int32_t)be->expert_tile);
+        }
     }
 }
 

@@ -12,7 +12,9 @@ _Static_assert(sizeof(kd_scratch_block) <= KD_ARENA_ALIGN, "the header fits in f
 
 static kd_scratch_block *push(kd_scratch *scratch, size_t size_bytes)
 {
-    kd_scratch_block *block = kd_cpu_pages(size_bytes + KD_ARENA_ALIGN);
+    const size_t whole_bytes = size_bytes + KD_ARENA_ALIGN;
+    kd_scratch_block *block =
+        scratch->rehearses ? kd_cpu_pages_unreserved(whole_bytes) : kd_cpu_pages(whole_bytes);
     if (block != NULL) {
         *block = (kd_scratch_block){.below = scratch->top, .size_bytes = size_bytes};
         scratch->top = block;

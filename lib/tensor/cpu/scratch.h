@@ -11,6 +11,7 @@
 #ifndef KD_TENSOR_CPU_SCRATCH_H
 #define KD_TENSOR_CPU_SCRATCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef struct kd_scratch_block kd_scratch_block;
@@ -19,6 +20,7 @@ typedef struct kd_scratch { /* zero: empty */
     kd_scratch_block *top;
     size_t used_bytes; /* in all blocks: what a mark is */
     size_t peak_bytes; /* of used_bytes                 */
+    bool rehearses;    /* most of it will not be touched */
 } kd_scratch;
 
 /* At least that many bytes, aligned to KD_ARENA_ALIGN, contents undefined; NULL: no memory. */

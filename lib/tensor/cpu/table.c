@@ -5,15 +5,22 @@
 /* The host's memory is the device's. */
 void *KD_KERNEL(alloc)(kd_backend *be, kd_memory kind, size_t size_bytes)
 {
-    (void)be;
+    kd_cpu *cpu = (kd_cpu *)be;
     KD_CHECK(kind < KD_MEMORY_COUNT);
-    return kd_cpu_pages(size_bytes);
+    void *memory = cpu->rehearses ? kd_cpu_pages_unreserved(size_bytes) : kd_cpu_pages(size_bytes);
+    cpu->held_bytes += kd_cpu_pages_bytes(memory);
+    return memory;
 }
 
 void KD_KERNEL(free)(kd_backend *be, void *memory)
 {
-    (void)be;
+    ((kd_cpu *)be)->held_bytes -= kd_cpu_pages_bytes(memory);
     kd_cpu_pages_free(memory);
+}
+
+kd_memory_usage KD_KERNEL(memory_usage)(const kd_backend *be)
+{
+    return kd_cpu_memory_usage((const kd_cpu *)be);
 }
 
 kd_status KD_KERNEL(wait)(kd_backend *be)
