@@ -1,3 +1,7 @@
+/*
+ * attempt.c - one state, and for each a deadline and an action, in attempt_next(). It has no processes and
+ * no clock, so every order of events can be tried in a test, also those that no machine shows twice.
+ */
 #include "daemon/attempt.h"
 
 #include <inttypes.h>

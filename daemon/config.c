@@ -1,3 +1,7 @@
+/*
+ * config.c - the command line lies over the file, and both over the defaults of daemon.proto; ranges come
+ * from there too, so that none stands twice.
+ */
 #include "daemon/config.h"
 
 #include <stdio.h>

@@ -1,3 +1,7 @@
+/*
+ * coordinator.c - the one writer: what happens becomes an event of job.h, a row and an event of the store,
+ * and is shown when it is on disk. Others report to it and change nothing themselves.
+ */
 #include "daemon/coordinator.h"
 
 #include <inttypes.h>

@@ -1,3 +1,7 @@
+/*
+ * job.c - the table says what an event may do; decide() lays the user's wish and the budget over it. Two
+ * places, because the table can be read and tested whole.
+ */
 #include "daemon/job.h"
 
 /* What an event leads to, once the job's budget and its user's wish are taken into account. */

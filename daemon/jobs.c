@@ -1,3 +1,7 @@
+/*
+ * jobs.c - every job in memory, packed: status is asked for a hundred thousand times a second, and the
+ * disk is only read at the start. Ids ascend, so the table is an array; tokens have a hash.
+ */
 #include "daemon/jobs.h"
 
 #include <inttypes.h>

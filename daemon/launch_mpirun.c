@@ -1,3 +1,7 @@
+/*
+ * launch_mpirun.c - an environment, a command and a log file. What is set here was measured where cores
+ * are shared; users override all but what keeps ranks findable.
+ */
 #include "daemon/launch_mpirun.h"
 
 #include <errno.h>

@@ -1,3 +1,6 @@
+/*
+ * metrics.c - averages that forget, since a rate of an hour ago says nothing about the time that is left.
+ */
 #include "daemon/metrics.h"
 
 /* The first value is taken whole; compilation and cold caches make it a bad one, so it fades. */

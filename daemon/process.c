@@ -1,3 +1,7 @@
+/*
+ * process.c - /proc instead of a list of our own: a daemon that was restarted has no list, and ranks may
+ * have been started by a launcher that is gone. A number is believed only with its time of start.
+ */
 #include "daemon/process.h"
 
 #include <ctype.h>

@@ -1,3 +1,7 @@
+/*
+ * rank.c - bytes of a rank become events of its attempt. A rank is believed only about itself, and only
+ * the leader about the job; steps beyond the job's end are no rank's of ours.
+ */
 #include "daemon/rank.h"
 
 #include <inttypes.h>

@@ -1,3 +1,7 @@
+/*
+ * run.c - whatever happens is told to the pure attempt first, and then run_drive() does what that wants: no
+ * other place ends a process or an attempt, so every end takes the same way.
+ */
 #include "daemon/run.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * scheduler.c - a heap by order of submission of those that could start, so that asking for the next costs
+ * little with a hundred thousand waiting. Strict order, no backfill: see scheduler.h for the price.
+ */
 #include "daemon/scheduler.h"
 
 #include <inttypes.h>

@@ -1,3 +1,7 @@
+/*
+ * server.c - a connection belongs to nobody until its hello; then to a session or a rank. One timer looks
+ * after all deadlines, because ten thousand ranks would mean ten thousand timers.
+ */
 #include "daemon/server.h"
 
 #include <stdlib.h>

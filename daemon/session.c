@@ -1,3 +1,7 @@
+/*
+ * session.c - a request is looked up here and answered elsewhere. What is under way holds the session, so
+ * that an answer that comes after its reader left has somewhere to go.
+ */
 #include "daemon/session.h"
 
 #include <inttypes.h>

@@ -1,3 +1,7 @@
+/*
+ * state_folder.c - a lock that ends with the process, however that ends: a file that says "in use" would
+ * outlive a crash.
+ */
 #include "daemon/state_folder.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * store.c - the database: statements are prepared once, since commits are counted by the second, and a list of
+ * requests is one transaction, so that all of it is on the disk or none.
+ */
 #include "daemon/store.h"
 
 #include <inttypes.h>

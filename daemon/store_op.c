@@ -1,3 +1,7 @@
+/*
+ * store_op.c - a request is copied into one block, counted and then filled by the same walk, so that the
+ * store's thread shares nothing with the loop.
+ */
 #include "daemon/store_op.h"
 
 #include <stdlib.h>

@@ -1,3 +1,7 @@
+/*
+ * store_thread.c - the loop appends, the thread takes all that is there and commits it as one: the disk's
+ * rate of syncs bounds commits, not requests. Steps alone are in no hurry, and wait for company.
+ */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <time.h>

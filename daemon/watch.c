@@ -1,3 +1,7 @@
+/*
+ * watch.c - nothing is queued for a watcher: who has no room is counted past, and gets the number and the
+ * newest state when there is room again. A slow reader costs the daemon a counter.
+ */
 #include "daemon/watch.h"
 
 #include <stdlib.h>

@@ -1,3 +1,7 @@
+/*
+ * batches.c - packing is the leader's and comes first; then each rank maps the same shards and reads by
+ * numbers. What a job says of its data is put into the packer's words here and nowhere else.
+ */
 #include "worker/batches.h"
 
 #include <stdlib.h>

@@ -1,3 +1,7 @@
+/*
+ * csv.c - a table is cut when it is opened, not when it is written: rows of steps that run again would
+ * stand there twice.
+ */
 #include "worker/csv.h"
 
 #include <errno.h>

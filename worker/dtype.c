@@ -1,3 +1,7 @@
+/*
+ * dtype.c - ranks differ, the job has one answer: counted over the ranks of a role, so that one old node
+ * makes all of them f32 rather than ending the job.
+ */
 #include "worker/dtype.h"
 
 #include <stdlib.h>

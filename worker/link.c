@@ -1,3 +1,7 @@
+/*
+ * link.c - a state machine on a thread of its own, since training must not wait for a socket, and the
+ * socket not for a step. What both touch is under one lock or atomic; all else is the thread's.
+ */
 #include "worker/link.h"
 
 #include <stdatomic.h>

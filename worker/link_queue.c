@@ -1,3 +1,7 @@
+/*
+ * link_queue.c - of reports only steps may be lost, the oldest first: what comes later says more, and the
+ * rest decides what becomes of the job.
+ */
 #include "worker/link_queue.h"
 
 #include <stdlib.h>

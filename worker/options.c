@@ -1,3 +1,7 @@
+/*
+ * options.c - exit codes are what the daemon goes by: bad input would fail again and ends the job, a fault
+ * of the host is tried again.
+ */
 #include "worker/options.h"
 
 #include "base/log.h"

@@ -1,3 +1,7 @@
+/*
+ * output.c - what a person finds in the folder and what the daemon is told come from the same numbers, in
+ * one call each. Tables are opened with their first row: only that knows the losses.
+ */
 #include "worker/output.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * client.c - one call at a time, run to its end on a loop of its own: commands read from top to bottom.
+ * The deadline counts silence, so a long answer may take as long as it likes.
+ */
 #include "daemon/ctl/client.h"
 
 #include <errno.h>

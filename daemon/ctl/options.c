@@ -1,3 +1,7 @@
+/*
+ * options.c - one table of options and one of commands; which options a command takes is a string of
+ * letters in its row, so that help and parser cannot disagree.
+ */
 #include "daemon/ctl/options.h"
 
 #include <stdint.h>

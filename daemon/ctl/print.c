@@ -1,3 +1,7 @@
+/*
+ * print.c - words, times and numbers as people read them, in one place, so that all commands show a thing
+ * alike; what is unknown is a dash.
+ */
 #include "daemon/ctl/print.h"
 
 #include <ctype.h>

@@ -1,3 +1,8 @@
+/*
+ * arena.c - counting and carving are one function, so that the two runs of a layout cannot differ. A size
+ * that would wrap stays at one that no allocator gives: shapes come from outside, and a small slab for a
+ * large shape would be written past its end.
+ */
 #include "base/arena.h"
 
 #include "base/status.h"

@@ -1,3 +1,4 @@
+/* clock.c - a clock that cannot be read is a fault of the platform, not of the caller: no status. */
 #include "base/clock.h"
 
 #include <time.h>

@@ -1,3 +1,8 @@
+/*
+ * file.c - what was written is believed only when file and folder were both synced: without the second a
+ * rename may be lost with the power. Descriptors, not paths, are followed downward when a folder is
+ * removed, since a link may take a name's place meanwhile.
+ */
 #include "base/file.h"
 
 #include <dirent.h>

@@ -1,3 +1,7 @@
+/*
+ * json_print.c - one bit says whether something stands before the next element, so that no caller counts
+ * for commas. What YAML reads otherwise than JSON is escaped, because both read these files.
+ */
 #include "base/json_print.h"
 
 #include <inttypes.h>

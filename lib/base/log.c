@@ -1,3 +1,7 @@
+/*
+ * log.c - one write(2) a line: the kernel keeps those whole, where ranks and threads share a terminal or a
+ * file. errno is as it was afterwards, so that a line between a call and its check does no harm.
+ */
 #include "base/log.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * option.c - getopt_long() finds the options; what it would print itself is silenced, so that every
+ * mistake is told in one form, with the nearest right word.
+ */
 #include "base/option.h"
 
 #include <errno.h>

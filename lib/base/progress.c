@@ -1,3 +1,4 @@
+/* progress.c - relaxed: nobody draws a conclusion from the order of two ticks. */
 #include "base/progress.h"
 
 #include <stdatomic.h>

@@ -1,3 +1,7 @@
+/*
+ * rng.c - counters instead of states, because a number must not depend on who asked before: another cut of
+ * the work, or a pass that is run again, draws the same.
+ */
 #include "base/rng.h"
 
 #include <math.h>

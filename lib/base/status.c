@@ -1,3 +1,4 @@
+/* status.c - the words of the statuses, and the end of a program that caught itself in a mistake. */
 #include "base/status.h"
 
 #include <stdio.h>

@@ -1,3 +1,7 @@
+/*
+ * text.c - a fault is kept in the text, not returned, so that a line of output is a line of code. Numbers
+ * take the fewest digits that read back the same: they are held against each other as text.
+ */
 #include "base/text.h"
 
 #include <math.h>

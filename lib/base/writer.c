@@ -1,3 +1,7 @@
+/*
+ * writer.c - a file under another name until it is whole. Small pieces are gathered, large ones go
+ * straight through; the hash and the sync are the caller's and the end's, not the pieces'.
+ */
 #include "base/writer.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * corpus.c - one loop for both formats: what was read waits in `pending` until what follows decides it,
+ * half a character of a text or half a line. So memory is that of a piece, however long a file is.
+ */
 #include "data/corpus.h"
 
 #include <ctype.h>

@@ -1,3 +1,7 @@
+/*
+ * order.c - a permutation that is computed, not stored: nothing to save in a checkpoint, nothing to send
+ * between ranks. Both orders are one function with two keys.
+ */
 #include "data/order.h"
 
 #include "base/log.h"

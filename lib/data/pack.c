@@ -1,3 +1,8 @@
+/*
+ * pack.c - blocks, not sequences, are drawn for the held-out split: neighbours repeat each other, and
+ * single sequences would leak from one side into the other. The draw is by number of the block, so it does
+ * not depend on who reads, and a text that has grown keeps its earlier blocks.
+ */
 #include "data/pack.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * shard.c - everything is verified once, at the opening, because it is mapped and read without a check
+ * from then on, by every rank, for days.
+ */
 #include "data/shard.h"
 
 #include <fcntl.h>

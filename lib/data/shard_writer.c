@@ -1,3 +1,7 @@
+/*
+ * shard_writer.c - the header comes first in the file and last in time: counts and hash are known at the
+ * end, and are patched in before the file gets its name.
+ */
 #include "data/shard_writer.h"
 
 #include <string.h>

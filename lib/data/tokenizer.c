@@ -1,3 +1,7 @@
+/*
+ * tokenizer.c - the one place that maps a kind to its table of operations. Tokens are checked here before
+ * a table sees them, so that each kind need not.
+ */
 #include "data/tokenizer.h"
 
 #include <stdlib.h>

@@ -1,3 +1,7 @@
+/*
+ * transport.c - a row of logits against a row of hidden states, in bytes as they are sent. Both are exact,
+ * so bytes alone decide; and a formula, not a measurement, so that ranks and restarts come to one answer.
+ */
 #include "distill/loss.h"
 
 Kd__Teacher__Transport

@@ -1,3 +1,7 @@
+/*
+ * hf_names.c - our fused matrices are runs of Hugging Face's: a walk over our table names each run, and
+ * never moves a value. The order by offset lets a reader and a writer go through memory once.
+ */
 #include "format/hf_names.h"
 
 #include <stdarg.h>

@@ -1,3 +1,8 @@
+/*
+ * manifest.c - the seal of a folder. It is written last and by rename, so a folder whose manifest verifies
+ * was whole when it was sealed; files are synced by it, since a seal on what is not on the disk yet would
+ * lie. Names in it may lead nowhere else: it comes with models of strangers.
+ */
 #include "format/manifest.h"
 
 #include <dirent.h>

@@ -1,3 +1,7 @@
+/*
+ * model_folder.c - loads by the names that the shape asks for: what is missing or has another form is
+ * refused, what nobody asked for is left alone, since other tools add tensors of their own.
+ */
 #include "format/model_folder.h"
 
 #include <stdio.h>

@@ -1,3 +1,7 @@
+/*
+ * safetensors_writer.c - all shapes are known first, so the header is written once and whole, and values
+ * follow in its order: a model is never twice in memory.
+ */
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,3 +1,7 @@
+/*
+ * shards.c - a model in several files looks like one. Where there is an index it is believed, but no path
+ * in it: its names are those of files beside it.
+ */
 #include "format/shards.h"
 
 #include <jansson.h>

@@ -1,3 +1,7 @@
+/*
+ * check_files.c - what only a disk can tell. Told apart are what stays wrong (nothing there, no
+ * permission), which ends a job, and what may pass (a share that does not answer), which does not.
+ */
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>

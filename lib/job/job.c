@@ -1,3 +1,7 @@
+/*
+ * job.c - completing a job: the defaults of job.proto first, by reflection; here stand only those that
+ * depend on other fields. Readers then look at values, never at whether they are there.
+ */
 #include "job/job.h"
 
 #include <stdbool.h>

@@ -1,3 +1,6 @@
+/*
+ * facts.c - one writing of a range for the generator, for mistakes and for explain: the one of job.proto.
+ */
 #include "message/facts.h"
 
 #include <math.h>

@@ -1,3 +1,4 @@
+/* json.c - by descriptors alone: a field that is added to a .proto file is printed without a line here. */
 #include "message/json.h"
 
 #include <stdbool.h>

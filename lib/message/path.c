@@ -1,3 +1,8 @@
+/*
+ * path.c - a setter works on a copy and swaps it in when all of it went well, so a refused value leaves
+ * nothing half done; job files are small. The others go by type where a message is not there yet, so that
+ * every path can be asked for.
+ */
 #include "message/path.h"
 
 #include <stdbool.h>

@@ -1,3 +1,7 @@
+/*
+ * reflect.c - protobuf-c gives offsets, labels and types, and no functions: here they become get, add,
+ * clear and copy. All that is allocated is so that protobuf-c's own free functions may end it.
+ */
 #include "message/reflect.h"
 
 #include <ctype.h>

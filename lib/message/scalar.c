@@ -1,3 +1,7 @@
+/*
+ * scalar.c - stricter than YAML: no words for true but two, no octal, no hexadecimal, and what stands in
+ * quotes is text. A misread number trains for days.
+ */
 #include "message/scalar.h"
 
 #include <errno.h>

@@ -1,3 +1,7 @@
+/*
+ * yaml.c - a whole file becomes a message; a value behind --set goes by path.c to the same reader, so that
+ * the same text means the same in both.
+ */
 #include "message/yaml.h"
 
 #include <stdbool.h>

@@ -1,3 +1,7 @@
+/*
+ * yaml_print.c - only what is set, in the order of the .proto, so that a file reads like the one that a
+ * person wrote, and reads back as the same message.
+ */
 #include "message/yaml.h"
 
 #include <stdbool.h>

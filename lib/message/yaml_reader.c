@@ -1,3 +1,7 @@
+/*
+ * yaml_reader.c - events go straight into fields; there is no tree between, so each mistake has its line
+ * and its path. Anchors, tags and second documents are refused: a job file is read by people.
+ */
 #include "message/yaml_reader.h"
 
 #include <stdarg.h>

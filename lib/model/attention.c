@@ -1,5 +1,7 @@
 /*
- * attention.c - buffers and backward pass of attention; its forward pass is in layer.c.
+ * attention.c - buffers and backward pass of attention. Its forward pass is in layer.c, so that a layer
+ * can be read on one page; here is what follows from it: what has to be kept, and the same operations in
+ * the opposite order.
  */
 #include "model/attention.h"
 

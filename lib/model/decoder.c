@@ -1,3 +1,8 @@
+/*
+ * decoder.c - lays out a model's activations in one slab and runs its layers. The layout is a function of
+ * n_batch alone and never grows when that falls, so a smaller batch is laid out anew in the same memory,
+ * and a step allocates nothing.
+ */
 #include "model/decoder.h"
 
 #include <math.h>

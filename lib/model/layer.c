@@ -1,5 +1,7 @@
 /*
- * layer.c - the forward pass of a layer, whole, and the order of its backward pass.
+ * layer.c - the forward pass of a layer, whole: a page tells what a decoder computes. Buffers and
+ * gradients, which would hide it, are in attention.c and moe.c; the order of the backward pass is here
+ * too.
  */
 #include "model/layer.h"
 

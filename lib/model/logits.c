@@ -1,3 +1,7 @@
+/*
+ * logits.c - for people and programs that want to see logits; by chunks of rows, since a batch of them may
+ * be larger than the model.
+ */
 #include "model/logits.h"
 
 enum { CHUNK_ROWS = 256 };

@@ -1,5 +1,7 @@
 /*
- * moe.c - buffers and backward pass of a layer's second half; its forward pass is in layer.c.
+ * moe.c - buffers and backward pass of a layer's second half, dense or sparse; its forward pass is in
+ * layer.c, as attention's is. Buffers of gradients are one set for all layers, those of activations one a
+ * layer in training: what is kept is what a backward pass reads.
  */
 #include "model/moe.h"
 

@@ -1,3 +1,8 @@
+/*
+ * parameters.c - one numbering, matrices first, for masters, gradients and moments: whoever sums, clips or
+ * saves goes over flat arrays. For inference the masters are left out, and values pass a small stage, so
+ * that loading never holds a model twice.
+ */
 #include "model/parameters.h"
 
 #include <math.h>

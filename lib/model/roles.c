@@ -1,5 +1,6 @@
 /*
- * roles.c - which parameters a decoder of a given shape has: one for each role and layer.
+ * roles.c - which parameters a decoder of a given shape has: one for each role and layer. The list is made
+ * once, and names, slabs, files and start values all follow from it.
  */
 #include <stdio.h>
 #include <stdlib.h>

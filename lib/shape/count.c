@@ -1,4 +1,7 @@
-/* count.c - the sums behind count.h: one place that knows how many weights each part of a layer has. */
+/*
+ * count.c - the sums behind count.h. One place knows how many weights each part of a layer has, since
+ * memory, FLOPs and what people are told must agree.
+ */
 #include "shape/count.h"
 
 /* Weights of one layer's matrices with that many experts taken into account. */

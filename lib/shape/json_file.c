@@ -1,3 +1,7 @@
+/*
+ * json_file.c - jansson reads, our printer writes: one form of numbers and strings in all files. A field
+ * that stands twice is refused, since readers disagree on which one counts.
+ */
 #include "shape/json_file.h"
 
 #include <stdlib.h>

@@ -1,4 +1,7 @@
-/* type.c - looking up a type's row by its name. */
+/*
+ * type.c - looking up a type's row by its name: what sets a type apart is data in its row, and nothing
+ * else compares types.
+ */
 #include "shape/type.h"
 
 #include <string.h>

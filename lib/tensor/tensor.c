@@ -1,3 +1,7 @@
+/*
+ * tensor.c - views only: no function here owns or touches an element, so a tensor of memory that does not
+ * exist yet, while an arena counts, is as good as any.
+ */
 #include "tensor/tensor.h"
 
 #include "tensor/ops.h"

@@ -1,3 +1,8 @@
+/*
+ * checkpoint.c - a name step-<n> stands for a whole checkpoint or for none: all is written under a hidden
+ * name, sealed, and renamed; what is to go is renamed first. So a kill at any moment leaves what the next
+ * start can tell apart.
+ */
 #include "train/checkpoint.h"
 
 #include <dirent.h>

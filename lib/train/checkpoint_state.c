@@ -1,3 +1,7 @@
+/*
+ * checkpoint_state.c - small, and for people too: the job stands in it line by line, so that a refusal can
+ * name the field that differs. An unknown version is refused, not guessed at.
+ */
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>

@@ -1,3 +1,7 @@
+/*
+ * checkpoint_tensors.c - masters and moments by name, not as slabs: a later version may number them
+ * otherwise. Values pass through one buffer, so a save needs no second model in memory.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -1,3 +1,8 @@
+/*
+ * evaluate.c - sums over batches, divided at the end, so that the size of a batch and the number of ranks
+ * change rounding only. A decoder of its own, without gradients: that of training holds activations that a
+ * step may still need.
+ */
 #include "train/evaluate.h"
 
 #include <math.h>

@@ -1,3 +1,7 @@
+/*
+ * initial.c - where a student comes from, for worker and libkd alike: a checkpoint's shape and weights, or
+ * the job's shape and its seed.
+ */
 #include "train/initial.h"
 
 #include "format/model_folder.h"

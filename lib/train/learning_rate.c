@@ -1,3 +1,7 @@
+/*
+ * learning_rate.c - a function of the step alone: a resumed job needs no memory of it, and a live change
+ * of the peak takes effect at its step.
+ */
 #include "train/learning_rate.h"
 
 #include <math.h>

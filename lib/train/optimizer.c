@@ -1,5 +1,6 @@
 /*
- * optimizer.c - one pass of AdamW over the matrices of each trained group, and one over its vectors.
+ * optimizer.c - one pass of AdamW over the matrices of each trained group, and one over its vectors, which
+ * never decay. Slabs are flat, so it knows neither layers nor names.
  */
 #include "train/optimizer.h"
 

@@ -1,3 +1,7 @@
+/*
+ * publish.c - a model folder that others read while it is replaced: old and new change names in one move
+ * where the file system can, so that there is always one to be seen.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>

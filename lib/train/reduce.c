@@ -1,3 +1,7 @@
+/*
+ * reduce.c - the sums of one who is alone; with more ranks lib/comm gives others, and the step does not
+ * know the difference.
+ */
 #include "train/reduce.h"
 
 /* NOLINTNEXTLINE(readability-non-const-parameter): the type is that of kd_reduce */

@@ -1,3 +1,7 @@
+/*
+ * tokens.c - tokens from outside are looked at once, here, because operations treat a bad one as a mistake
+ * of ours.
+ */
 #include "train/tokens.h"
 
 #include "base/log.h"

@@ -1,3 +1,6 @@
+/*
+ * address.c - refuses what would be unsafe before anything is opened: plain TCP goes to this machine only.
+ */
 #include "wire/address.h"
 
 #include <arpa/inet.h>

@@ -1,3 +1,8 @@
+/*
+ * connection.c - one handle, one state, one way out: every end goes through end(), so on_closed comes once
+ * and with the first reason. Requests own their bytes, so a message is the caller's again when send
+ * returns.
+ */
 #include "wire/connection.h"
 
 #include <pthread.h>

@@ -1,3 +1,7 @@
+/*
+ * frame.c - a whole frame in the input is given out where it lies; only one that was cut is copied, into
+ * memory that grows with what has come, never with what was promised.
+ */
 #include "wire/frame.h"
 
 #include <stdlib.h>

@@ -1,3 +1,7 @@
+/*
+ * hello.c - versions are compared before anything else is believed, and named in the refusal: two programs
+ * of one cluster are not always updated together.
+ */
 #include "wire/hello.h"
 
 #include "base/log.h"

@@ -1,3 +1,7 @@
+/*
+ * listener.c - a socket file outlives a crash. Only one that refuses connections is removed: when in doubt
+ * somebody is there.
+ */
 #include "wire/listener.h"
 
 #include <errno.h>

@@ -1,3 +1,8 @@
+/*
+ * adamw.c - memory is what an update costs: master, moments and the compute copy are read and written in
+ * one pass. Norms are summed by blocks of a fixed size in f64, so that the number of threads does not
+ * change them.
+ */
 #include <math.h>
 
 #include "tensor/cpu/cpu.h"

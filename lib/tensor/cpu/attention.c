@@ -1,3 +1,8 @@
+/*
+ * attention.c - forward, by blocks of queries: scores of a block against all keys that it sees are one
+ * product, their softmax is in the cache, and a second product sums the values. A head's keys and values
+ * are copied together first, since in their rows they lie a model's width apart.
+ */
 #include "tensor/cpu/attention.h"
 
 #include <math.h>

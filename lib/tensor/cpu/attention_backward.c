@@ -1,15 +1,17 @@
-#include <math.h>
-#include <string.h>
-
-#include "tensor/cpu/attention.h"
-
 /*
+ * attention_backward.c - the gradients of attention, from what the forward pass has kept.
+ *
  * With S = scale q k^T, P = softmax(S), out = P v:
  *   dv = P^T dout,  dP = dout v^T,  dS = P (dP - delta),  delta = rowsum(dout * out),
  *   dq = scale dS k,  dk = scale dS^T q.
  * P is formed again from the saved log-sum-exp (Dao et al. 2022). dk and dv of a key/value head
  * are summed in f32 over its query heads and blocks.
  */
+#include <math.h>
+#include <string.h>
+
+#include "tensor/cpu/attention.h"
+
 typedef struct backward_args {
     kd_backend *be;
     const kd_attention *a;

@@ -1,3 +1,7 @@
+/*
+ * attention_block.c - what both directions share: where a head's columns lie, how many keys a block sees
+ * (rounded up, so that products meet few shapes), and where segments begin and end.
+ */
 #include <string.h>
 
 #include "tensor/cpu/attention.h"

@@ -1,3 +1,8 @@
+/*
+ * backend.c - making and ending a back end, and the cut of rows into parts. Parts are fixed by the number
+ * of threads, and the team is always whole: a schedule that followed the load would sum in another order
+ * each time.
+ */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>

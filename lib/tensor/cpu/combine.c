@@ -1,3 +1,7 @@
+/*
+ * combine.c - moves rows between tokens and segments by the places that route has written down. Each row
+ * has one writer in each direction, so there is nothing to lock and sums keep their order.
+ */
 #include <string.h>
 
 #include "tensor/cpu/cpu.h"

@@ -1,3 +1,7 @@
+/*
+ * elementwise.c - loops that are bound by memory: what matters is that each reads and writes once. The
+ * host's transfers are here too, since on a CPU they are copies.
+ */
 #include <string.h>
 
 #include "tensor/cpu/cpu.h"

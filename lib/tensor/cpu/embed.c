@@ -1,3 +1,7 @@
+/*
+ * embed.c - in the backward pass each thread owns a part of the table and reads all ids: several tokens
+ * may be one row, and a sum with two writers would depend on who came first.
+ */
 #include "tensor/cpu/cpu.h"
 
 typedef struct embed_args {

@@ -1,3 +1,8 @@
+/*
+ * experts.c - one product for each part of an expert's segment. Which sizes occur is up to the routing, so
+ * all that can occur are made ready when a matrix is first seen: a step of later hours then meets no new
+ * one.
+ */
 #include <string.h>
 
 #include "tensor/cpu/cpu.h"

@@ -1,3 +1,7 @@
+/*
+ * gated_add.c - a shared expert behind its gate: y += sigmoid(gate) x, the sigmoid formed again in the
+ * backward pass rather than kept.
+ */
 #include "tensor/cpu/cpu.h"
 
 typedef struct gated_args {

@@ -1,3 +1,7 @@
+/*
+ * head_norm.c - norm over parts of a row, each head's or all heads' together; a file of its own because
+ * here dx is written and in the compute dtype, where norm.c adds into the f32 residual stream.
+ */
 #include <math.h>
 #include <string.h>
 

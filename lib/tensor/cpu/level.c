@@ -1,3 +1,7 @@
+/*
+ * level.c - chosen when a back end is made, not when it is built: one binary then runs on any processor of
+ * its kind, and the tests try lesser ones on this.
+ */
 #include "tensor/cpu/level.h"
 
 #include <stdlib.h>

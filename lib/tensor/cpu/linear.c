@@ -1,3 +1,7 @@
+/*
+ * linear.c - three products of one matrix. Operands of a product have one dtype, so a gradient that comes
+ * in f32 from the residual stream is cast first, into scratch that the product gives back.
+ */
 #include "tensor/cpu/cpu.h"
 
 /* A gradient may come in f32 from the residual stream; products take compute operands. */

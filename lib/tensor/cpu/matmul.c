@@ -1,3 +1,8 @@
+/*
+ * matmul.c - oneDNN behind a table. Its primitives are made for one shape at a time at a thousand times
+ * the cost of a call, and it chooses its way by the processor: where it would read operands badly, or
+ * cannot multiply bf16, panel.c does.
+ */
 #include "tensor/cpu/matmul.h"
 
 #include <dnnl.h>

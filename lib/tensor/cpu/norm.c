@@ -1,3 +1,7 @@
+/*
+ * norm.c - RMSNorm of the residual stream, with the delta of the block before added on the way: the stream
+ * crosses memory once instead of twice. dw is summed by part and then over parts, in order.
+ */
 #include <math.h>
 #include <string.h>
 

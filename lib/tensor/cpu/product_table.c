@@ -1,3 +1,7 @@
+/*
+ * product_table.c - a hash table with an order of use in fixed memory: it is asked before each product, so
+ * a hit must cost next to nothing, and a job that goes on for weeks must not grow it.
+ */
 #include "tensor/cpu/product_table.h"
 
 #include <stddef.h>

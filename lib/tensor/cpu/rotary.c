@@ -1,3 +1,7 @@
+/*
+ * rotary.c - the backward pass is the same turn the other way. Angles come from a table by position, so
+ * packed sequences begin at 0 again.
+ */
 #include "tensor/cpu/cpu.h"
 
 typedef struct rotate_args {

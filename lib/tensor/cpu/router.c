@@ -1,3 +1,8 @@
+/*
+ * router.c - chooses, and then sorts by counting: first where each expert's segment begins, then where
+ * each row goes, in the order of tokens. The order is the same for any number of threads, and nothing
+ * reads back how many rows an expert got.
+ */
 #include <math.h>
 #include <string.h>
 

@@ -1,3 +1,7 @@
+/*
+ * scratch.c - blocks are chained, never moved, since operations that are under way hold pointers into
+ * them; they become one when the stack is empty.
+ */
 #include "tensor/cpu/scratch.h"
 
 #include "tensor/cpu/cpu.h"

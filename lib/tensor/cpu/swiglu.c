@@ -1,3 +1,7 @@
+/*
+ * swiglu.c - gate and up come from one product, side by side, and their gradients go back so: a row is
+ * read once for both. The sigmoid is formed again in the backward pass, which costs less than keeping it.
+ */
 #include "tensor/cpu/cpu.h"
 
 typedef struct swiglu_args {

@@ -1,9 +1,6 @@
-#include <string.h>
-
-#include "base/log.h"
-#include "tensor/cpu/vocab_rows.h"
-
 /*
+ * vocab_loss.c - losses over the vocabulary without a matrix of rows by vocabulary.
+ *
  * The rows that take part are cut into chunks. Of each the logits are formed, the gradient by the
  * logits, and from that its part of both gradients. d_lm_head crosses memory once a chunk, which is
  * what speaks for few and large ones; the logits of a chunk stay in a large cache if it is small.
@@ -11,6 +8,10 @@
  * Rows that lie side by side are used where they are, others are gathered, and their number is
  * rounded up by rows of zeros so that products see few shapes.
  */
+#include <string.h>
+
+#include "base/log.h"
+#include "tensor/cpu/vocab_rows.h"
 
 /* A chunk of logits of about that size, but of rows enough for products to pay. */
 enum { CHUNK_BYTES = 4 << 20, CHUNK_ROWS_MIN = 256, CHUNK_ROWS_MAX = 1024, ROWS_TILE = 32 };

@@ -1,14 +1,15 @@
-#include "tensor/cpu/vocab_rows.h"
-
-#include <math.h>
-
 /*
+ * vocab_rows.c - the losses of the rows of one chunk, and their gradients by its logits.
+ *
  * Each row is passed over three times: its maxima, its exponentials (kept, so that none is
  * computed twice) with their sums, and the divergence with the gradient. A row and its
  * exponentials stay in the cache between the passes.
  *
  * Several teachers become one first, whose logits are T log p_T: its softmax at T is p_T.
  */
+#include "tensor/cpu/vocab_rows.h"
+
+#include <math.h>
 
 typedef struct rows_args {
     const kd_vocab_rows *rows;
