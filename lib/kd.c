@@ -17,11 +17,15 @@ static kd_status make_trainer(kd_student *s, const Kd__Job *whole)
                                           .training = whole->training,
                                           .max_batch = s->micro_size,
                                           .n_tokens = s->n_tokens};
+    const Kd__Student *student = whole->student;
     kd_model_config config;
     kd_parameters *params;
     kd_status st = kd_initial_config(whole, &config);
+    if (!st && student->init == KD__STUDENT__INIT__CHECKPOINT) {
+        st = kd_content_read(student->checkpoint, student->verify, &s->start_content);
+    }
     if (!st) {
-        st = kd_initial_parameters(s->be, whole->student, &config, &params);
+        st = kd_initial_parameters(s->be, student, &config, &params);
     }
     return st ? st : kd_trainer_create(params, &settings, NULL, 0, &s->trainer);
 }
@@ -80,33 +84,6 @@ void kd_student_destroy(kd_student *s)
 kd_status kd_student_save(kd_student *s, const char *folder)
 {
     return kd_model_export(folder, kd_trainer_parameters(s->trainer), NULL, NULL);
-}
-
-kd_status kd_student_checkpoint(kd_student *s, const char *folder)
-{
-    const kd_checkpoint_state state = {.step = s->n_steps};
-    return kd_checkpoint_save(folder, kd_trainer_optimizer(s->trainer), &state, NULL);
-}
-
-kd_status kd_student_resume(kd_student *s, const char *folder)
-{
-    kd_checkpoint_state state = {0};
-    char *path;
-    kd_status st = kd_checkpoint_find_latest(folder, &path, &state);
-    if (st) {
-        return st;
-    }
-    kd_checkpoint_state_release(&state);
-    if (path == NULL) {
-        return kd_fail(KD_ERR_NOT_FOUND, "%s holds no checkpoint to go on from", folder);
-    }
-    st = kd_checkpoint_load(path, kd_trainer_optimizer(s->trainer), 0, &state);
-    free(path);
-    if (!st) {
-        s->n_steps = state.step;
-        kd_checkpoint_state_release(&state);
-    }
-    return st;
 }
 
 uint64_t kd_student_steps(const kd_student *s)

@@ -191,9 +191,12 @@ KD_MUST_USE kd_status kd_student_save(kd_student *student, const char *folder);
 
 /*
  * Writes a training state below `folder` (step-<n>/), and goes on from the newest valid one there:
- * the same steps afterwards end in the same bytes. KD_ERR_NOT_FOUND if there is none,
- * KD_ERR_INVALID if it is of another model; after a fault in reading it the student's weights are
- * undefined.
+ * the same steps afterwards end in the same bytes, if what `distillctl explain` calls live is set as it
+ * was then; that, and whether distillation is on, is the caller's to set again.
+ * KD_ERR_NOT_FOUND if there is none. KD_ERR_INVALID if another job made it, and names the first field that
+ * differs; only fields that are live, free or a path may. The contents of student.checkpoint and of the
+ * teacher count, so the same teacher is attached before. A dtype that was left open is what it became.
+ * Nothing has changed then, but after a fault in reading the files the student's weights are undefined.
  */
 KD_MUST_USE kd_status kd_student_checkpoint(kd_student *student, const char *folder);
 KD_MUST_USE kd_status kd_student_resume(kd_student *student, const char *folder);

@@ -4,6 +4,7 @@
  *   values.c   the job file: read, completed, checked; fields by path
  *   teach.c    the teacher, and how its signals come to the trainer
  *   step.c     steps, losses, logits, evaluation
+ *   checkpoint.c  training state, and the job that it is of
  */
 #ifndef KD_KD_STUDENT_H
 #define KD_KD_STUDENT_H
@@ -34,6 +35,7 @@ struct kd_student {
     kd_logits_source built; /* what the trainer's signals were made for */
     uint64_t n_messages;    /* micro-batches of all passes so far: numbers the next one */
     uint64_t n_steps;       /* updates made */
+    uint64_t start_content, teacher_content; /* of student.checkpoint and the teacher, if there */
 
     /* The step under way. */
     kd_batch batch;      /* all of it */
@@ -54,6 +56,9 @@ KD_MUST_USE kd_status kd_values_complete(const Kd__Job *job, bool taught, Kd__Jo
 KD_MUST_USE kd_status kd_values_with_teacher(const Kd__Job *job,
                                              const char *folder,
                                              Kd__Job **job_out);
+
+/* What a model folder holds, as far as `verify` says (format/identity.h). */
+KD_MUST_USE kd_status kd_content_read(const char *folder, Kd__Verify verify, uint64_t *content_out);
 
 /* Loads the teacher that `job` names, if it names one, in the place of the one there is. */
 KD_MUST_USE kd_status kd_teaching_load(kd_student *s, const Kd__Job *job);

@@ -153,8 +153,11 @@ kd_status kd_teaching_begin(kd_student *s, kd_logits_source from, int64_t n_batc
 }
 
 /* A teacher of another dtype than the student's has a back end of its own. */
-static kd_status
-load(const kd_student *s, const Kd__Teacher *from, kd_backend **be_out, kd_teacher **teacher_out)
+static kd_status load(const kd_student *s,
+                      const Kd__Teacher *from,
+                      kd_backend **be_out,
+                      kd_teacher **teacher_out,
+                      uint64_t *content_out)
 {
     const kd_teacher_settings settings = {.max_batch = s->micro_size, .n_tokens = s->n_tokens};
     const kd_dtype dtype = kd_dtype_of_word(from->dtype);
@@ -164,6 +167,9 @@ load(const kd_student *s, const Kd__Teacher *from, kd_backend **be_out, kd_teach
     kd_status st = KD_OK;
     if (dtype != s->be->compute) {
         st = kd_backend_create_cpu(dtype, s->be->n_threads, &be);
+    }
+    if (!st) {
+        st = kd_content_read(from->checkpoint, from->verify, content_out);
     }
     if (!st) {
         st = kd_teacher_load(be != NULL ? be : s->be, from->checkpoint, &settings, &teacher);
@@ -186,7 +192,8 @@ kd_status kd_teaching_load(kd_student *s, const Kd__Job *job)
 {
     kd_backend *be = NULL;
     kd_teacher *teacher = NULL;
-    kd_status st = job->n_teachers > 0 ? load(s, job->teachers[0], &be, &teacher) : KD_OK;
+    uint64_t content = 0;
+    kd_status st = job->n_teachers > 0 ? load(s, job->teachers[0], &be, &teacher, &content) : KD_OK;
     if (!st) {
         st = build(s, KD_LOGITS_NONE); /* lets go of the lm_head of the one before */
     }
@@ -199,6 +206,7 @@ kd_status kd_teaching_load(kd_student *s, const Kd__Job *job)
     kd_backend_destroy(s->teacher_be);
     s->teacher = teacher;
     s->teacher_be = be;
+    s->teacher_content = content;
     return KD_OK;
 }
 

@@ -7,26 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kd.h"
+#include "tests/support/small_student.h"
 #include "tests/support/temporary.h"
 
-enum { B = 4, T = 8, V = 256, N = B * T, SYMBOLS = 16 };
-
-#define DATA        "data: {sequence_length: 8}\n"
-#define SHAPE       "num_layers: 2, num_heads: 2, intermediate_size: 16, num_experts: 4"
-#define MODEL       "student: {model: {hidden_size: 16, " SHAPE "}}\n"
-#define TRAINING    "batch_size: 4, steps: 1000, decay: constant, learning_rate: 1e-2"
-#define F32         "training: {" TRAINING ", dtype: f32}\n"
-#define SMALL(seed) DATA MODEL F32 "seed: " #seed "\n"
-
 TestSuite(kd, .init = temporary_enter, .fini = temporary_leave);
-
-static kd_student *create(const char *job)
-{
-    kd_student *student;
-    cr_assert_eq(kd_student_create(job, &student), KD_OK, "%s", kd_error_text());
-    return student;
-}
 
 static void set(kd_student *student, const char *path, const char *value)
 {
@@ -50,17 +34,6 @@ static void expect_not_set(kd_student *student,
     cr_expect_str_eq(kd_error_text(), text);
 }
 
-/* A text with a rule, so that there is something to learn: each token is the one before plus 3
- * or 5. */
-static void make_text(int32_t *tokens, int32_t *labels, int32_t seed)
-{
-    for (int32_t i = 0, token = seed; i < N; i++) {
-        tokens[i] = token % SYMBOLS;
-        token += (i * 7 + seed) % 3 == 0 ? 5 : 3;
-        labels[i] = token % SYMBOLS;
-    }
-}
-
 static const kd_student_loss *find(const kd_losses *losses, const char *name)
 {
     for (int i = 0; i < losses->n_values; i++) {
@@ -71,34 +44,12 @@ static const kd_student_loss *find(const kd_losses *losses, const char *name)
     return NULL;
 }
 
-static kd_losses train(kd_student *student, int n_steps)
-{
-    kd_losses losses = {0};
-    for (int i = 0; i < n_steps; i++) {
-        int32_t tokens[N], labels[N];
-        make_text(tokens, labels, (int32_t)(kd_student_steps(student) % 5));
-        cr_assert_eq(kd_student_step(student, tokens, labels, B, &losses), KD_OK, "%s",
-                     kd_error_text());
-    }
-    return losses;
-}
-
-/* A model folder that holds something worth teaching. */
-static const char *make_teacher(void)
-{
-    kd_student *teacher = create(SMALL(1));
-    (void)train(teacher, 60);
-    cr_assert_eq(kd_student_save(teacher, temporary_path("teacher")), KD_OK);
-    kd_student_destroy(teacher);
-    return temporary_path("teacher");
-}
-
 Test(kd, a_student_learns_from_a_teacher)
 {
-    kd_student *student = create(SMALL(2));
-    cr_assert_eq(kd_student_attach_teacher(student, make_teacher()), KD_OK);
+    kd_student *student = small_student(SMALL(2));
+    cr_assert_eq(kd_student_attach_teacher(student, small_teacher()), KD_OK);
     set(student, "objective.kd.temperature", "2.0");
-    const kd_losses first = train(student, 1), last = train(student, 60);
+    const kd_losses first = small_train(student, 1), last = small_train(student, 60);
     cr_assert_not_null(find(&first, "kd"));
     cr_assert_not_null(find(&first, "hard"));
     cr_assert_not_null(find(&first, "balance"));
@@ -115,36 +66,36 @@ Test(kd, a_student_learns_from_a_teacher)
 
 Test(kd, distillation_turns_off_and_on)
 {
-    const char *teacher = make_teacher();
-    kd_student *student = create(SMALL(2));
-    kd_losses losses = train(student, 1);
+    const char *teacher = small_teacher();
+    kd_student *student = small_student(SMALL(2));
+    kd_losses losses = small_train(student, 1);
     cr_expect_null(find(&losses, "kd"));
     cr_assert_eq(kd_student_attach_teacher(student, teacher), KD_OK);
-    losses = train(student, 1);
+    losses = small_train(student, 1);
     cr_expect_not_null(find(&losses, "kd"));
     kd_student_set_distillation(student, false);
-    losses = train(student, 1);
+    losses = small_train(student, 1);
     cr_expect_null(find(&losses, "kd"));
     kd_student_set_distillation(student, true);
-    losses = train(student, 1);
+    losses = small_train(student, 1);
     cr_expect_not_null(find(&losses, "kd"));
     set(student, "objective.kd.weight", "0.0");
-    losses = train(student, 1);
+    losses = small_train(student, 1);
     cr_expect_null(find(&losses, "kd"));
     set(student, "objective.kd.weight", "1.0");
     cr_assert_eq(kd_student_attach_teacher(student, NULL), KD_OK);
-    losses = train(student, 1);
+    losses = small_train(student, 1);
     cr_expect_null(find(&losses, "kd"));
     kd_student_destroy(student);
 }
 
 Test(kd, a_step_needs_no_labels)
 {
-    kd_student *student = create(SMALL(2));
+    kd_student *student = small_student(SMALL(2));
     int32_t tokens[N], labels[N];
     kd_losses losses;
-    make_text(tokens, labels, 0);
-    cr_assert_eq(kd_student_attach_teacher(student, make_teacher()), KD_OK);
+    small_text(tokens, labels, 0);
+    cr_assert_eq(kd_student_attach_teacher(student, small_teacher()), KD_OK);
     cr_assert_eq(kd_student_step(student, tokens, NULL, B, &losses), KD_OK);
     cr_expect_not_null(find(&losses, "kd"));
     cr_expect_null(find(&losses, "hard"));
@@ -155,35 +106,35 @@ Test(kd, a_step_needs_no_labels)
 /* hard has 0.3 beside a teacher; alone it is all there is to learn from. */
 Test(kd, hard_targets_weigh_more_while_nothing_distils)
 {
-    kd_student *student = create(SMALL(2));
-    cr_assert_eq(kd_student_attach_teacher(student, make_teacher()), KD_OK);
-    kd_losses losses = train(student, 1);
+    kd_student *student = small_student(SMALL(2));
+    cr_assert_eq(kd_student_attach_teacher(student, small_teacher()), KD_OK);
+    kd_losses losses = small_train(student, 1);
     cr_expect_eq(find(&losses, "hard")->weight, 0.3);
     kd_student_set_distillation(student, false);
-    losses = train(student, 1);
+    losses = small_train(student, 1);
     cr_expect_eq(find(&losses, "hard")->weight, 1.0);
     kd_student_set_distillation(student, true);
     expect_value(student, "objective.hard.weight", "0.3");
     set(student, "objective.hard.weight", "0.25");
     kd_student_set_distillation(student, false);
-    losses = train(student, 1);
+    losses = small_train(student, 1);
     cr_expect_eq(find(&losses, "hard")->weight, 0.25, "as it was given");
     kd_student_destroy(student);
 }
 
 Test(kd, losses_and_logits_can_be_seen_without_a_step)
 {
-    kd_student *student = create(SMALL(2));
+    kd_student *student = small_student(SMALL(2));
     const size_t n = N * (size_t)V;
     float *mine = malloc(n * sizeof *mine), *taught = malloc(n * sizeof *taught);
     int32_t tokens[N], labels[N];
     kd_losses asked, stepped;
-    make_text(tokens, labels, 0);
+    small_text(tokens, labels, 0);
     kd_set_quiet(true);
     cr_expect_eq(kd_student_teacher_logits(student, tokens, B, taught), KD_ERR_STATE);
     cr_expect_eq(kd_student_logits(student, tokens, 0, mine), KD_ERR_ARG);
     cr_expect_not(kd_student_distils(student));
-    cr_assert_eq(kd_student_attach_teacher(student, make_teacher()), KD_OK);
+    cr_assert_eq(kd_student_attach_teacher(student, small_teacher()), KD_OK);
     cr_expect(kd_student_distils(student));
 
     cr_assert_eq(kd_student_losses(student, tokens, labels, B, &asked), KD_OK);
@@ -207,14 +158,14 @@ Test(kd, losses_and_logits_can_be_seen_without_a_step)
 
 Test(kd, fields_are_set_and_got_by_path)
 {
-    kd_student *student = create(SMALL(2));
+    kd_student *student = small_student(SMALL(2));
     expect_value(student, "objective.hard.weight", "1"); /* nobody teaches */
     set(student, "objective.hard.weight", "0.5");
     set(student, "objective.balance.weight", "0");
     set(student, "training.learning_rate", "0.002");
     expect_value(student, "objective.hard.weight", "0.5");
     expect_value(student, "training.learning_rate", "0.002");
-    kd_losses losses = train(student, 1);
+    kd_losses losses = small_train(student, 1);
     cr_expect_float_eq(find(&losses, "hard")->weighted, 0.5 * find(&losses, "hard")->raw, 1e-12);
     cr_expect_null(find(&losses, "balance"));
     cr_expect_eq(losses.learning_rate, 0.002);
@@ -224,16 +175,16 @@ Test(kd, fields_are_set_and_got_by_path)
         "{kind: step, points: [{step: 0, value: 1}, {step: 2, value: 2}]}");
     expect_value(student, "objective.balance.weight", "0.01");
     expect_value(student, "objective.hard.weight.points.1.value", "2");
-    losses = train(student, 1);
+    losses = small_train(student, 1);
     cr_expect_eq(find(&losses, "hard")->weight, 1.0);
-    losses = train(student, 1);
+    losses = small_train(student, 1);
     cr_expect_eq(find(&losses, "hard")->weight, 2.0);
     kd_student_destroy(student);
 }
 
 Test(kd, what_was_given_and_every_default_can_be_got)
 {
-    kd_student *student = create(SMALL(2));
+    kd_student *student = small_student(SMALL(2));
     char few[4] = "";
     expect_value(student, "training.batch_size", "4");
     expect_value(student, "training.beta2", "0.95");
@@ -255,7 +206,7 @@ Test(kd, what_was_given_and_every_default_can_be_got)
 
 Test(kd, a_wrong_path_or_value_is_refused_and_changes_nothing)
 {
-    kd_student *student = create(SMALL(2));
+    kd_student *student = small_student(SMALL(2));
     set(student, "objective.hard.weight", "0.5");
     expect_not_set(student, "objective.hrad.weight", "1", KD_ERR_INVALID,
                    "objective.hrad: no such field; did you mean \"hard\"?");
@@ -281,29 +232,29 @@ Test(kd, what_is_not_live_stays_as_it_was_created)
     static const char *const paths[] = {"training.batch_size",     "student.model.hidden_size",
                                         "objective.kd.divergence", "objective",
                                         "data.sequence_length",    "teachers.0.checkpoint"};
-    kd_student *student = create(SMALL(2));
+    kd_student *student = small_student(SMALL(2));
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
         cr_expect_eq(kd_student_set(student, paths[i], "8"), KD_ERR_STATE, "%s", paths[i]);
         cr_expect_eq(strncmp(kd_error_text(), paths[i], strlen(paths[i])), 0, "%s",
                      kd_error_text());
     }
     expect_value(student, "training.batch_size", "4");
-    (void)train(student, 1);
+    (void)small_train(student, 1);
     kd_student_destroy(student);
 }
 
 Test(kd, a_teacher_may_stand_in_the_job_with_a_dtype_of_its_own)
 {
     char job[512];
-    const char *teacher = make_teacher();
+    const char *teacher = small_teacher();
     (void)snprintf(job, sizeof job, SMALL(2) "teachers: [{checkpoint: %s, dtype: f32}]\n", teacher);
-    kd_student *named = create(job), *attached = create(SMALL(2));
+    kd_student *named = small_student(job), *attached = small_student(SMALL(2));
     cr_assert(kd_student_distils(named));
     expect_value(named, "teachers.0.checkpoint", teacher);
     expect_value(named, "objective.hard.weight", "0.3");
     cr_assert_eq(kd_student_attach_teacher(attached, "teacher"),
                  KD_OK); /* below the working directory */
-    const kd_losses wanted = train(named, 1), found = train(attached, 1);
+    const kd_losses wanted = small_train(named, 1), found = small_train(attached, 1);
     cr_expect_float_eq(found.total, wanted.total, 2e-2); /* its dtype is the processor's */
     kd_student_destroy(attached);
     kd_student_destroy(named);
@@ -311,8 +262,8 @@ Test(kd, a_teacher_may_stand_in_the_job_with_a_dtype_of_its_own)
     (void)snprintf(job, sizeof job,
                    SMALL(2) "teachers: [{checkpoint: %s, dtype: bf16, transport: hidden}]\n",
                    teacher);
-    kd_student *rounded = create(job);
-    const kd_losses near = train(rounded, 1);
+    kd_student *rounded = small_student(job);
+    const kd_losses near = small_train(rounded, 1);
     cr_expect_neq(near.total, wanted.total);
     cr_expect_float_eq(near.total, wanted.total, 2e-2);
     kd_student_destroy(rounded);
@@ -321,14 +272,14 @@ Test(kd, a_teacher_may_stand_in_the_job_with_a_dtype_of_its_own)
 /* Three sequences in micro-batches of two: another cut of the same step. */
 Test(kd, a_step_is_cut_into_micro_batches)
 {
-    kd_student *whole = create(SMALL(2));
-    kd_student *cut =
-        create(DATA MODEL "training: {" TRAINING ", dtype: f32, micro_batch_size: 2}\nseed: 2\n");
+    kd_student *whole = small_student(SMALL(2));
+    kd_student *cut = small_student(DATA MODEL "training: {" TRAINING
+                                               ", dtype: f32, micro_batch_size: 2}\nseed: 2\n");
     const size_t n = 3 * T * V;
     float *wanted_logits = malloc(n * sizeof *wanted_logits), *logits = malloc(n * sizeof *logits);
     int32_t tokens[N], labels[N];
     kd_losses wanted, found;
-    make_text(tokens, labels, 1);
+    small_text(tokens, labels, 1);
     cr_assert_eq(kd_student_logits(whole, tokens, 3, wanted_logits), KD_OK);
     cr_assert_eq(kd_student_logits(cut, tokens, 3, logits), KD_OK);
     for (size_t i = 0; i < n; i++) {
@@ -353,11 +304,11 @@ Test(kd, a_step_is_cut_into_micro_batches)
 
 Test(kd, target_logits_of_the_callers_teach_too)
 {
-    kd_student *student = create(SMALL(2));
+    kd_student *student = small_student(SMALL(2));
     float *logits = calloc(N * V, sizeof *logits);
     int32_t tokens[N], labels[N];
     kd_losses first, last;
-    make_text(tokens, labels, 0);
+    small_text(tokens, labels, 0);
     for (int i = 0; i < N; i++) {
         logits[i * V + labels[i]] = 5.0f;
         labels[i] = i == 0 ? labels[i] : -100; /* the labels alone would teach next to nothing */
@@ -376,47 +327,6 @@ Test(kd, target_logits_of_the_callers_teach_too)
     cr_expect_null(find(&last, "kd"));
     free(logits);
     kd_student_destroy(student);
-}
-
-Test(kd, a_saved_student_is_loaded_as_it_was)
-{
-    kd_student *student = create(SMALL(2));
-    int32_t tokens[N], labels[N];
-    kd_scores wanted, found;
-    (void)train(student, 20);
-    make_text(tokens, labels, 3);
-    cr_assert_eq(kd_student_evaluate(student, tokens, labels, B, &wanted), KD_OK);
-    cr_expect_eq(wanted.n_tokens, N);
-    cr_expect_float_eq(wanted.perplexity, exp(wanted.loss), 1e-9);
-    cr_assert_eq(kd_student_save(student, temporary_path("saved")), KD_OK);
-    kd_student_destroy(student);
-
-    student = create(DATA F32 "student: {init: checkpoint, checkpoint: saved}\n");
-    cr_assert_eq(kd_student_evaluate(student, tokens, labels, B, &found), KD_OK);
-    cr_expect_eq(found.loss, wanted.loss);
-    cr_expect_eq(found.accuracy, wanted.accuracy);
-    cr_expect_eq(kd_student_steps(student), 0);
-    kd_student_destroy(student);
-}
-
-Test(kd, training_goes_on_from_a_checkpoint_exactly)
-{
-    kd_student *straight = create(SMALL(2)), *resumed = create(SMALL(3));
-    (void)train(straight, 3);
-    cr_assert_eq(kd_student_checkpoint(straight, temporary_path("state")), KD_OK);
-    (void)train(resumed, 1);
-    cr_assert_eq(kd_student_resume(resumed, temporary_path("state")), KD_OK);
-    cr_expect_eq(kd_student_steps(resumed), 3);
-    const kd_losses wanted = train(straight, 3), found = train(resumed, 3);
-    cr_expect_eq(found.total, wanted.total);
-    cr_expect_eq(found.gradient_norm, wanted.gradient_norm);
-
-    cr_expect_eq(kd_student_resume(resumed, temporary_path("nothing")), KD_ERR_NOT_FOUND);
-    kd_student *wide = create(DATA "student: {model: {hidden_size: 32, " SHAPE "}}\n" F32);
-    cr_expect_eq(kd_student_resume(wide, temporary_path("state")), KD_ERR_INVALID);
-    kd_student_destroy(wide);
-    kd_student_destroy(straight);
-    kd_student_destroy(resumed);
 }
 
 static void expect_refused(const char *job, kd_status wanted, const char *words)
@@ -458,17 +368,17 @@ Test(kd, a_bad_job_is_refused_in_the_words_of_a_job_file)
 /* A job that a daemon could run: what is about its files, its ranks and its end is left alone. */
 Test(kd, what_only_a_daemon_needs_is_not_looked_at)
 {
-    kd_student *student =
-        create("output: out\nafter: [1]\nlimits: {max_restarts: 1}\n"
-               "data: {files: [nowhere.txt], sequence_length: 8}\n"
-               "student: {resources: {ranks: 3}, model: {hidden_size: 16, " SHAPE "}}\n" F32);
-    (void)train(student, 1);
+    kd_student *student = small_student(
+        "output: out\nafter: [1]\nlimits: {max_restarts: 1}\n"
+        "data: {files: [nowhere.txt], sequence_length: 8}\n"
+        "student: {resources: {ranks: 3}, model: {hidden_size: 16, " SHAPE "}}\n" F32);
+    (void)small_train(student, 1);
     kd_student_destroy(student);
 }
 
 Test(kd, bad_calls_leave_the_student_usable)
 {
-    kd_student *student = create(SMALL(1));
+    kd_student *student = small_student(SMALL(1));
     int32_t tokens[N] = {0}, labels[N] = {0};
     kd_losses losses = {.total = -7.0};
     cr_expect_eq(kd_student_step(student, tokens, labels, B + 1, &losses), KD_ERR_ARG);
@@ -479,19 +389,19 @@ Test(kd, bad_calls_leave_the_student_usable)
     cr_expect_not_null(strstr(kd_error_text(), "token 3: found 256, expected 0 to 255"));
     cr_expect_eq(kd_student_attach_teacher(student, temporary_path("nobody")), KD_ERR_NOT_FOUND);
     kd_student *teacher =
-        create(DATA "student: {model: {vocab_size: 512, hidden_size: 16, " SHAPE "}}\n" F32);
+        small_student(DATA "student: {model: {vocab_size: 512, hidden_size: 16, " SHAPE "}}\n" F32);
     cr_assert_eq(kd_student_save(teacher, temporary_path("large")), KD_OK);
     cr_expect_eq(kd_student_attach_teacher(student, temporary_path("large")), KD_ERR_INVALID);
     cr_expect_not_null(strstr(kd_error_text(), "512"));
     cr_expect_eq(losses.total, -7.0);
-    (void)train(student, 1);
+    (void)small_train(student, 1);
     kd_student_destroy(teacher);
     kd_student_destroy(student);
 }
 
 Test(kd, steps_that_fail_leave_a_taught_student_usable)
 {
-    kd_student *student = create(SMALL(1));
+    kd_student *student = small_student(SMALL(1));
     int32_t tokens[N] = {0}, labels[N] = {0};
     kd_losses losses = {0};
     cr_assert_eq(kd_student_save(student, temporary_path("teacher")), KD_OK);
@@ -508,12 +418,12 @@ Test(kd, steps_that_fail_leave_a_taught_student_usable)
 
 Test(kd, bf16_trains_too)
 {
-    const char *teacher = make_teacher();
-    kd_student *student = create(
+    const char *teacher = small_teacher();
+    kd_student *student = small_student(
         DATA MODEL "training: {batch_size: 4, steps: 50, warmup_steps: 5, learning_rate: 1e-2, "
                    "dtype: bf16}\nseed: 2\n");
     cr_assert_eq(kd_student_attach_teacher(student, teacher), KD_OK);
-    const kd_losses first = train(student, 1), last = train(student, 40);
+    const kd_losses first = small_train(student, 1), last = small_train(student, 40);
     cr_expect_lt(last.total, 0.8 * first.total);
     cr_expect_lt(last.learning_rate, 1e-2);
     kd_student_destroy(student);

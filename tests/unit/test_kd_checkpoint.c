@@ -1,0 +1,157 @@
+/* What of a student is on the disk: the model, and the state of its training, as libkd.so writes them. */
+#include <criterion/criterion.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/support/small_student.h"
+#include "tests/support/temporary.h"
+
+TestSuite(kd_checkpoint, .init = temporary_enter, .fini = temporary_leave);
+
+Test(kd_checkpoint, a_saved_student_is_loaded_as_it_was)
+{
+    kd_student *student = small_student(SMALL(2));
+    int32_t tokens[N], labels[N];
+    kd_scores wanted, found;
+    (void)small_train(student, 20);
+    small_text(tokens, labels, 3);
+    cr_assert_eq(kd_student_evaluate(student, tokens, labels, B, &wanted), KD_OK);
+    cr_expect_eq(wanted.n_tokens, N);
+    cr_expect_float_eq(wanted.perplexity, exp(wanted.loss), 1e-9);
+    cr_assert_eq(kd_student_save(student, "saved"), KD_OK);
+    kd_student_destroy(student);
+
+    student = small_student(DATA F32 "student: {init: checkpoint, checkpoint: saved}\n");
+    cr_assert_eq(kd_student_evaluate(student, tokens, labels, B, &found), KD_OK);
+    cr_expect_eq(found.loss, wanted.loss);
+    cr_expect_eq(found.accuracy, wanted.accuracy);
+    cr_expect_eq(kd_student_steps(student), 0);
+    kd_student_destroy(student);
+}
+
+static char *read_file(const char *path, size_t *size_out)
+{
+    FILE *file = fopen(path, "rb");
+    char *bytes = malloc(1 << 20);
+    cr_assert(file != NULL && bytes != NULL, "%s", path);
+    *size_out = fread(bytes, 1, 1 << 20, file);
+    cr_assert(feof(file), "%s", path);
+    cr_assert_eq(fclose(file), 0);
+    return bytes;
+}
+
+/* Of the checkpoints of step 6 below two folders. */
+static void expect_same_file(const char *folder, const char *other, const char *name)
+{
+    char path[256];
+    size_t n, n_other;
+    (void)snprintf(path, sizeof path, "%s/step-000000000006/%s", folder, name);
+    char *bytes = read_file(path, &n);
+    (void)snprintf(path, sizeof path, "%s/step-000000000006/%s", other, name);
+    char *others = read_file(path, &n_other);
+    cr_assert_eq(n, n_other);
+    cr_expect_arr_eq(bytes, others, n, "%s differs", name);
+    free(others);
+    free(bytes);
+}
+
+Test(kd_checkpoint, training_goes_on_from_a_checkpoint_exactly)
+{
+    (void)small_teacher();
+    kd_student *straight = small_student(SMALL(2)), *resumed = small_student(SMALL(2));
+    cr_assert_eq(kd_student_attach_teacher(straight, "teacher"), KD_OK);
+    cr_assert_eq(kd_student_attach_teacher(resumed, "teacher"), KD_OK);
+    (void)small_train(straight, 3);
+    cr_assert_eq(kd_student_checkpoint(straight, "state"), KD_OK);
+    (void)small_train(resumed, 1);
+    cr_assert_eq(kd_student_resume(resumed, "state"), KD_OK, "%s", kd_error_text());
+    cr_expect_eq(kd_student_steps(resumed), 3);
+    const kd_losses wanted = small_train(straight, 3), found = small_train(resumed, 3);
+    cr_expect_eq(found.total, wanted.total);
+    cr_expect_eq(found.gradient_norm, wanted.gradient_norm);
+    cr_assert_eq(kd_student_checkpoint(straight, "a"), KD_OK);
+    cr_assert_eq(kd_student_checkpoint(resumed, "b"), KD_OK);
+    expect_same_file("a", "b", "train.safetensors");
+    expect_same_file("a", "b", "model.safetensors");
+    expect_same_file("a", "b", "state.json");
+    cr_expect_eq(kd_student_resume(resumed, "nothing"), KD_ERR_NOT_FOUND);
+    kd_student_destroy(straight);
+    kd_student_destroy(resumed);
+}
+
+static void expect_no_resume(const char *job, const char *teacher, const char *words)
+{
+    kd_student *student = small_student(job);
+    int32_t tokens[N], labels[N];
+    kd_scores before, after;
+    small_text(tokens, labels, 3);
+    cr_assert_eq(kd_student_attach_teacher(student, teacher), KD_OK);
+    cr_assert_eq(kd_student_evaluate(student, tokens, labels, B, &before), KD_OK);
+    cr_expect_eq(kd_student_resume(student, "state"), KD_ERR_INVALID);
+    cr_expect_not_null(strstr(kd_error_text(), words), "found: %s", kd_error_text());
+    cr_expect_eq(kd_student_steps(student), 0);
+    cr_assert_eq(kd_student_evaluate(student, tokens, labels, B, &after), KD_OK);
+    cr_expect_eq(after.loss, before.loss);
+    kd_student_destroy(student);
+}
+
+Test(kd_checkpoint, a_checkpoint_of_another_job_is_refused_by_its_field)
+{
+    (void)small_teacher();
+    kd_student *student = small_student(SMALL(2)), *other = small_student(SMALL(7));
+    cr_assert_eq(kd_student_save(other, "other"), KD_OK);
+    cr_assert_eq(kd_student_attach_teacher(student, "teacher"), KD_OK);
+    (void)small_train(student, 1);
+    cr_assert_eq(kd_student_checkpoint(student, "state"), KD_OK);
+    kd_set_quiet(true);
+    expect_no_resume(SMALL(3), "teacher", "seed: found 3, the checkpoint was made with 2");
+    expect_no_resume(DATA "student: {model: {hidden_size: 32, " SHAPE "}}\n" F32 "seed: 2\n",
+                     "teacher",
+                     "student.model.hidden_size: found 32, the checkpoint was made with 16");
+    expect_no_resume(DATA MODEL "training: {" TRAINING ", dtype: f32, beta2: 0.9}\nseed: 2\n",
+                     "teacher",
+                     "training.beta2: found 0.9, the checkpoint was made with its default");
+    expect_no_resume(DATA MODEL "training: {" TRAINING ", dtype: bf16}\nseed: 2\n", "teacher",
+                     "training.dtype: found bf16, the checkpoint was made with f32");
+    expect_no_resume(SMALL(2), "other", "teachers.0.checkpoint: found content ");
+    expect_no_resume(SMALL(2), NULL, "was made by another job: teachers.0.");
+    kd_student_destroy(other);
+    kd_student_destroy(student);
+}
+
+/* What is live, free or a path is another matter. */
+Test(kd_checkpoint, a_checkpoint_is_resumed_under_other_live_values_and_paths)
+{
+    (void)small_teacher();
+    kd_student *student = small_student(SMALL(2));
+    cr_assert_eq(kd_student_attach_teacher(student, "teacher"), KD_OK);
+    (void)small_train(student, 1);
+    cr_assert_eq(kd_student_checkpoint(student, "state"), KD_OK);
+    kd_student_destroy(student);
+    cr_assert_eq(rename("teacher", "moved"), 0);
+    student = small_student(SMALL(2) "name: again\noutput: elsewhere\n"
+                                     "objective: {hard: {weight: 0.5}, kd: {temperature: 3}}\n"
+                                     "teachers: [{checkpoint: moved}]\n");
+    cr_expect_eq(kd_student_resume(student, "state"), KD_OK, "%s", kd_error_text());
+    cr_expect_eq(kd_student_steps(student), 1);
+    kd_student_destroy(student);
+}
+
+Test(kd_checkpoint, the_checkpoint_that_a_student_starts_from_is_part_of_it)
+{
+    static const char job[] = DATA F32 "student: {init: checkpoint, checkpoint: start}\n";
+    kd_student *first = small_student(SMALL(2)), *second = small_student(SMALL(3));
+    cr_assert_eq(kd_student_save(first, "start"), KD_OK);
+    kd_student *student = small_student(job);
+    cr_assert_eq(kd_student_checkpoint(student, "state"), KD_OK);
+    cr_assert_eq(kd_student_resume(student, "state"), KD_OK, "%s", kd_error_text());
+    cr_assert_eq(kd_student_save(second, "start"), KD_OK);
+    kd_set_quiet(true);
+    expect_no_resume(job, NULL, "student.checkpoint: found content ");
+    kd_student_destroy(student);
+    kd_student_destroy(second);
+    kd_student_destroy(first);
+}
