@@ -101,25 +101,42 @@ static kd_status complete_schedule(Kd__Schedule **schedule, double value)
     return KD_OK;
 }
 
-kd_status kd_job_complete_objective(Kd__Objective *objective, bool has_teacher)
+/* Every Schedule in there becomes what its field's facts say, unless the job has one. */
+static kd_status complete_schedules(ProtobufCMessage *message, bool has_teacher)
 {
-    kd_status st = kd_message_fill(&objective->base);
-    if (!st) {
-        st = complete_schedule(&objective->kd->weight, has_teacher ? 0.7 : 0.0);
-    }
-    if (!st) {
-        st = complete_schedule(&objective->kd->temperature, 4.0);
-    }
-    if (!st) {
-        st = complete_schedule(&objective->hard->weight, has_teacher ? 0.3 : 1.0);
-    }
-    if (!st) {
-        st = complete_schedule(&objective->balance->weight, 0.01);
-    }
-    if (!st) {
-        st = complete_schedule(&objective->z->weight, 0.001);
+    const ProtobufCMessageDescriptor *type = message->descriptor;
+    kd_status st = KD_OK;
+    for (unsigned f = 0; f < type->n_fields && !st; f++) {
+        const ProtobufCFieldDescriptor *field = &type->fields[f];
+        if (field->type != PROTOBUF_C_TYPE_MESSAGE || field->label == PROTOBUF_C_LABEL_REPEATED) {
+            continue;
+        }
+        ProtobufCMessage **sub = kd_message_at(message, field, 0);
+        if (field->descriptor == &kd__schedule__descriptor) {
+            const double value = kd_field_facts_of(type, field)->schedule[has_teacher];
+            st = complete_schedule((Kd__Schedule **)sub, value);
+        } else if (*sub != NULL) {
+            st = complete_schedules(*sub, has_teacher);
+        }
     }
     return st;
+}
+
+kd_status kd_job_complete_objective(Kd__Objective *objective, bool has_teacher)
+{
+    const kd_status st = kd_message_fill(&objective->base);
+    return st ? st : complete_schedules(&objective->base, has_teacher);
+}
+
+kd_status kd_job_complete_untaught(Kd__Objective *objective)
+{
+    const ProtobufCMessageDescriptor *type = objective->base.descriptor;
+    for (unsigned f = 0; f < type->n_fields; f++) {
+        if ((kd_field_facts_of(type, &type->fields[f])->flags & KD_FIELD_TAUGHT) != 0) {
+            kd_message_clear(&objective->base, &type->fields[f]);
+        }
+    }
+    return kd_job_complete_objective(objective, false);
 }
 
 /* The largest divisor of a rank's share of the batch that is not above the usual size. */

@@ -50,6 +50,9 @@ KD_MUST_USE kd_status kd_job_complete(Kd__Job *job);
 /* The same for an objective alone: what its losses weigh depends on whether there is a teacher. */
 KD_MUST_USE kd_status kd_job_complete_objective(Kd__Objective *objective, bool has_teacher);
 
+/* The same without a teacher, and without what the losses say that read one (the fact `teacher`). */
+KD_MUST_USE kd_status kd_job_complete_untaught(Kd__Objective *objective);
+
 /*
  * Checks all ranges and the rules between fields of a completed job. KD_ERR_INVALID: the fault text
  * is the first mistake, and `mistakes` (NULL: not wanted) gets a line for each.

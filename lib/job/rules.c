@@ -159,18 +159,46 @@ static bool is_zero(const Kd__Schedule *s)
     return s->has_value && s->value == 0.0;
 }
 
-static void soft_targets_have_a_teacher(const subject *s)
+/* Whether a loss of the objective is there and has a weight at some step. */
+static bool weighs(const Kd__Objective *objective, const ProtobufCFieldDescriptor *loss)
 {
-    if (s->job->n_teachers == 0 && !is_zero(s->job->objective->kd->weight)) {
-        kd_checker_add(s->c, s->path,
-                       "found a weight, expected none or 0: the job has no teachers");
+    ProtobufCMessage *const *message = kd_message_at(&objective->base, loss, 0);
+    if (*message == NULL) {
+        return false;
+    }
+    const ProtobufCFieldDescriptor *weight = kd_message_field(loss->descriptor, "weight");
+    return !is_zero(*(Kd__Schedule *const *)kd_message_at(*message, weight, 0));
+}
+
+static unsigned flags_of(const ProtobufCFieldDescriptor *loss)
+{
+    return kd_field_facts_of(&kd__objective__descriptor, loss)->flags;
+}
+
+static void taught_losses_have_a_teacher(const subject *s)
+{
+    const ProtobufCMessageDescriptor *type = &kd__objective__descriptor;
+    for (unsigned f = 0; f < type->n_fields && s->job->n_teachers == 0; f++) {
+        const ProtobufCFieldDescriptor *loss = &type->fields[f];
+        if ((flags_of(loss) & KD_FIELD_TAUGHT) != 0 && weighs(s->job->objective, loss)) {
+            char path[KD_PATH_BYTES];
+            (void)snprintf(path, sizeof path, "%s.%s.weight", s->path, loss->name);
+            kd_checker_add(s->c, path,
+                           "found a weight, expected none or 0: the job has no teachers");
+        }
     }
 }
 
 static void some_loss_trains(const subject *s)
 {
-    const Kd__Objective *o = s->job->objective;
-    if (is_zero(o->kd->weight) && is_zero(o->hard->weight)) {
+    const ProtobufCMessageDescriptor *type = &kd__objective__descriptor;
+    bool trains = false;
+    for (unsigned f = 0; f < type->n_fields; f++) {
+        const ProtobufCFieldDescriptor *loss = &type->fields[f];
+        trains = trains ||
+                 ((flags_of(loss) & KD_FIELD_AUXILIARY) == 0 && weighs(s->job->objective, loss));
+    }
+    if (!trains) {
         kd_checker_add(s->c, s->path, "found only weights of 0, expected a loss to train on");
     }
 }
@@ -213,7 +241,7 @@ static const rule rules[] = {
     {&kd__student__descriptor, "resources.ranks", student_has_ranks, false},
     {&kd__schedule__descriptor, NULL, value_or_points, false},
     {&kd__schedule__descriptor, "points", points_ascend, false},
-    {&kd__soft_target__descriptor, "weight", soft_targets_have_a_teacher, true},
+    {&kd__objective__descriptor, NULL, taught_losses_have_a_teacher, true},
     {&kd__objective__descriptor, NULL, some_loss_trains, true},
     {&kd__training__descriptor, "batch_size", batch_divides_over_ranks, false},
     {&kd__training__descriptor, "warmup_steps", warmup_ends, false},

@@ -113,15 +113,13 @@ static kd_status open_step(kd_student *s, uint64_t readers, int64_t n_batches)
                                       kd_signal_plan_mask(plan, 0, readers));
 }
 
-/* Without a teacher kd is what it is in a job without one, whatever its values are. */
+/* Without a teacher no loss reads one, whatever its values are. */
 static kd_status values_for(const kd_student *s, kd_logits_source from, Kd__Job **whole_out)
 {
     Kd__Job *whole = NULL;
     kd_status st = kd_values_complete(s->job, from != KD_LOGITS_NONE, &whole);
     if (!st && from == KD_LOGITS_NONE) {
-        ProtobufCMessage *objective = &whole->objective->base;
-        kd_message_clear(objective, kd_message_field(objective->descriptor, "kd"));
-        st = kd_job_complete_objective(whole->objective, false);
+        st = kd_job_complete_untaught(whole->objective);
     }
     if (st) {
         kd_message_destroy((ProtobufCMessage *)whole);

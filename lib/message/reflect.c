@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "message/fields.h"
 
 typedef ProtobufCFieldDescriptor field_descriptor;
 
@@ -311,6 +312,13 @@ static kd_status fill_elements(ProtobufCMessage *message, const field_descriptor
     return KD_OK;
 }
 
+static bool stands_by_itself(const ProtobufCMessage *message, const field_descriptor *field)
+{
+    const kd_field_facts *facts = kd_field_facts_of(message->descriptor, field);
+    const bool asked = facts != NULL && (facts->flags & KD_FIELD_ASKED) != 0;
+    return !asked && kd_message_value_field(field->descriptor) == NULL;
+}
+
 static kd_status fill_field(ProtobufCMessage *message, const field_descriptor *field)
 {
     const bool is_message = field->type == PROTOBUF_C_TYPE_MESSAGE;
@@ -321,7 +329,7 @@ static kd_status fill_field(ProtobufCMessage *message, const field_descriptor *f
     if (is_message && field->label == PROTOBUF_C_LABEL_REPEATED) {
         return fill_elements(message, field);
     }
-    if (is_message && (is_set || kd_message_value_field(field->descriptor) == NULL)) {
+    if (is_message && (is_set || stands_by_itself(message, field))) {
         return fill_message(message, field);
     }
     if (!is_message && !is_set && field->default_value != NULL) {

@@ -35,7 +35,7 @@ bool kd_message_has_unknown(const ProtobufCMessage *message);
 /*
  * Allocates every absent sub-message, recursively, and sets every absent field that has a default
  * in its proto, so that readers need no NULL checks. Left alone: repeated fields that are empty,
- * members of a oneof, and types with a bare `value`. KD_ERR_NOMEM leaves the message partly filled
+ * members of a oneof, types with a bare `value`, and messages that have to be asked for (fields.h). KD_ERR_NOMEM leaves the message partly filled
  * and valid.
  */
 KD_MUST_USE kd_status kd_message_fill(ProtobufCMessage *message);

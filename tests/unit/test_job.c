@@ -1,8 +1,10 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "message/fields.h"
 #include "tests/unit/job_fixture.h"
 
 TestSuite(job, .init = be_quiet);
@@ -58,6 +60,18 @@ Test(job, complete_fills_in_defaults_that_depend_on_other_fields)
     cr_expect(not(job->training->has_micro_batch_size));
     cr_expect(job->name == NULL);
     cr_expect(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
+    destroy(job);
+}
+
+/* The number is code's; the words are what `explain` prints. */
+Test(job, the_words_for_a_micro_batch_say_the_same_number)
+{
+    const char *const sets[] = {"training.batch_size=4096"};
+    const char *words = kd_field_facts_named("kd.Training", "micro_batch_size")->computed_default;
+    Kd__Job *job = complete(sets, 1);
+    char said[32];
+    (void)snprintf(said, sizeof said, "at most %u", job->training->micro_batch_size);
+    cr_expect(strstr(words, said) != NULL, "\"%s\" does not say \"%s\"", words, said);
     destroy(job);
 }
 

@@ -128,7 +128,7 @@ Test(path, a_type_tells_what_a_path_leads_to)
     cr_expect(eq(uint, place.flags & KD_FIELD_LIVE, 0));
     static const char live[] = "objective.kd.temperature.points.0.value"; /* its Schedule is */
     cr_assert(eq(int, kd_path_find(&kd__job__descriptor, live, &place), KD_OK));
-    cr_expect(eq(uint, place.flags, KD_FIELD_LIVE | KD_FIELD_REQUIRED));
+    cr_expect(eq(uint, place.flags, KD_FIELD_LIVE | KD_FIELD_REQUIRED | KD_FIELD_TAUGHT));
 
     cr_expect(eq(int, kd_path_find(&kd__job__descriptor, "trianing", &place), KD_ERR_INVALID));
     cr_expect(

@@ -111,10 +111,9 @@ static unsigned flag_of(const char *word, size_t n_bytes)
         const char *word;
         unsigned flag;
     } words[] = {
-        {"required", KD_FIELD_REQUIRED},
-        {"live", KD_FIELD_LIVE},
-        {"path", KD_FIELD_PATH},
-        {"free", KD_FIELD_FREE},
+        {"required", KD_FIELD_REQUIRED},   {"live", KD_FIELD_LIVE},   {"path", KD_FIELD_PATH},
+        {"free", KD_FIELD_FREE},           {"asked", KD_FIELD_ASKED}, {"teacher", KD_FIELD_TAUGHT},
+        {"auxiliary", KD_FIELD_AUXILIARY},
     };
 
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
@@ -134,14 +133,37 @@ static bool take_word(const char *word,
     const unsigned flag = flag_of(word, n_bytes);
     if (flag == 0 || (facts->flags & flag) != 0) {
         return mistaken(mistake, word, n_bytes,
-                        "a range, a count, or one of required, live, path, free, default: WORDS; "
-                        "each once");
+                        "a range, a count, or one of required, live, path, free, asked, teacher, "
+                        "auxiliary, default: WORDS; each once");
+    }
+    const unsigned of_messages = KD_FIELD_ASKED | KD_FIELD_TAUGHT | KD_FIELD_AUXILIARY;
+    if ((flag & of_messages) != 0 && (place->kind != FIELD_OTHER || place->is_list)) {
+        return mistaken(mistake, word, n_bytes, "it at a message alone");
     }
     if (flag == KD_FIELD_PATH && place->kind != FIELD_TEXT) {
         return mistaken(mistake, word, n_bytes, "it at a text alone");
     }
     facts->flags |= flag;
     return true;
+}
+
+/* "0.7", or "0.7 with a teacher, 0 without": what a Schedule is when the job does not say. */
+static bool take_schedule(kd_field_facts *facts, kd_text *mistake)
+{
+    const char *words = facts->computed_default;
+    char *rest;
+    facts->schedule[1] = strtod(words, &rest);
+    facts->schedule[0] = facts->schedule[1];
+    bool fine = rest != words;
+    if (fine && *rest != '\0') {
+        static const char with[] = " with a teacher, ", without[] = " without";
+        char *second = rest + sizeof with - 1;
+        fine = strncmp(rest, with, sizeof with - 1) == 0;
+        facts->schedule[0] = fine ? strtod(second, &rest) : 0.0;
+        fine = fine && rest != second && strcmp(rest, without) == 0;
+    }
+    return fine || mistaken(mistake, words, strlen(words),
+                            "\"NUMBER\" or \"NUMBER with a teacher, NUMBER without\"");
 }
 
 /* The facts are the first `n_bytes` of the text, and " - " is behind them. */
@@ -160,7 +182,7 @@ static bool take_facts(const char *text,
         const size_t n = blank != NULL ? (size_t)(blank - text) : left;
         if (left >= sizeof words && strncmp(text, words, sizeof words - 1) == 0) {
             facts->computed_default = strndup(text + sizeof words - 1, left - (sizeof words - 1));
-            return true;
+            return place->kind != FIELD_SCHEDULE || take_schedule(facts, mistake);
         }
         if (n > 0) {
             fine = text[0] == '[' || text[0] == '(' ? take_range(text, n, place, facts, mistake)
@@ -180,6 +202,14 @@ static bool agree(const field_place *place, const kd_field_facts *facts, kd_text
         place->kind == FIELD_WHOLE || place->kind == FIELD_REAL || place->kind == FIELD_SCHEDULE;
     if (needs_range && !facts->has_range) {
         kd_text_add(mistake, "found no range, expected one like [1..64] at a number");
+        return false;
+    }
+    if (place->kind == FIELD_SCHEDULE && (facts->flags & KD_FIELD_REQUIRED) == 0 &&
+        (facts->computed_default == NULL || !kd_range_holds(&facts->range, facts->schedule[0]) ||
+         !kd_range_holds(&facts->range, facts->schedule[1]))) {
+        kd_text_add(mistake,
+                    "found no default within the range, expected one like default: 0.5 at a "
+                    "Schedule");
         return false;
     }
     if ((facts->flags & KD_FIELD_REQUIRED) != 0 &&
@@ -222,11 +252,10 @@ bool comment_read(const char *comment,
     if (dash == NULL && (strchr("[({", comment[0]) != NULL || flag_of(comment, n_first) != 0)) {
         return mistaken(mistake, comment, n, "\" - \" between its facts and its meaning");
     }
-    if (dash != NULL && !take_facts(comment, (size_t)(dash - comment), place, &facts, mistake)) {
-        return false;
-    }
+    const bool fine =
+        dash == NULL || take_facts(comment, (size_t)(dash - comment), place, &facts, mistake);
     facts.meaning = strndup(meaning, n - (size_t)(meaning - comment));
-    if (!agree(place, &facts, mistake)) {
+    if (!fine || !agree(place, &facts, mistake)) {
         free((char *)facts.meaning);
         free((char *)facts.computed_default);
         return false;

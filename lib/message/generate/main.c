@@ -267,7 +267,7 @@ static void print_tables(FILE *out, const tables *t)
         print_range(out, &f->range);
         (void)fputs(", ", out);
         print_range(out, &f->count);
-        (void)fprintf(out, ", %u},\n", f->flags);
+        (void)fprintf(out, ", {%.17g, %.17g}, %u},\n", f->schedule[0], f->schedule[1], f->flags);
     }
     (void)fprintf(out, "};\nconst size_t kd_n_fields = %zu;\n\n", t->n_fields);
     (void)fputs("const kd_word_facts kd_words_table[] = {\n", out);
