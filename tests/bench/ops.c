@@ -8,142 +8,11 @@
  * of pairs at or below the diagonal only.
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/rng.h"
-#include "tensor/ops.h"
-
-enum { N = 1024, C = 512, F = 1024, E = 8, K = 2, V = 4096, T = 256, H = 8, G = 4, D = 64 };
-
-/* CHUNK rows of logits at a time in the products by themselves; vocab_loss chooses for itself. */
-enum { CHUNK = 256, ROUTED = N * K, QKV = (H + 2 * G) * D, PARAMS = 1 << 22 };
-
-typedef struct bench {
-    kd_backend *be;
-    kd_tensor x, y, delta, w, rstd, hidden, d_hidden;       /* (N, C) and vectors */
-    kd_tensor qkv, dqkv, heads, d_heads, lse, table, w_qkv; /* attention          */
-    kd_tensor rows, d_rows, gate_up, d_gate_up, h, d_h;     /* (R, ...)           */
-    kd_tensor w_gate_up, w_down, dw_gate_up;                /* (E, ...)           */
-    kd_tensor router_logits, d_router, d_weights, router_sums;
-    kd_tensor logits, d_logits, teacher, labels, sums, head,
-        d_head; /* (CHUNK, V), (N, V), (V, C) */
-    int64_t chunk_rows;
-    kd_tensor param, grad, m, v, copy, norm_sq;
-    kd_route route;
-    kd_attention attention;
-} bench;
-
-static kd_tensor carve_3d(kd_arena *a, kd_dtype dtype, int64_t n, int64_t rows, int64_t columns)
-{
-    const kd_tensor flat = kd_tensor_carve_2d(a, dtype, n * rows, columns);
-    return kd_tensor_3d(flat.data, dtype, n, rows, columns);
-}
-
-static void layout_layers(kd_arena *a, bench *b)
-{
-    const kd_dtype compute = b->be->compute;
-    const int64_t routed = kd_expert_rows(b->be, N, K, E);
-    b->x = kd_tensor_carve_2d(a, KD_F32, N, C);
-    b->y = kd_tensor_carve_2d(a, KD_F32, N, C);
-    b->delta = kd_tensor_carve_2d(a, KD_F32, N, C);
-    b->w = kd_tensor_carve_1d(a, KD_F32, C);
-    b->rstd = kd_tensor_carve_1d(a, KD_F32, N);
-    b->hidden = kd_tensor_carve_2d(a, compute, N, C);
-    b->d_hidden = kd_tensor_carve_2d(a, compute, N, C);
-    b->qkv = kd_tensor_carve_2d(a, compute, N, QKV);
-    b->dqkv = kd_tensor_carve_2d(a, compute, N, QKV);
-    b->heads = kd_tensor_carve_2d(a, compute, N, H * D);
-    b->d_heads = kd_tensor_carve_2d(a, compute, N, H * D);
-    b->lse = kd_tensor_carve_2d(a, KD_F32, N / T * H, T);
-    b->table = kd_tensor_carve_2d(a, KD_F32, T, D);
-    b->w_qkv = kd_tensor_carve_2d(a, compute, QKV, C);
-    b->rows = kd_tensor_carve_2d(a, compute, routed, C);
-    b->d_rows = kd_tensor_carve_2d(a, compute, routed, C);
-    b->gate_up = kd_tensor_carve_2d(a, compute, routed, 2 * F);
-    b->d_gate_up = kd_tensor_carve_2d(a, compute, routed, 2 * F);
-    b->h = kd_tensor_carve_2d(a, compute, routed, F);
-    b->d_h = kd_tensor_carve_2d(a, compute, routed, F);
-    b->w_gate_up = carve_3d(a, compute, E, 2 * F, C);
-    b->w_down = carve_3d(a, compute, E, C, F);
-    b->dw_gate_up = carve_3d(a, KD_F32, E, 2 * F, C);
-}
-
-static void layout_rest(kd_arena *a, bench *b)
-{
-    b->router_logits = kd_tensor_carve_2d(a, KD_F32, N, E);
-    b->d_router = kd_tensor_carve_2d(a, KD_F32, N, E);
-    b->d_weights = kd_tensor_carve_2d(a, KD_F32, N, K);
-    b->router_sums = kd_tensor_carve_1d(a, KD_F64, 2);
-    b->route = (kd_route){.probs = kd_tensor_carve_2d(a, KD_F32, N, E),
-                          .experts = kd_tensor_carve_2d(a, KD_I32, N, K),
-                          .weights = kd_tensor_carve_2d(a, KD_F32, N, K),
-                          .position = kd_tensor_carve_2d(a, KD_I32, N, K),
-                          .token = kd_tensor_carve_1d(a, KD_I32, kd_expert_rows(b->be, N, K, E)),
-                          .offset = kd_tensor_carve_1d(a, KD_I32, E + 1),
-                          .renormalise = true};
-    b->logits = kd_tensor_carve_2d(a, KD_F32, CHUNK, V);
-    b->teacher = kd_tensor_carve_2d(a, KD_F32, N, V);
-    b->d_logits = kd_tensor_carve_2d(a, b->be->compute, CHUNK, V);
-    b->labels = kd_tensor_carve_1d(a, KD_I32, N);
-    b->sums = kd_tensor_carve_1d(a, KD_F64, KD_VOCAB_SUMS);
-    b->head = kd_tensor_carve_2d(a, b->be->compute, V, C);
-    b->d_head = kd_tensor_carve_2d(a, KD_F32, V, C);
-    b->param = kd_tensor_carve_1d(a, KD_F32, PARAMS);
-    b->grad = kd_tensor_carve_1d(a, KD_F32, PARAMS);
-    b->m = kd_tensor_carve_1d(a, KD_F32, PARAMS);
-    b->v = kd_tensor_carve_1d(a, KD_F32, PARAMS);
-    b->copy = kd_tensor_carve_1d(a, KD_BF16, PARAMS);
-    b->norm_sq = kd_tensor_carve_1d(a, KD_F64, 1);
-}
-
-/* Repeats a short period of normal numbers: values matter little, and setting up should not wait. */
-static void fill(bench *b, kd_tensor t)
-{
-    enum { PERIOD = 1 << 14 };
-
-    static float values[PERIOD];
-    for (int i = 0; i < PERIOD; i++) {
-        values[i] = (float)kd_rng_normal(1, (uint64_t)i);
-    }
-    const int64_t n = kd_tensor_elements(t);
-    for (int64_t at = 0; at < n; at += PERIOD) {
-        const int64_t part = n - at < PERIOD ? n - at : PERIOD;
-        void *data = (char *)t.data + (size_t)at * kd_dtype_bytes(t.dtype);
-        b->be->ops->copy(b->be, kd_tensor_1d(data, t.dtype, part),
-                         kd_tensor_1d(values, KD_F32, part));
-    }
-}
-
-static void prepare(bench *b)
-{
-    const kd_tensor random[] = {
-        b->x,     b->delta, b->w,       b->hidden,        b->d_hidden,  b->qkv,     b->d_heads,
-        b->table, b->w_qkv, b->gate_up, b->d_h,           b->h,         b->d_rows,  b->teacher,
-        b->head,  b->param, b->grad,    b->router_logits, b->d_weights, b->d_logits};
-    int32_t *labels = b->labels.data;
-    for (size_t i = 0; i < sizeof random / sizeof *random; i++) {
-        fill(b, random[i]);
-    }
-    fill(b, b->w_gate_up);
-    fill(b, b->w_down);
-    for (int i = 0; i < N; i++) {
-        labels[i] = i * 37 % V;
-        ((float *)b->rstd.data)[i] = 1.0f;
-    }
-    b->attention = (kd_attention){.q = kd_tensor_slice_columns(b->qkv, 0, H * D),
-                                  .k = kd_tensor_slice_columns(b->qkv, H * D, G * D),
-                                  .v = kd_tensor_slice_columns(b->qkv, (H + G) * D, G * D),
-                                  .out = b->heads,
-                                  .lse = b->lse,
-                                  .n_batch = N / T,
-                                  .n_tokens = T,
-                                  .n_heads = H,
-                                  .n_kv_heads = G,
-                                  .head_dim = D};
-    b->be->ops->route(b->be, &b->route, b->router_logits);
-}
+#include "base/option.h"
+#include "tests/bench/ops_tensors.h"
 
 #define OP(name) static void run_##name(bench *b)
 
@@ -433,6 +302,14 @@ static const case_of cases[] = {
     {"adamw", run_adamw, 0, 30.0 * PARAMS},
 };
 
+typedef struct settings {
+    kd_dtype compute;
+    int n_threads;
+    int64_t chunk_rows; /* of vocab_loss; 0: its own choice */
+    const char *only;   /* part of the names to run */
+    bool json, help;
+} settings;
+
 /* The best of the runs that fit into a short time: others use the machine as well. */
 static double best_seconds(bench *b, void (*run)(bench *b))
 {
@@ -474,45 +351,78 @@ static kd_status run_all(bench *b, bool json, const char *only)
     return kd_backend_wait(b->be);
 }
 
-int main(int argc, char **argv)
+static kd_status take(int letter, settings *s)
 {
-    bench b = {0};
-    kd_arena arena = {0};
-    kd_dtype compute = KD_BF16;
-    const char *only = "";
-    int n_threads = 1;
-    bool json = false;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--json") == 0) {
-            json = true;
-        } else if (strcmp(argv[i], "--f32") == 0) {
-            compute = KD_F32;
-        } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
-            n_threads = atoi(argv[++i]);
-        } else if (strcmp(argv[i], "--chunk") == 0 && i + 1 < argc) {
-            b.chunk_rows = atoi(argv[++i]);
-        } else {
-            only = argv[i];
+    uint32_t number = 0;
+    kd_status st = KD_OK;
+    switch (letter) {
+    case 'j':
+        s->json = true;
+        return KD_OK;
+    case 'f':
+        s->compute = KD_F32;
+        return KD_OK;
+    case 't':
+        st = kd_option_number("--threads", optarg, 1, 1024, &number);
+        s->n_threads = (int)number;
+        return st;
+    case 'c':
+        st = kd_option_number("--chunk", optarg, 1, 1 << 20, &number);
+        s->chunk_rows = (int64_t)number;
+        return st;
+    default: /* 'h' */
+        s->help = true;
+        return KD_OK;
+    }
+}
+
+static kd_status parse(int argc, char **argv, settings *s)
+{
+    static const struct option known[] = {
+        {"json", no_argument, NULL, 'j'}, {"threads", required_argument, NULL, 't'},
+        {"f32", no_argument, NULL, 'f'},  {"chunk", required_argument, NULL, 'c'},
+        {"help", no_argument, NULL, 'h'}, {0},
+    };
+    int letter;
+    kd_status st;
+    kd_option_begin();
+    while (!(st = kd_option_next(argc, argv, ":h", known, &letter)) && letter != KD_OPTION_END) {
+        st = take(letter, s);
+        if (st) {
+            return st;
         }
     }
-    if (kd_backend_create_cpu(compute, n_threads, &b.be) != KD_OK) {
-        return 1;
+    s->only = optind < argc ? argv[optind] : "";
+    return st;
+}
+
+static kd_status measure(const settings *s)
+{
+    bench b = {.chunk_rows = s->chunk_rows};
+    kd_status st = kd_backend_create_cpu(s->compute, s->n_threads, &b.be);
+    if (st) {
+        return st;
     }
-    layout_layers(&arena, &b);
-    layout_rest(&arena, &b);
-    void *slab = b.be->ops->alloc(b.be, KD_MEMORY_DEVICE, arena.used);
-    if (slab == NULL) {
-        kd_backend_destroy(b.be);
-        return 1;
+    st = bench_make(&b);
+    if (!st) {
+        (void)printf(s->json ? "{" : "");
+        st = run_all(&b, s->json, s->only);
+        (void)printf(s->json ? "}\n" : "");
+        bench_release(&b);
     }
-    kd_arena_init(&arena, slab, arena.used);
-    layout_layers(&arena, &b);
-    layout_rest(&arena, &b);
-    prepare(&b);
-    (void)printf(json ? "{" : "");
-    const kd_status st = run_all(&b, json, only);
-    (void)printf(json ? "}\n" : "");
-    b.be->ops->free(b.be, slab);
     kd_backend_destroy(b.be);
-    return st == KD_OK ? 0 : 1;
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    settings s = {.compute = KD_BF16, .n_threads = 1};
+    if (parse(argc, argv, &s)) {
+        return 2;
+    }
+    if (s.help) {
+        (void)puts("usage: bench_ops [--json] [--threads N] [--f32] [--chunk ROWS] [NAME]");
+        return 0;
+    }
+    return measure(&s) == KD_OK ? 0 : 1;
 }
