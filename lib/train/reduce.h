@@ -1,7 +1,7 @@
 /*
  * reduce.h - sums over the student ranks, as the training step sees them.
  *
- * The MPI implementation is comm/collective.h; with one student rank the functions below do
+ * Over MPI it is kd_world_reduce() of comm/world.h; for one student rank kd_reduce_single(), which does
  * nothing. Every student rank makes the same calls in the same order; each call blocks until its
  * values are the sum over all ranks, bitwise the same on each.
  */
