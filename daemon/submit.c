@@ -264,7 +264,10 @@ static kd_status check_job(submission *s, const coordinator *co)
     if (s->spec == NULL) {
         return kd_fail(KD_ERR_INVALID, "submit: found no job");
     }
-    kd_status st = kd_job_complete(s->spec);
+    kd_status st = kd_job_check_lengths(s->spec); /* this is the loop's thread */
+    if (st == KD_OK) {
+        st = kd_job_complete(s->spec);
+    }
     if (st == KD_OK) {
         st = kd_job_check(s->spec, NULL);
     }

@@ -32,6 +32,13 @@ static kd_status check(const Kd__Job *job, kd_checker *c, bool is_run, kd_text *
     return kd_checker_end(c, mistakes);
 }
 
+kd_status kd_job_check_lengths(const Kd__Job *job)
+{
+    kd_checker checker = {0};
+    kd_checker_lengths(&checker, &job->base);
+    return kd_checker_end(&checker, NULL);
+}
+
 kd_status kd_job_check(const Kd__Job *job, kd_text *mistakes)
 {
     kd_checker checker = {0};

@@ -37,6 +37,12 @@ KD_MUST_USE kd_status kd_job_parse(const char *text,
 KD_MUST_USE kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder);
 
 /*
+ * Refuses lists that are longer than they may be (KD_ERR_INVALID), of a job as it came: completing and
+ * checking one take time and memory by the element. For whoever takes jobs from others.
+ */
+KD_MUST_USE kd_status kd_job_check_lengths(const Kd__Job *job);
+
+/*
  * Fills in every default of job.proto, those that depend on other fields too, so that readers need
  * no NULL checks; twice is the same as once. What stays absent: `name`, which is the daemon's to
  * give; student.model with init: checkpoint, and student.checkpoint otherwise; required fields that

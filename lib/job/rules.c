@@ -36,7 +36,7 @@ static void name_steers_no_terminal(const subject *s)
 
 static void after_names_jobs(const subject *s)
 {
-    for (size_t i = 0; i < s->job->n_after; i++) {
+    for (size_t i = 0; i < s->job->n_after && !kd_checker_is_full(s->c); i++) {
         const char *id = s->job->after[i];
         if (*id == '\0' || id[strspn(id, "0123456789")] != '\0') {
             char path[KD_PATH_BYTES];
@@ -250,7 +250,7 @@ static const rule rules[] = {
 /* `at`: the message, and its path. */
 static void apply(const subject *at)
 {
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+    for (size_t i = 0; i < sizeof rules / sizeof *rules && !kd_checker_is_full(at->c); i++) {
         if (rules[i].type != at->message->descriptor || (rules[i].of_run && !at->is_run)) {
             continue;
         }
@@ -273,7 +273,7 @@ static void walk(const subject *at)
         const bool is_list = field->label == PROTOBUF_C_LABEL_REPEATED;
         const size_t n =
             field->type == PROTOBUF_C_TYPE_MESSAGE ? kd_message_count(at->message, field) : 0;
-        for (size_t i = 0; i < n; i++) {
+        for (size_t i = 0; i < n && !kd_checker_is_full(at->c); i++) {
             char path[KD_PATH_BYTES], index[24] = "";
             if (is_list) {
                 (void)snprintf(index, sizeof index, ".%zu", i);

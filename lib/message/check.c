@@ -22,9 +22,17 @@ typedef struct place {
     size_t n_path;
 } place;
 
+bool kd_checker_is_full(const kd_checker *c)
+{
+    return c->n_mistakes >= KD_MISTAKES_MAX;
+}
+
 void kd_checker_add(kd_checker *c, const char *path, const char *format, ...)
 {
     char what[512];
+    if (kd_checker_is_full(c)) {
+        return;
+    }
     va_list args;
     va_start(args, format);
     (void)vsnprintf(what, sizeof what, format, args);
@@ -211,7 +219,8 @@ static void check_absent(kd_checker *c, const place *p)
 
 static void check_count(kd_checker *c, const place *p, size_t n)
 {
-    if (p->facts == NULL || !p->facts->has_count || kd_range_holds(&p->facts->count, (double)n)) {
+    if (p->facts == NULL || !p->facts->has_count || kd_range_holds(&p->facts->count, (double)n) ||
+        (n == 0 && has_flag(p, KD_FIELD_REQUIRED))) { /* told as absent */
         return;
     }
     const kd_range *count = &p->facts->count;
@@ -239,9 +248,30 @@ static bool is_left_out(const kd_checker *c, const char *path)
     return at != NULL && *at != NULL;
 }
 
+static bool is_too_long(const place *p, size_t n)
+{
+    return p->facts != NULL && p->facts->has_count && (double)n > p->facts->count.most;
+}
+
+typedef void (*element_check)(kd_checker *c, const place *p, const void *element);
+
+/* `check` gets a place whose path has the element's number. */
+static void check_elements(kd_checker *c, const place *p, size_t n, element_check check)
+{
+    for (size_t i = 0; i < n && !kd_checker_is_full(c); i++) {
+        place element = *p;
+        if (p->field->label == PROTOBUF_C_LABEL_REPEATED) {
+            char index[24];
+            (void)snprintf(index, sizeof index, "%zu", i);
+            append(&element, ".", index);
+        }
+        check(c, &element, kd_message_at(p->message, p->field, i));
+        p->path[p->n_path] = '\0';
+    }
+}
+
 static void check_field(kd_checker *c, place p, const kd_range *outer)
 {
-    const bool is_list = p.field->label == PROTOBUF_C_LABEL_REPEATED;
     const size_t n = kd_message_count(p.message, p.field);
     const bool is_bare = outer != NULL && p.field == kd_message_value_field(p.message->descriptor);
     p.facts = kd_field_facts_of(p.message->descriptor, p.field);
@@ -258,15 +288,8 @@ static void check_field(kd_checker *c, place p, const kd_range *outer)
     if (n == 0) {
         check_absent(c, &p);
     }
-    for (size_t i = 0; i < n; i++) {
-        place element = p;
-        if (is_list) {
-            char index[24];
-            (void)snprintf(index, sizeof index, "%zu", i);
-            append(&element, ".", index);
-        }
-        check_element(c, &element, kd_message_at(p.message, p.field, i));
-        p.path[p.n_path] = '\0';
+    if (!is_too_long(&p, n)) {
+        check_elements(c, &p, n, check_element);
     }
 }
 
@@ -277,7 +300,7 @@ static void check_fields(kd_checker *c,
                          char *path,
                          size_t n_path)
 {
-    for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
+    for (unsigned i = 0; i < message->descriptor->n_fields && !kd_checker_is_full(c); i++) {
         const place p = {
             .message = message,
             .field = &message->descriptor->fields[i],
@@ -293,4 +316,35 @@ void kd_checker_message(kd_checker *c, const ProtobufCMessage *message)
 {
     char path[KD_PATH_BYTES] = "";
     check_fields(c, message, NULL, path, 0);
+}
+
+static void check_lengths(kd_checker *c, const ProtobufCMessage *m, char *path, size_t n_path);
+
+static void check_lengths_below(kd_checker *c, const place *p, const void *element)
+{
+    check_lengths(c, *(ProtobufCMessage *const *)element, p->path, p->n_path);
+}
+
+/* As check_fields(), for counts alone. */
+static void check_lengths(kd_checker *c, const ProtobufCMessage *m, char *path, size_t n_path)
+{
+    const ProtobufCMessageDescriptor *type = m->descriptor;
+    for (unsigned f = 0; f < type->n_fields && !kd_checker_is_full(c); f++) {
+        place p = {.message = m, .field = &type->fields[f], .path = path, .n_path = n_path};
+        const size_t n = kd_message_count(m, p.field);
+        p.facts = kd_field_facts_of(type, p.field);
+        append(&p, n_path > 0 ? "." : "", p.field->name);
+        if (is_too_long(&p, n)) {
+            check_count(c, &p, n);
+        } else if (p.field->type == PROTOBUF_C_TYPE_MESSAGE) {
+            check_elements(c, &p, n, check_lengths_below);
+        }
+        path[n_path] = '\0';
+    }
+}
+
+void kd_checker_lengths(kd_checker *c, const ProtobufCMessage *message)
+{
+    char path[KD_PATH_BYTES] = "";
+    check_lengths(c, message, path, 0);
 }

@@ -1,8 +1,8 @@
 /*
  * check.h - collects what is wrong with a message, and finds what its fields' facts tell.
  *
- * A mistake is a line "PATH: found X, expected Y". All are kept, so that a person corrects a file
- * once.
+ * A mistake is a line "PATH: found X, expected Y". A person gets up to KD_MISTAKES_MAX of them, and
+ * so corrects a file once; there the walk ends, since what a peer sent may have millions.
  */
 #ifndef KD_MESSAGE_CHECK_H
 #define KD_MESSAGE_CHECK_H
@@ -16,20 +16,24 @@
 #include "base/text.h"
 #include "message/facts.h"
 
-#define KD_PATH_BYTES 256 /* more than any path has: types do not contain themselves */
+#define KD_PATH_BYTES   256 /* more than any path has: types do not contain themselves */
+#define KD_MISTAKES_MAX 100
 
 /* Starts as {0}; kd_text_release(&lines) ends it. */
 typedef struct kd_checker {
-    kd_text lines; /* each ends with a newline */
-    size_t n_mistakes;
+    kd_text lines;     /* each ends with a newline */
+    size_t n_mistakes; /* KD_MISTAKES_MAX: there may be more, which are not looked for */
     const char *const
         *left_out;   /* paths of fields not to be looked at, a NULL behind them; or NULL */
     bool is_unsound; /* unknown enum values or fields, numbers that are not finite */
 } kd_checker;
 
-/* `format` gives all behind "PATH: ". */
+/* `format` gives all behind "PATH: ". Adds nothing to a checker that is full. */
 void kd_checker_add(kd_checker *c, const char *path, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Whether it has all that it takes: what goes on looking for more looks in vain. */
+bool kd_checker_is_full(const kd_checker *c);
 
 /* A number within the range; `is_whole` chooses the words. */
 void kd_checker_number(kd_checker *c,
@@ -44,6 +48,12 @@ void kd_checker_number(kd_checker *c,
  * client may say otherwise.
  */
 void kd_checker_message(kd_checker *c, const ProtobufCMessage *message);
+
+/*
+ * Lists that are longer than they may be, and nothing else, of a message that need not be filled. For what
+ * a peer sent, before anything is done for each element; no walk here enters such a list.
+ */
+void kd_checker_lengths(kd_checker *c, const ProtobufCMessage *message);
 
 /*
  * KD_OK without mistakes. Otherwise KD_ERR_INVALID with the first one as the fault's text, and

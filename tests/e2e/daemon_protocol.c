@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "support_daemon.h"
 #include "wire/frame.h"
@@ -135,6 +136,59 @@ static void requests_that_cannot_be_met_are_answered(void)
                  KD__ERROR__CODE__INVALID, "/nowhere", NULL);
     expect_error(support_submit(&d, fd, "", NULL), KD__ERROR__CODE__INVALID, "token", "token");
     (void)close(fd);
+}
+
+/* A field whose length is `n_bytes` begins; returns the bytes written. */
+static size_t begin_field(uint8_t *out, uint8_t tag, size_t n_bytes)
+{
+    size_t n = 0;
+    out[n++] = tag;
+    for (; n_bytes >= 0x80; n_bytes >>= 7) {
+        out[n++] = (uint8_t)(n_bytes | 0x80);
+    }
+    out[n++] = (uint8_t)n_bytes;
+    return n;
+}
+
+/* The longest frame that is taken, of a job with two million teachers that say nothing; its size. */
+static size_t make_long_submit(uint8_t *frame)
+{
+    enum { N_TEACHERS = 2000000, TAG_TEACHERS = 0x3a, TAG_JOB = 0x0a, TAG_SUBMIT = 0x12 };
+
+    const size_t n_job = 2 * (size_t)N_TEACHERS, head = 5; /* tag and length, at this size */
+    uint8_t *at = frame + KD_FRAME_HEADER_BYTES;
+    at += begin_field(at, 0x08, 9); /* the request's id, which is a number: one byte */
+    at += begin_field(at, TAG_SUBMIT, n_job + head);
+    at += begin_field(at, TAG_JOB, n_job);
+    for (size_t i = 0; i < N_TEACHERS; i++) {
+        *at++ = TAG_TEACHERS;
+        *at++ = 0;
+    }
+    const size_t n_payload = (size_t)(at - frame) - KD_FRAME_HEADER_BYTES;
+    kd_frame_write_header(frame, n_payload);
+    return KD_FRAME_HEADER_BYTES + n_payload;
+}
+
+static void a_job_of_millions_of_parts_holds_nobody_up(void)
+{
+    uint8_t *frame = malloc(KD_FRAME_BYTES_MAX + KD_FRAME_HEADER_BYTES);
+    SUPPORT_REQUIRE(frame != NULL, "memory");
+    const int fd = person();
+    const int other = person();
+    size_t n_bytes = make_long_submit(frame);
+    SUPPORT_REQUIRE(support_send_bytes(fd, frame, n_bytes), "a long frame");
+    const double begin = kd_clock_monotonic_s();
+    kd__reply__free_unpacked(support_show(other, 1), NULL);
+    const double s = kd_clock_monotonic_s() - begin;
+    SUPPORT_REQUIRE(s < 5.0, "others waited for %.1f s", s);
+    free(frame);
+    frame = support_receive(fd, &n_bytes);
+    SUPPORT_REQUIRE(frame != NULL, "no answer");
+    expect_error(kd__reply__unpack(NULL, n_bytes, frame), KD__ERROR__CODE__INVALID,
+                 "teachers: found 2000000, expected at most 1", "teachers");
+    free(frame);
+    (void)close(fd);
+    (void)close(other);
 }
 
 static uint64_t submit(int fd, const char *text)
@@ -377,6 +431,7 @@ int main(void)
     a_frame_that_is_cut_off_is_forgotten();
     a_frame_that_is_no_message_is_answered();
     requests_that_cannot_be_met_are_answered();
+    a_job_of_millions_of_parts_holds_nobody_up();
     a_cancelled_job_takes_its_followers_along();
     a_watcher_sees_the_end();
     who_asks_and_does_not_listen_is_slowed_down();

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "message/path.h"
 #include "tests/support/fault.h"
 #include "tests/support/temporary.h"
 #include "tests/unit/job_fixture.h"
@@ -214,6 +215,88 @@ Test(job_check, a_schedule_has_at_most_as_many_points_as_the_engine_keeps)
     const char *const sets[] = {set.data};
     expect_mistakes(sets, 1, "objective.hard.weight.points: found 33, expected at most 32\n");
     kd_text_release(&set);
+}
+
+/* As a peer can send it: a byte or two for each element. */
+static void make_long(Kd__Job *job, const char *path, size_t n)
+{
+    kd_path_place place;
+    cr_assert(eq(int, kd_path_find(&kd__job__descriptor, path, &place), KD_OK));
+    for (size_t i = 0; i < n; i++) {
+        char *text = strdup("x");
+        ProtobufCMessage *message = place.field->type == PROTOBUF_C_TYPE_MESSAGE
+                                        ? kd_message_create(place.field->descriptor)
+                                        : NULL;
+        const void *element = message != NULL ? (const void *)&message : &text;
+        ProtobufCMessage *in = place.type == &kd__job__descriptor ? &job->base : &job->data->base;
+        cr_assert(kd_message_add_element(in, place.field, element) != NULL);
+        if (message != NULL) {
+            free(text);
+        }
+    }
+}
+
+Test(job_check, a_list_that_is_too_long_is_refused_before_its_elements_cost_anything)
+{
+    static const struct {
+        const char *path;
+        size_t n;
+        const char *mistake;
+    } cases[] = {
+        {"teachers", 200000, "teachers: found 200001, expected at most 1"},
+        {"data.files", 200000, "data.files: found 200001, expected 1 to 65536"},
+        {"after", 200000, "after: found 200000, expected at most 1000"},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Kd__Job *job = parse(NULL, 0);
+        make_long(job, cases[i].path, cases[i].n);
+        cr_expect(eq(int, kd_job_check_lengths(job), KD_ERR_INVALID));
+        cr_expect(eq(str, (char *)kd_fault_text(), (char *)cases[i].mistake));
+        cr_expect(job->objective == NULL && job->teachers[0]->resources == NULL, "nothing is made");
+
+        kd_text mistakes = {0};
+        cr_assert(eq(int, kd_job_complete(job), KD_OK));
+        cr_expect(eq(int, kd_job_check(job, &mistakes), KD_ERR_INVALID));
+        cr_expect(eq(sz, strcspn(mistakes.data, "\n"), strlen(cases[i].mistake)));
+        cr_expect(lt(sz, mistakes.size, 8192), "no line for each element");
+        kd_text_release(&mistakes);
+        destroy(job);
+    }
+    Kd__Job *fine = parse(NULL, 0);
+    cr_expect(eq(int, kd_job_check_lengths(fine), KD_OK), "what is absent is no list's matter");
+    destroy(fine);
+}
+
+Test(job_check, a_list_within_a_list_is_held_to_its_length)
+{
+    Kd__Job *job = complete(NULL, 0);
+    Kd__Schedule *temperature = job->objective->kd->temperature;
+    const ProtobufCFieldDescriptor *points =
+        kd_message_field(temperature->base.descriptor, "points");
+    for (int i = 0; i < 33; i++) {
+        ProtobufCMessage *point = kd_message_create(points->descriptor);
+        cr_assert(kd_message_add_element(&temperature->base, points, &point) != NULL);
+    }
+    cr_expect(eq(int, kd_job_check_lengths(job), KD_ERR_INVALID));
+    cr_expect(eq(str, (char *)kd_fault_text(),
+                 "objective.kd.temperature.points: found 33, expected at most 32"));
+    destroy(job);
+}
+
+Test(job_check, no_more_than_a_hundred_mistakes_are_told)
+{
+    Kd__Job *job = complete(NULL, 0);
+    make_long(job, "data.files", 500); /* not one of them absolute */
+    kd_text mistakes = {0};
+    cr_expect(eq(int, kd_job_check(job, &mistakes), KD_ERR_INVALID));
+    size_t n_lines = 0;
+    for (const char *at = mistakes.data; *at != '\0'; at++) {
+        n_lines += *at == '\n';
+    }
+    cr_expect(eq(sz, n_lines, 100));
+    kd_text_release(&mistakes);
+    destroy(job);
 }
 
 Test(job_check, all_mistakes_are_told_at_once)

@@ -200,6 +200,10 @@ static bool agree(const field_place *place, const kd_field_facts *facts, kd_text
     const char *given = place->default_value;
     const bool needs_range =
         place->kind == FIELD_WHOLE || place->kind == FIELD_REAL || place->kind == FIELD_SCHEDULE;
+    if (place->is_list && !facts->has_count) {
+        kd_text_add(mistake, "found no count, expected one like {0..32} at a list");
+        return false;
+    }
     if (needs_range && !facts->has_range) {
         kd_text_add(mistake, "found no range, expected one like [1..64] at a number");
         return false;
