@@ -4,7 +4,6 @@
  */
 #include "daemon/ctl/print.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <poll.h>
 #include <signal.h>
@@ -14,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/text.h"
+#include "base/utf8.h"
 #include "message/json.h"
 
 void ctl_print_json(const ProtobufCMessage *message)
@@ -26,8 +26,17 @@ void ctl_print_json(const ProtobufCMessage *message)
 
 void ctl_print_text(const char *text)
 {
-    for (; text != NULL && *text != '\0'; text++) {
-        (void)putchar(iscntrl((unsigned char)*text) ? '?' : *text);
+    size_t size = text != NULL ? strlen(text) : 0;
+    while (size > 0) {
+        uint32_t code = 0;
+        const size_t n = kd_utf8_decode(text, size, &code);
+        if (n == 0 || kd_utf8_is_control(code)) {
+            (void)putchar('?');
+        } else {
+            (void)fwrite(text, 1, n, stdout);
+        }
+        text += n > 0 ? n : 1;
+        size -= n > 0 ? n : 1;
     }
 }
 

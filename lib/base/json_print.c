@@ -8,46 +8,18 @@
 #include <math.h>
 #include <string.h>
 
-/*
- * Length in bytes of the UTF-8 character at the front, and its number; 0 if it is none (overlong,
- * surrogate, above U+10FFFF, cut off).
- */
-static size_t decode_utf8(const uint8_t *bytes, size_t size, uint32_t *code_out)
-{
-    static const uint32_t lowest[] = {0, 0, 0x80, 0x800, 0x10000};
-    const uint8_t first = bytes[0];
-    const size_t n = first < 0x80             ? 1
-                     : (first & 0xe0) == 0xc0 ? 2
-                     : (first & 0xf0) == 0xe0 ? 3
-                     : (first & 0xf8) == 0xf0 ? 4
-                                              : 0;
-    if (n == 0 || n > size) {
-        return 0;
-    }
-    uint32_t code = n == 1 ? first : first & (0x7fu >> n);
-    for (size_t i = 1; i < n; i++) {
-        if ((bytes[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-        code = code << 6 | (bytes[i] & 0x3fu);
-    }
-    if (code < lowest[n] || (code >= 0xd800 && code <= 0xdfff) || code > 0x10ffff) {
-        return 0;
-    }
-    *code_out = code;
-    return n;
-}
+#include "base/utf8.h"
 
 /*
  * Controls, line breaks of Unicode, the byte order mark and what is no character: not safe in YAML.
  */
 static bool must_escape(uint32_t code)
 {
-    return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x2028 || code == 0x2029 ||
-           code == 0xfeff || code == 0xfffe || code == 0xffff;
+    return kd_utf8_is_control(code) || code == 0x2028 || code == 0x2029 || code == 0xfeff ||
+           code == 0xfffe || code == 0xffff;
 }
 
-static void print_character(kd_text *text, const uint8_t *bytes, size_t n, uint32_t code)
+static void print_character(kd_text *text, const char *bytes, size_t n, uint32_t code)
 {
     if (code == '"' || code == '\\') {
         kd_text_add(text, "\\");
@@ -65,18 +37,17 @@ static void print_character(kd_text *text, const uint8_t *bytes, size_t n, uint3
 
 void kd_json_add_string(kd_text *text, const char *string, size_t size_bytes)
 {
-    const uint8_t *bytes = (const uint8_t *)string;
     kd_text_add(text, "\"");
     while (size_bytes > 0) {
         uint32_t code = 0;
-        size_t n = decode_utf8(bytes, size_bytes, &code);
+        size_t n = kd_utf8_decode(string, size_bytes, &code);
         if (n > 0) {
-            print_character(text, bytes, n, code);
+            print_character(text, string, n, code);
         } else {
             kd_text_add(text, "\\ufffd");
             n = 1;
         }
-        bytes += n;
+        string += n;
         size_bytes -= n;
     }
     kd_text_add(text, "\"");

@@ -4,11 +4,11 @@
  */
 #include "job/rules.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "base/utf8.h"
 #include "message/fields.h"
 #include "message/reflect.h"
 #include "shape/from_message.h"
@@ -25,12 +25,16 @@ typedef struct subject {
 static void name_steers_no_terminal(const subject *s)
 {
     const char *name = s->job->name != NULL ? s->job->name : "";
-    for (size_t i = 0; name[i] != '\0'; i++) {
-        if (iscntrl((unsigned char)name[i])) {
+    const size_t size = strlen(name);
+    uint32_t code;
+    size_t n, at = 0;
+    while (at < size && (n = kd_utf8_decode(name + at, size - at, &code)) > 0) {
+        if (kd_utf8_is_control(code)) {
             kd_checker_add(s->c, s->path, "found a control character at byte %zu, expected none",
-                           i);
+                           at);
             return;
         }
+        at += n;
     }
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/utf8.h"
 #include "message/fields.h"
 #include "message/reflect.h"
 
@@ -134,9 +135,24 @@ static void check_length(kd_checker *c, const place *p, size_t found)
     }
 }
 
+/* Nothing that prints a message can keep other bytes: the ranks would be handed another path. */
+static void check_bytes(kd_checker *c, const place *p, const char *found, size_t n)
+{
+    uint32_t code;
+    size_t n_character = 0, at = 0;
+    while (at < n && (n_character = kd_utf8_decode(found + at, n - at, &code)) > 0) {
+        at += n_character;
+    }
+    if (at < n) {
+        kd_checker_add(c, p->path, "found 0x%02x at byte %zu, expected UTF-8",
+                       (unsigned)(unsigned char)found[at], at);
+    }
+}
+
 static void check_text(kd_checker *c, const place *p, const char *found)
 {
     const size_t n = strlen(found);
+    check_bytes(c, p, found, n);
     if (n == 0 && has_flag(p, KD_FIELD_REQUIRED)) {
         kd_checker_add(c, p->path, "found nothing, expected %s: it is required",
                        has_flag(p, KD_FIELD_PATH) ? "a path" : "text");

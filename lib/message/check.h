@@ -44,7 +44,7 @@ void kd_checker_number(kd_checker *c,
 
 /*
  * Every field of a filled message (reflect.h) by its facts: required ones are there, numbers,
- * lengths and counts within range, paths absolute; enums have a known value, since bytes from a
+ * lengths and counts within range, texts UTF-8, paths absolute; enums have a known value, since bytes from a
  * client may say otherwise.
  */
 void kd_checker_message(kd_checker *c, const ProtobufCMessage *message);

@@ -13,6 +13,7 @@
 
 #include "base/json_print.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "message/reflect.h"
 
 #define QUOTE_BYTES_MAX 60
@@ -21,12 +22,16 @@ void kd_scalar_quote(kd_text *text, const char *bytes, size_t length)
 {
     const size_t shown = length < QUOTE_BYTES_MAX ? length : QUOTE_BYTES_MAX;
     kd_text_add(text, "\"");
-    for (size_t i = 0; i < shown; i++) {
-        const unsigned char byte = (unsigned char)bytes[i];
-        if (byte < 0x20 || byte == 0x7f) {
-            kd_text_printf(text, "\\x%02x", byte);
-        } else {
-            kd_text_add_bytes(text, &bytes[i], 1);
+    for (size_t at = 0, n; at < shown; at += n) {
+        uint32_t code = 0;
+        n = kd_utf8_decode(bytes + at, length - at, &code);
+        if (n > 0 && !kd_utf8_is_control(code)) {
+            kd_text_add_bytes(text, bytes + at, n);
+            continue;
+        }
+        n = n > 0 ? n : 1;
+        for (size_t i = 0; i < n; i++) {
+            kd_text_printf(text, "\\x%02x", (unsigned)(unsigned char)bytes[at + i]);
         }
     }
     kd_text_add(text, shown < length ? "...\"" : "\"");

@@ -43,7 +43,7 @@ KD_MUST_USE kd_status kd_scalar_read(const ProtobufCFieldDescriptor *field,
                                      kd_element *element_out,
                                      kd_text *mistake);
 
-/* Adds "text" in quotes for a person: cut when long, bytes that do not print as \xNN. */
+/* Adds "text" in quotes for a person: cut when long, bytes that do not print, or are not UTF-8, as \xNN. */
 void kd_scalar_quote(kd_text *text, const char *bytes, size_t length);
 
 /* Adds an element of a field that is no message as YAML that kd_scalar_read() reads back. */

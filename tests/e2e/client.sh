@@ -28,6 +28,10 @@ expect 2 'did you mean "submit"' distillctl submot "$dir/job.yaml"
 expect 2 'expected a job.s number' distillctl show one
 expect 2 'not an option of this command' distillctl list --csv
 expect 3 'control character' distillctl submit "$dir/job.yaml" --set 'name="a\e[31mb"'
+expect 3 'control character' distillctl submit "$dir/job.yaml" --set 'name="a\u009b31mb"'
+mkdir "$dir/"$'\xff'
+expect 3 'output: found 0xff at byte [0-9]+, expected UTF-8' \
+    env -C "$dir/"$'\xff' distillctl validate "$dir/job.yaml" --set output=out
 expect 4 'cannot connect' distillctl --server "unix:$dir/nobody" list
 expect 5 'no job 99' distillctl watch 99
 expect 6 'expected one that is not over' distillctl cancel "$done_id"
@@ -66,8 +70,10 @@ start_daemon --config "$dir/hold.yaml"
 for i in {1..260}; do
     distillctl submit "$dir/job.yaml" --set output="$dir/held-$i" >>"$dir/ids"
 done
+steering=$(distillctl submit "$dir/job.yaml" --set "output=\"$dir/a\\u009b31mb\"")
+equal "a folder that would steer a terminal" "$(distillctl show "$steering" | grep -c '/a?31mb$')" 1
 one_value distillctl list --json
-equal "jobs" "$(distillctl list --json | jq '.jobs | length')" 263
+equal "jobs" "$(distillctl list --json | jq '.jobs | length')" 264
 equal "header lines" "$(distillctl list | grep -c 'JOB')" 1
 equal "a reader that leaves" "$(distillctl list 2>&1 | head -n 1 | cut -c 1-6)" "   JOB"
 code=0

@@ -20,6 +20,12 @@ static void enter_quietly(void)
 TestSuite(job_check, .init = be_quiet);
 TestSuite(job_files, .init = enter_quietly, .fini = temporary_leave);
 
+static void replace(char **text, const char *by)
+{
+    free(*text);
+    *text = strdup(by);
+}
+
 /* The mistakes of the least job with these changes, one line each. */
 static void expect_mistakes(const char *const *sets, size_t n_sets, const char *expected)
 {
@@ -347,6 +353,24 @@ Test(job_check, a_name_that_would_steer_a_terminal_is_refused)
                     "name: found a control character at byte 1, expected none\n");
     expect_mistakes((const char *[]){"name=\"two\\nlines\""}, 1,
                     "name: found a control character at byte 3, expected none\n");
+    expect_mistakes((const char *[]){"name=\"a\\u009b31mb\""}, 1, /* as ESC [ */
+                    "name: found a control character at byte 1, expected none\n");
+}
+
+/* What is printed of it would be another path: the ranks would look elsewhere than the check did. */
+Test(job_check, a_text_that_is_not_utf_8_is_refused_by_path_and_byte)
+{
+    Kd__Job *job = complete(NULL, 0);
+    replace(&job->data->files[0], "/d\xff/a.txt");
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID));
+    cr_expect(
+        eq(str, (char *)kd_fault_text(), "data.files.0: found 0xff at byte 2, expected UTF-8"));
+    replace(&job->data->files[0], "/d\xc3\xa4/a.txt");
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
+    replace(&job->output, "/out\xc3");
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID));
+    cr_expect(eq(str, (char *)kd_fault_text(), "output: found 0xc3 at byte 4, expected UTF-8"));
+    destroy(job);
 }
 
 Test(job_check, a_long_name_is_refused)
@@ -402,12 +426,6 @@ static void expect_file_mistake(Kd__Job *job, const char *start, const char *end
     cr_expect(eq(int, kd_job_check_files(job), KD_ERR_INVALID));
     cr_expect(strncmp(kd_fault_text(), start, strlen(start)) == 0, "%s", kd_fault_text());
     EXPECT_FAULT(end);
-}
-
-static void replace(char **text, const char *by)
-{
-    free(*text);
-    *text = strdup(by);
 }
 
 Test(job_files, files_that_are_there_pass)

@@ -214,6 +214,9 @@ Test(yaml, a_wrong_type_says_what_was_expected_and_found)
                    "job.yaml:1:20: data.files.1: expected text, found \"~\"");
     expect_mistake("name: \"a\\0b\"",
                    "job.yaml:1:7: name: expected text without NUL, found \"a\\x00b\" in quotes");
+    expect_mistake("training: {steps: \"\\u009b1\xc3\xa4\"}",
+                   "job.yaml:1:19: training.steps: expected a whole number, found "
+                   "\"\\xc2\\x9b1\xc3\xa4\" in quotes");
     expect_mistake("student: {model: {tied_embeddings: yes}}",
                    "job.yaml:1:36: student.model.tied_embeddings: expected true or false, found "
                    "\"yes\"");
