@@ -56,6 +56,17 @@ static void refuse_job(session *s, uint64_t request_id, const char *text)
     session_refuse(s, request_id, KD__ERROR__CODE__INVALID, text, has_field ? field : NULL);
 }
 
+/* A disk that fails and a lack of memory are faults of this host: the same job may pass later. */
+static void refuse(session *s, uint64_t request_id, kd_status st, const char *text)
+{
+    if (st == KD_ERR_IO || st == KD_ERR_NOMEM) {
+        kd_log(KD_LOG_ERROR, "a job could not be checked: %s", text);
+        session_refuse(s, request_id, KD__ERROR__CODE__INTERNAL, text, NULL);
+    } else {
+        refuse_job(s, request_id, text);
+    }
+}
+
 static void on_saved(void *context, kd_status st)
 {
     submission *s = context;
@@ -148,7 +159,7 @@ static void on_checked(uv_work_t *work, int status)
     if (status != 0 || co->over) {
         submission_destroy(s);
     } else if (s->status) {
-        refuse_job(s->session, s->request_id, s->fault);
+        refuse(s->session, s->request_id, s->status, s->fault);
         submission_destroy(s);
     } else {
         enter_job(s);
@@ -315,7 +326,7 @@ void session_submit(session *person, uint64_t request_id, Kd__SubmitRequest *req
     const kd_status st = check_job(s, co);
     kd_fault_quiet(0);
     if (st) {
-        refuse_job(person, request_id, kd_fault_text());
+        refuse(person, request_id, st, kd_fault_text());
         submission_destroy(s);
     } else if (uv_queue_work(co->loop, &s->work, check_files, on_checked) != 0) {
         session_refuse(person, request_id, KD__ERROR__CODE__INTERNAL, "no thread", NULL);

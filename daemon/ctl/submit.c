@@ -96,6 +96,14 @@ static void print_validation_json(const char *mistakes)
     kd_text_release(&out);
 }
 
+/* A disk that fails and a lack of memory are not the job's fault. */
+static ctl_exit exit_of(kd_status st)
+{
+    return st == KD_OK                             ? CTL_OK
+           : st == KD_ERR_IO || st == KD_ERR_NOMEM ? CTL_INTERNAL
+                                                   : CTL_INVALID;
+}
+
 ctl_exit ctl_validate(const ctl_options *options)
 {
     Kd__Job *job = NULL;
@@ -118,7 +126,7 @@ ctl_exit ctl_validate(const ctl_options *options)
     if (job) {
         kd__job__free_unpacked(job, NULL);
     }
-    return st ? CTL_INVALID : CTL_OK;
+    return exit_of(st);
 }
 
 /* A token of our own makes the one repetition below safe. */
@@ -205,7 +213,7 @@ ctl_exit ctl_submit(const ctl_options *options)
         if (job) {
             kd__job__free_unpacked(job, NULL);
         }
-        return CTL_INVALID;
+        return exit_of(st);
     }
     ctl_exit result = send_job(options, job, &status);
     kd__job__free_unpacked(job, NULL);

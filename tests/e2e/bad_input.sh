@@ -74,12 +74,13 @@ fails 'has shape .*, expected .*another architecture' from "$dir/other"
 expect 0 '' good --set output="$dir/wide" --set student.model.vocab_size=1024 --set training.steps=2 --watch
 
 # --- told by config.json alone: refused at submit, and by validate without a daemon
-refuses() { # REGEX ARGUMENT...: of good.yaml
-    local regex=$1
-    shift
-    expect 3 "$regex" good "$@"
-    expect 3 "$regex" distillctl validate "$dir/good.yaml" --set output="$dir/out" "$@"
+answers() { # CODE REGEX ARGUMENT...: of good.yaml
+    local code=$1 regex=$2
+    shift 2
+    expect "$code" "$regex" good "$@"
+    expect "$code" "$regex" distillctl validate "$dir/good.yaml" --set output="$dir/out" "$@"
 }
+refuses() { answers 3 "$@"; }
 config() { # FIELD VALUE: the checkpoint to spoil, with this in its config.json
     spoil config
     jq --argjson value "$2" ".$1 = \$value" "$model/config.json" >"$dir/config/config.json"
@@ -98,6 +99,8 @@ printf '{"model_type": ' >"$dir/config/config.json"
 refuses 'teachers.0.checkpoint: .*config.json:1:' --set "teachers.0.checkpoint=$dir/config"
 rm "$dir/config/config.json"
 refuses 'teachers.0.checkpoint: .*config.json: No such file' --set "teachers.0.checkpoint=$dir/config"
+ln -s /proc/self/mem "$dir/config/config.json" # a disk that fails is no fault of the job
+answers 7 'teachers.0.checkpoint: .*config.json: Input/output error' --set "teachers.0.checkpoint=$dir/config"
 fails 'step [0-9]+: .* is (not a number|infinite).*, expected a number' \
     good --set output="$dir/diverged" --set training.learning_rate=1e30
 mkdir -p "$dir/jammed/metrics.csv"
