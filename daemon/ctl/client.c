@@ -14,11 +14,10 @@
 #include "wire/connection.h"
 #include "wire/hello.h"
 
-#define REPLY_TIMEOUT_MS 30000
-
 struct ctl_client {
     uv_loop_t loop;
     uv_timer_t timer;
+    unsigned reply_timeout_ms;
     bool quiet;                /* what goes wrong is the caller's to tell  */
     kd_connection *connection; /* NULL once on_closed has run              */
     bool greeted;              /* the daemon accepted our hello            */
@@ -79,7 +78,7 @@ static void on_timeout(uv_timer_t *timer)
 static void expect_reply(ctl_client *client)
 {
     uv_update_time(&client->loop);
-    (void)uv_timer_start(&client->timer, on_timeout, REPLY_TIMEOUT_MS, 0);
+    (void)uv_timer_start(&client->timer, on_timeout, client->reply_timeout_ms, 0);
 }
 
 static void take_reply(ctl_client *client, const Kd__Reply *reply)
@@ -178,6 +177,7 @@ ctl_exit ctl_client_open(const ctl_options *options, ctl_client **client_out)
     KD_CHECK(uv_timer_init(&client->loop, &client->timer) == 0);
     client->timer.data = client;
     client->quiet = options->quiet;
+    client->reply_timeout_ms = options->reply_timeout_ms;
 
     ctl_exit result = CTL_UNREACHABLE;
     if (kd_address_parse(options->server, &address)) {
@@ -199,6 +199,13 @@ ctl_exit ctl_client_open(const ctl_options *options, ctl_client **client_out)
     return CTL_OK;
 }
 
+/* Its answers come as things happen, and that may be never. */
+static bool is_stream(const Kd__Request *request)
+{
+    return request->body_case == KD__REQUEST__BODY_WATCH ||
+           (request->body_case == KD__REQUEST__BODY_LOGS && request->logs->follow);
+}
+
 ctl_exit ctl_call(ctl_client *client, Kd__Request *request, ctl_on_reply on_reply, void *user)
 {
     if (client->connection == NULL) {
@@ -213,9 +220,7 @@ ctl_exit ctl_call(ctl_client *client, Kd__Request *request, ctl_on_reply on_repl
         say(client->quiet, kd_fault_text());
         return CTL_UNREACHABLE;
     }
-    const bool stream = request->body_case == KD__REQUEST__BODY_WATCH ||
-                        request->body_case == KD__REQUEST__BODY_LOGS;
-    return wait_for_reply(client, !stream);
+    return wait_for_reply(client, !is_stream(request));
 }
 
 ctl_exit

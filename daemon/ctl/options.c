@@ -12,7 +12,8 @@
 #include "base/option.h"
 #include "base/text.h"
 
-#define DEFAULT_SERVER "unix:/run/distilld/distilld.sock"
+#define DEFAULT_SERVER   "unix:/run/distilld/distilld.sock"
+#define REPLY_TIMEOUT_MS 30000
 
 static const struct option long_options[] = {
     {"server", required_argument, NULL, 'S'}, {"json", no_argument, NULL, 'j'},
@@ -199,7 +200,10 @@ bool ctl_options_parse(int argc,
     uint32_t seen = 0;
     const char *server = getenv("DISTILLD_SERVER");
 
-    *options = (ctl_options){.server = server && *server ? server : DEFAULT_SERVER};
+    *options = (ctl_options){
+        .server = server && *server ? server : DEFAULT_SERVER,
+        .reply_timeout_ms = REPLY_TIMEOUT_MS,
+    };
     options->sets = calloc((size_t)argc, sizeof *options->sets);
     options->after = calloc((size_t)argc, sizeof *options->after);
     *exit_out = CTL_INTERNAL;

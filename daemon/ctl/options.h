@@ -39,7 +39,8 @@ struct ctl_options {
     const char **after; /* --after, in order */
     size_t n_after;
     bool json, watch, csv, follow, man;
-    bool quiet; /* not an option: set where failures of a call are expected */
+    bool quiet;                /* not an option: set where failures of a call are expected */
+    unsigned reply_timeout_ms; /* not one either: how long a daemon may take for an answer */
 };
 
 /*
