@@ -40,7 +40,11 @@ typedef struct kd_loss_context {
     int64_t max_rows;           /* N of the largest micro-batch */
     kd_backend *be;             /* NULL while only the plan is made  */
     const kd_signal_plan *plan; /* likewise */
-    kd_vocab_teacher *seen;     /* (n_teachers), likewise: room for what a loss tells vocab_loss */
+    int64_t n_vocab;            /* columns that all models know: the rest is one's own */
+    /* Teachers whose logits vocab_loss reads in the run at hand, in its order, and the signals that those
+     * came as: what a loss with a weight asked for, of weight 0 unless a loss says otherwise. */
+    kd_vocab_teacher *seen;         /* (n_teachers) */
+    const kd_signal **seen_signals; /* (n_teachers) */
     /* (n_teachers) of the micro-batch that kd_objective_run() was given last, for the backward pass; NULL
      * of those that gave none. */
     void *const *messages;
@@ -63,6 +67,7 @@ typedef struct kd_loss {
     const kd_loss_context *context;
     const ProtobufCMessage *message; /* with the values in force */
     void *state;                     /* kind->state_bytes, zeroed at first */
+    int number;                      /* of its row in the table: the reader of its signals */
     kd_tensor sums;                  /* (kind->n_sums) f64, its own, cleared at each step */
     int first_sum;                   /* where they stand among all sums */
 
@@ -97,6 +102,15 @@ struct kd_loss_kind {
     void (*begin)(kd_loss *loss, uint64_t step);
     /* Adds its part to the loss over the vocabulary; NULL: it has none. */
     void (*vocab)(kd_loss *loss, int64_t n_rows, kd_vocab_loss *args);
+    /*
+     * Its part at a chunk of the loss over the vocabulary, of whose rows it may count some; NULL: it has
+     * none. Adds to its sums, and to chunk->d_student. chunk->labels is none in a step without labels;
+     * chunk->teachers has context->n_teachers logits, none of those that gave none, and none at all for a
+     * loss that did not plan them.
+     * A second pass over the chunk, which must not wait for the queue: a step where no such loss has a
+     * weight pays nothing.
+     */
+    void (*chunk)(kd_loss *loss, const kd_vocab_chunk *chunk);
     /* Its part at a tap; NULL: it has none. context->messages are there in the backward pass only. */
     void (*at)(kd_loss *loss, const kd_tap *tap);
     /* Its mean, from all sums of the step; count > 0. */
@@ -125,6 +139,15 @@ double kd_loss_scale(const kd_loss *loss);
 /* What losses count: rows with a label (all real ones where there are no labels), or real rows. */
 int64_t kd_loss_count_labelled(const kd_loss *loss, const kd_batch *batch);
 int64_t kd_loss_count_real(const kd_loss *loss, const kd_batch *batch);
+
+/* For `plan`: the logits of all teachers, or the hidden states that they are formed of. */
+KD_MUST_USE kd_status kd_teacher_logits_plan(const ProtobufCMessage *message,
+                                             const kd_loss_context *context,
+                                             int reader,
+                                             kd_signal_plan *plan);
+
+/* Fills context->seen with the logits in context->messages that `readers` read; returns how many. */
+int kd_teacher_logits_give(const kd_loss_context *context, uint64_t readers, int64_t n_rows);
 
 /* AUTO becomes the one of the others that moves fewer bytes a token; ties go to LOGITS. */
 Kd__Teacher__Transport

@@ -19,7 +19,7 @@ struct kd_objective {
     kd_teacher_view *teachers; /* (n_teachers), owned */
     void **no_messages;        /* (n_teachers) NULL, owned */
     kd_signal_plan plan;       /* owned */
-    int64_t n_vocab;           /* columns that all models know */
+    kd_tensor *chunk_logits;   /* (n_teachers) of the chunk at hand, owned */
     kd_loss losses[KD_LOSSES_MAX];
     int n_losses;
     bool labelled; /* the step begun last */
@@ -132,6 +132,7 @@ static kd_status add_losses(kd_objective *o)
         *loss = (kd_loss){.kind = kind,
                           .context = &o->context,
                           .message = kd_loss_message(kind, o->message),
+                          .number = i,
                           .state = calloc(1, kind->state_bytes + 1)};
         if (loss->state == NULL) {
             return kd_fail(KD_ERR_NOMEM, "no memory for loss %s", kind->name);
@@ -146,18 +147,20 @@ static kd_status copy_teachers(kd_objective *o, const kd_teacher_view *teachers,
     o->teachers = calloc((size_t)n + 1, sizeof *o->teachers);
     o->no_messages = calloc((size_t)n + 1, sizeof *o->no_messages);
     o->context.seen = calloc((size_t)n + 1, sizeof *o->context.seen);
+    o->context.seen_signals = calloc((size_t)n + 1, sizeof *o->context.seen_signals);
+    o->chunk_logits = calloc((size_t)n + 1, sizeof *o->chunk_logits);
     if (o->configs == NULL || o->teachers == NULL || o->no_messages == NULL ||
-        o->context.seen == NULL) {
+        o->context.seen == NULL || o->context.seen_signals == NULL || o->chunk_logits == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for an objective");
     }
-    o->n_vocab = o->student.vocab_size;
+    o->context.n_vocab = o->student.vocab_size;
     for (int i = 0; i < n; i++) {
         int64_t common;
         const kd_status st = kd_vocab_common(&o->student, teachers[i].config, &common);
         if (st) {
             return st;
         }
-        o->n_vocab = common < o->n_vocab ? common : o->n_vocab;
+        o->context.n_vocab = common < o->context.n_vocab ? common : o->context.n_vocab;
         o->configs[i] = *teachers[i].config;
         o->teachers[i] = teachers[i];
         o->teachers[i].config = &o->configs[i];
@@ -244,6 +247,8 @@ void kd_objective_destroy(kd_objective *o)
     }
     o->context.be->ops->free(o->context.be, o->slab);
     kd_signal_plan_release(&o->plan);
+    free(o->chunk_logits);
+    free(o->context.seen_signals);
     free(o->context.seen);
     free(o->no_messages);
     free(o->teachers);
@@ -399,6 +404,74 @@ static bool any_message(const kd_objective *o)
     return false;
 }
 
+/* Losses that read signals have none to read. */
+static void rest_untaught(kd_objective *o)
+{
+    const bool taught = any_message(o);
+    for (int i = 0; i < o->n_losses; i++) {
+        kd_loss *loss = &o->losses[i];
+        loss->computed = loss->computed && (taught || loss->kind->plan == NULL);
+    }
+}
+
+static bool hears_chunks(const kd_loss *loss)
+{
+    return loss->kind->chunk != NULL && loss->computed && loss->count > 0;
+}
+
+/* Of all teachers, none where this loss reads none. */
+static const kd_tensor *
+logits_for(const kd_objective *o, const kd_loss *loss, const kd_vocab_chunk *chunk)
+{
+    for (int i = 0; i < o->context.n_teachers; i++) {
+        o->chunk_logits[i] = kd_tensor_none();
+    }
+    for (int i = 0; i < chunk->n_teachers; i++) {
+        const kd_signal *signal = o->context.seen_signals[i];
+        if ((signal->readers >> loss->number & 1) != 0) {
+            o->chunk_logits[signal->teacher] = chunk->teachers[i];
+        }
+    }
+    return o->chunk_logits;
+}
+
+static void hear_chunk(void *user, const kd_vocab_chunk *chunk)
+{
+    kd_objective *o = user;
+    kd_vocab_chunk seen = *chunk;
+    seen.n_teachers = o->context.n_teachers;
+    seen.labels = o->labelled ? chunk->labels : kd_tensor_none();
+    for (int i = 0; i < o->n_losses; i++) {
+        kd_loss *loss = &o->losses[i];
+        if (hears_chunks(loss)) {
+            seen.teachers = logits_for(o, loss, chunk);
+            loss->kind->chunk(loss, &seen);
+        }
+    }
+}
+
+/* What each loss adds to the loss over the vocabulary, after the teachers' logits that they read. */
+static void add_parts(kd_objective *o, int64_t n_rows, kd_vocab_loss *args)
+{
+    uint64_t readers = 0;
+    for (int i = 0; i < o->n_losses; i++) {
+        const kd_loss *loss = &o->losses[i];
+        readers |= loss->computed && loss->weight > 0.0 ? UINT64_C(1) << loss->number : 0;
+    }
+    args->teachers = o->context.seen;
+    args->n_teachers = kd_teacher_logits_give(&o->context, readers, n_rows);
+    for (int i = 0; i < o->n_losses; i++) {
+        kd_loss *loss = &o->losses[i];
+        if (loss->computed && loss->kind->vocab != NULL) {
+            loss->kind->vocab(loss, n_rows, args);
+        }
+        if (hears_chunks(loss)) {
+            args->chunk = hear_chunk;
+            args->user = o;
+        }
+    }
+}
+
 kd_tensor kd_objective_run(kd_objective *o,
                            const kd_decoder *decoder,
                            int64_t n_rows,
@@ -417,18 +490,12 @@ kd_tensor kd_objective_run(kd_objective *o,
         .d_hidden = kd_tensor_slice_rows(o->d_hidden, 0, n_rows),
         .d_lm_head = lm_head.grad,
         .accumulate = kd_weight_adds(lm_head),
-        .n_vocab = o->n_vocab,
+        .n_vocab = o->context.n_vocab,
         .temperature = 1.0f,
     };
     o->context.messages = messages != NULL ? messages : o->no_messages;
-    const bool taught = any_message(o);
-    for (int i = 0; i < o->n_losses; i++) {
-        kd_loss *loss = &o->losses[i];
-        loss->computed = loss->computed && (taught || loss->kind->plan == NULL);
-        if (loss->computed && loss->kind->vocab != NULL) {
-            loss->kind->vocab(loss, n_rows, &args);
-        }
-    }
+    rest_untaught(o);
+    add_parts(o, n_rows, &args);
     be->ops->vocab_loss(be, &args);
     return args.d_hidden;
 }

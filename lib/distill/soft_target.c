@@ -2,7 +2,6 @@
  * soft_target.c - kd: T^2 * KL(softmax(z_T / T) || softmax(z_S / T)) (Hinton, Vinyals, Dean 2015).
  * The T^2, which may be off, keeps the gradient's size when T changes.
  */
-#include "base/log.h"
 #include "distill/loss.h"
 
 typedef struct soft_target {
@@ -15,30 +14,6 @@ static bool has_teacher(const kd_loss_context *context)
     return context->n_teachers > 0;
 }
 
-static kd_status plan_logits(const ProtobufCMessage *message,
-                             const kd_loss_context *context,
-                             int reader,
-                             kd_signal_plan *plan)
-{
-    kd_status st = KD_OK;
-    (void)message;
-    for (int i = 0; !st && i < context->n_teachers; i++) {
-        const kd_teacher_view *teacher = &context->teachers[i];
-        const bool hidden =
-            kd_transport_resolve(teacher->transport, teacher->config, teacher->compute) ==
-            KD__TEACHER__TRANSPORT__HIDDEN;
-        const kd_signal signal = {
-            .teacher = i,
-            .kind = hidden ? KD_SIGNAL_HIDDEN : KD_SIGNAL_LOGITS,
-            .dtype = hidden ? teacher->compute : KD_F32,
-            .rows = context->max_rows,
-            .columns = hidden ? teacher->config->hidden_size : teacher->config->vocab_size,
-        };
-        st = kd_signal_plan_add(plan, &signal, reader);
-    }
-    return st;
-}
-
 static void begin(kd_loss *loss, uint64_t step)
 {
     const Kd__SoftTarget *says = (const Kd__SoftTarget *)loss->message;
@@ -47,35 +22,13 @@ static void begin(kd_loss *loss, uint64_t step)
     state->factor = says->scale_by_t2 ? state->temperature * state->temperature : 1.0;
 }
 
-/* What a message holds: hidden states, of which the back end forms logits, or the logits. */
-static kd_vocab_teacher
-read_message(const kd_loss_context *context, int i, void *message, int64_t n_rows)
-{
-    kd_vocab_teacher teacher = {.weight = 1.0};
-    const kd_signal *hidden = kd_signal_plan_find(context->plan, i, KD_SIGNAL_HIDDEN, 0);
-    if (hidden != NULL) {
-        teacher.hidden = kd_signal_view(hidden, message, n_rows);
-        teacher.lm_head = context->teachers[i].lm_head;
-    } else {
-        const kd_signal *logits = kd_signal_plan_find(context->plan, i, KD_SIGNAL_LOGITS, 0);
-        KD_CHECK(logits != NULL);
-        teacher.logits = kd_signal_view(logits, message, n_rows);
-    }
-    return teacher;
-}
-
 static void add_to_vocab(kd_loss *loss, int64_t n_rows, kd_vocab_loss *args)
 {
     const soft_target *state = loss->state;
-    const kd_loss_context *context = loss->context;
-    int n = 0;
-    for (int i = 0; i < context->n_teachers; i++) {
-        if (context->messages[i] != NULL) {
-            context->seen[n++] = read_message(context, i, context->messages[i], n_rows);
-        }
+    (void)n_rows;
+    for (int i = 0; i < args->n_teachers; i++) {
+        loss->context->seen[i].weight = 1.0;
     }
-    args->teachers = context->seen;
-    args->n_teachers = n;
     args->divergence = ((const Kd__SoftTarget *)loss->message)->divergence;
     args->temperature = (float)state->temperature;
     args->kd_scale = (float)(kd_loss_scale(loss) * state->factor);
@@ -91,7 +44,7 @@ const kd_loss_kind kd_loss_soft_target = {
     .name = "kd",
     .state_bytes = sizeof(soft_target),
     .exists = has_teacher,
-    .plan = plan_logits,
+    .plan = kd_teacher_logits_plan,
     .count = kd_loss_count_labelled,
     .begin = begin,
     .vocab = add_to_vocab,
