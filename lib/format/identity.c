@@ -56,35 +56,14 @@ add_tensor(XXH3_state_t *state, const kd_safetensors_entry *entry, kd_identity_d
     kd_progress_tick();
 }
 
-static int compare_entries(const void *left, const void *right)
+/* By name: how tensors are spread over files is no part of it. */
+static void add_tensors(XXH3_state_t *state, const kd_shards *shards, kd_identity_depth depth)
 {
-    const kd_safetensors_entry *const *a = left, *const *b = right;
-    return strcmp((*a)->name, (*b)->name);
-}
-
-/* All tensors of all files, sorted by name: how they are spread over files is no part of it. */
-static kd_status add_tensors(XXH3_state_t *state, const kd_shards *shards, kd_identity_depth depth)
-{
-    size_t n = 0, at = 0;
-    for (size_t s = 0; s < kd_shards_count(shards); s++) {
-        n += kd_safetensors_count(kd_shards_at(shards, s));
-    }
-    const kd_safetensors_entry **entries = malloc((n + 1) * sizeof *entries);
-    if (entries == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory to sort %zu tensors", n);
-    }
-    for (size_t s = 0; s < kd_shards_count(shards); s++) {
-        const kd_safetensors *file = kd_shards_at(shards, s);
-        for (size_t i = 0; i < kd_safetensors_count(file); i++) {
-            entries[at++] = kd_safetensors_at(file, i);
-        }
-    }
-    qsort(entries, n, sizeof *entries, compare_entries);
+    size_t n;
+    const kd_safetensors_entry *const *entries = kd_shards_entries(shards, &n);
     for (size_t i = 0; i < n; i++) {
         add_tensor(state, entries[i], depth);
     }
-    free(entries);
-    return KD_OK;
 }
 
 static kd_status add_config(XXH3_state_t *state, const char *folder)
@@ -113,7 +92,7 @@ static kd_status add_contents(XXH3_state_t *state, const char *folder, kd_identi
         st = kd_shards_open(folder, &shards);
     }
     if (!st) {
-        st = add_tensors(state, shards, depth);
+        add_tensors(state, shards, depth);
         kd_shards_close(shards);
     }
     return st;

@@ -98,16 +98,14 @@ static void warn_of_others(const char *folder,
                            size_t n_names)
 {
     const char *first = NULL;
-    size_t n_others = 0;
+    size_t n_entries, n_others = 0;
+    const kd_safetensors_entry *const *entries = kd_shards_entries(shards, &n_entries);
 
-    for (size_t s = 0; s < kd_shards_count(shards); s++) {
-        const kd_safetensors *file = kd_shards_at(shards, s);
-        for (size_t i = 0; i < kd_safetensors_count(file); i++) {
-            const char *name = kd_safetensors_at(file, i)->name;
-            if (bsearch(&name, names, n_names, sizeof *names, compare_names) == NULL &&
-                !is_redundant(name, config)) {
-                first = n_others++ == 0 ? name : first;
-            }
+    for (size_t i = 0; i < n_entries; i++) {
+        const char *name = entries[i]->name;
+        if (bsearch(&name, names, n_names, sizeof *names, compare_names) == NULL &&
+            !is_redundant(name, config)) {
+            first = n_others++ == 0 ? name : first;
         }
     }
     if (n_others > 0) {

@@ -20,9 +20,36 @@ typedef struct shard {
 } shard;
 
 struct kd_shards {
-    shard *shards;
+    shard *shards; /* in the order of their names */
     size_t n_shards;
+    const kd_safetensors_entry **entries; /* of all of them, in the order of names */
+    size_t n_entries;
+    bool is_indexed;
 };
+
+/* The place of `name`, or where it belongs. */
+static size_t place_of(const kd_shards *set, const char *name)
+{
+    size_t from = 0, to = set->n_shards;
+    while (from < to) {
+        const size_t middle = from + (to - from) / 2;
+        if (strcmp(set->shards[middle].name, name) < 0) {
+            from = middle + 1;
+        } else {
+            to = middle;
+        }
+    }
+    return from;
+}
+
+/* Takes `name` and `file` over; there is room. */
+static void insert(kd_shards *set, char *name, kd_safetensors *file)
+{
+    const size_t at = place_of(set, name);
+    memmove(&set->shards[at + 1], &set->shards[at], (set->n_shards - at) * sizeof *set->shards);
+    set->shards[at] = (shard){.name = name, .file = file};
+    set->n_shards++;
+}
 
 static kd_status add_shard(kd_shards *set, const char *folder, const char *name)
 {
@@ -44,7 +71,7 @@ static kd_status add_shard(kd_shards *set, const char *folder, const char *name)
         goto err_free;
     }
     free(path);
-    set->shards[set->n_shards++] = (shard){.name = copy, .file = file};
+    insert(set, copy, file);
     return KD_OK;
 
 err_free:
@@ -55,13 +82,8 @@ err_free:
 
 static const shard *find_shard(const kd_shards *set, const char *name)
 {
-    /* Neighbours in an index mostly share a file, the one opened last. */
-    for (size_t i = set->n_shards; i-- > 0;) {
-        if (strcmp(set->shards[i].name, name) == 0) {
-            return &set->shards[i];
-        }
-    }
-    return NULL;
+    const size_t at = place_of(set, name);
+    return at < set->n_shards && strcmp(set->shards[at].name, name) == 0 ? &set->shards[at] : NULL;
 }
 
 static kd_status add_named(kd_shards *set,
@@ -124,6 +146,7 @@ static kd_status open_index(kd_shards *set, const char *folder, const char *inde
     if (st) {
         return st;
     }
+    set->is_indexed = true;
     st = add_indexed(set, folder, index, json_object_get(root, "weight_map"));
     json_decref(root);
     return st;
@@ -133,7 +156,7 @@ static kd_status open_files(kd_shards *set, const char *folder)
 {
     kd_status st;
     char *whole = kd_path_join(folder, "model.safetensors");
-    char *index = kd_path_join(folder, "model.safetensors.index.json");
+    char *index = kd_path_join(folder, KD_SHARDS_INDEX_NAME);
 
     if (whole == NULL || index == NULL) {
         st = kd_fail(KD_ERR_NOMEM, "no memory to open %s", folder);
@@ -152,13 +175,42 @@ static kd_status open_files(kd_shards *set, const char *folder)
     return st;
 }
 
+static int compare_names(const void *left, const void *right)
+{
+    const kd_safetensors_entry *const *a = left, *const *b = right;
+    return strcmp((*a)->name, (*b)->name);
+}
+
+/* A model has tens of thousands of tensors in hundreds of files: each is found by one search. */
+static kd_status sort_entries(kd_shards *set, const char *folder)
+{
+    size_t n = 0;
+    for (size_t s = 0; s < set->n_shards; s++) {
+        n += kd_safetensors_count(set->shards[s].file);
+    }
+    set->entries = malloc((n + 1) * sizeof *set->entries);
+    if (set->entries == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to open %s", folder);
+    }
+    for (size_t s = 0; s < set->n_shards; s++) {
+        for (size_t i = 0; i < kd_safetensors_count(set->shards[s].file); i++) {
+            set->entries[set->n_entries++] = kd_safetensors_at(set->shards[s].file, i);
+        }
+    }
+    qsort(set->entries, n, sizeof *set->entries, compare_names);
+    return KD_OK;
+}
+
 kd_status kd_shards_open(const char *folder, kd_shards **shards_out)
 {
     kd_shards *set = calloc(1, sizeof *set);
     if (set == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory to open %s", folder);
     }
-    const kd_status st = open_files(set, folder);
+    kd_status st = open_files(set, folder);
+    if (!st) {
+        st = sort_entries(set, folder);
+    }
     if (st) {
         kd_shards_close(set);
         return st;
@@ -177,16 +229,22 @@ void kd_shards_close(kd_shards *set)
         free(set->shards[i].name);
     }
     free(set->shards);
+    free(set->entries);
     free(set);
 }
 
 const kd_safetensors_entry *kd_shards_find(const kd_shards *set, const char *name)
 {
-    const kd_safetensors_entry *entry = NULL;
-    for (size_t i = 0; i < set->n_shards && entry == NULL; i++) {
-        entry = kd_safetensors_find(set->shards[i].file, name);
-    }
-    return entry;
+    const kd_safetensors_entry key = {.name = name}, *wanted = &key;
+    const kd_safetensors_entry *const *found =
+        bsearch(&wanted, set->entries, set->n_entries, sizeof *set->entries, compare_names);
+    return found != NULL ? *found : NULL;
+}
+
+const kd_safetensors_entry *const *kd_shards_entries(const kd_shards *set, size_t *n_out)
+{
+    *n_out = set->n_entries;
+    return set->entries;
 }
 
 size_t kd_shards_count(const kd_shards *set)
@@ -194,8 +252,13 @@ size_t kd_shards_count(const kd_shards *set)
     return set->n_shards;
 }
 
-const kd_safetensors *kd_shards_at(const kd_shards *set, size_t index)
+const char *kd_shards_name(const kd_shards *set, size_t index)
 {
     KD_CHECK(index < set->n_shards);
-    return set->shards[index].file;
+    return set->shards[index].name;
+}
+
+bool kd_shards_is_indexed(const kd_shards *set)
+{
+    return set->is_indexed;
 }

@@ -8,7 +8,11 @@
 #ifndef KD_FORMAT_SHARDS_H
 #define KD_FORMAT_SHARDS_H
 
+#include <stdbool.h>
+
 #include "format/safetensors.h"
+
+#define KD_SHARDS_INDEX_NAME "model.safetensors.index.json"
 
 typedef struct kd_shards kd_shards;
 
@@ -19,7 +23,12 @@ void kd_shards_close(kd_shards *set); /* NULL is fine */
 /* NULL if no file has a tensor of that name; valid until close. */
 const kd_safetensors_entry *kd_shards_find(const kd_shards *set, const char *name);
 
+/* All tensors of all files, (n), in the order of their names; valid until close. */
+const kd_safetensors_entry *const *kd_shards_entries(const kd_shards *set, size_t *n_out);
+
+/* How many files there are, the name of each within the folder, and whether KD_SHARDS_INDEX_NAME told. */
 size_t kd_shards_count(const kd_shards *set);
-const kd_safetensors *kd_shards_at(const kd_shards *set, size_t index);
+const char *kd_shards_name(const kd_shards *set, size_t index);
+bool kd_shards_is_indexed(const kd_shards *set);
 
 #endif
