@@ -98,24 +98,33 @@ static bool is_temporary(const char *name)
     return n >= 4 && strcmp(name + n - 4, ".tmp") == 0;
 }
 
-static bool belongs(const char *name, const char *path)
+/* A file that cannot be looked at is no reason to seal the folder without it. */
+static kd_status belongs(const char *name, const char *path, bool *belongs_out)
 {
     struct stat info;
-    return name[0] != '.' && !is_temporary(name) && strcmp(name, KD_MANIFEST_NAME) != 0 &&
-           stat(path, &info) == 0 && S_ISREG(info.st_mode);
+    *belongs_out = false;
+    if (name[0] == '.' || is_temporary(name) || strcmp(name, KD_MANIFEST_NAME) == 0) {
+        return KD_OK;
+    }
+    if (stat(path, &info) != 0) {
+        return errno == ENOENT ? KD_OK : fail("stat", path);
+    }
+    *belongs_out = S_ISREG(info.st_mode);
+    return KD_OK;
 }
 
 static kd_status list_file(const char *folder, const char *name, json_t *files)
 {
     digest d = {0};
     char hash[17];
-    kd_status st = KD_OK;
+    bool is_part = false;
 
     char *path = kd_path_join(folder, name);
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }
-    if (!belongs(name, path)) {
+    kd_status st = belongs(name, path, &is_part);
+    if (st || !is_part) {
         goto out;
     }
     st = hash_file(path, true, &d);
@@ -243,6 +252,23 @@ static kd_status check_digest(const char *path, digest expected)
     return KD_OK;
 }
 
+static kd_status
+check_file(const char *folder, const char *path, const char *name, const json_t *value)
+{
+    digest expected = {0};
+    kd_status st = parse_file(path, name, value, &expected);
+    if (st) {
+        return st;
+    }
+    char *file = kd_path_join(folder, name);
+    if (file == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    st = check_digest(file, expected);
+    free(file);
+    return st;
+}
+
 static kd_status check_files(const char *folder, const char *path, json_t *files, void *user)
 {
     (void)user;
@@ -251,17 +277,7 @@ static kd_status check_files(const char *folder, const char *path, json_t *files
 
     json_object_foreach(files, name, value)
     {
-        digest expected = {0};
-        kd_status st = parse_file(path, name, value, &expected);
-        if (st) {
-            return st;
-        }
-        char *file = kd_path_join(folder, name);
-        if (file == NULL) {
-            return KD_ERR_NOMEM;
-        }
-        st = check_digest(file, expected);
-        free(file);
+        const kd_status st = check_file(folder, path, name, value);
         if (st) {
             return st;
         }
@@ -311,6 +327,79 @@ with_files(const char *folder,
 kd_status kd_manifest_verify(const char *folder)
 {
     return with_files(folder, check_files, NULL);
+}
+
+static kd_status check_names(const char *folder, const char *path, json_t *files, void *user)
+{
+    (void)folder;
+    for (const char *const *name = user; *name != NULL; name++) {
+        if (json_object_get(files, *name) == NULL) {
+            return kd_fail(
+                KD_ERR_INVALID,
+                "%s does not list %.200s: expected each file that is read, with its hash", path,
+                *name);
+        }
+    }
+    return KD_OK;
+}
+
+kd_status kd_manifest_lists(const char *folder, const char *const *names)
+{
+    return with_files(folder, check_names, (void *)names); /* only read */
+}
+
+static kd_status check_some(const char *folder, const char *path, json_t *files, void *user)
+{
+    kd_status st = check_names(folder, path, files, user);
+    for (const char *const *name = user; *name != NULL && !st; name++) {
+        st = check_file(folder, path, *name, json_object_get(files, *name));
+    }
+    return st;
+}
+
+kd_status kd_manifest_verify_files(const char *folder, const char *const *names)
+{
+    return with_files(folder, check_some, (void *)names); /* only read */
+}
+
+/* `files` NULL: there is no manifest. */
+static kd_status check_entries(DIR *dir, const char *folder, const json_t *files)
+{
+    for (;;) {
+        errno = 0;
+        const struct dirent *entry = readdir(dir);
+        if (entry == NULL) {
+            return errno == 0 ? KD_OK : fail("list folder", folder);
+        }
+        const char *name = entry->d_name;
+        const bool is_ours = strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+                             (files != NULL && strcmp(name, KD_MANIFEST_NAME) == 0) ||
+                             json_object_get(files, name) != NULL;
+        if (!is_ours) {
+            return kd_fail(KD_ERR_INVALID,
+                           "%s is not replaced: it holds \"%.200s\", which no %s there lists; "
+                           "expected a folder that was written here, or none",
+                           folder, name, KD_MANIFEST_NAME);
+        }
+    }
+}
+
+static kd_status check_listing(const char *folder, const char *path, json_t *files, void *user)
+{
+    (void)path;
+    return check_entries(user, folder, files);
+}
+
+kd_status kd_manifest_covers(const char *folder)
+{
+    DIR *dir = opendir(folder);
+    if (dir == NULL) {
+        return errno == ENOENT ? KD_OK : fail("list folder", folder);
+    }
+    const kd_status st = kd_manifest_exists(folder) ? with_files(folder, check_listing, dir)
+                                                    : check_entries(dir, folder, NULL);
+    (void)closedir(dir);
+    return st;
 }
 
 static int compare_names(const void *left, const void *right)

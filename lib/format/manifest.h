@@ -32,6 +32,22 @@ KD_MUST_USE kd_status kd_manifest_write(const char *folder);
 KD_MUST_USE kd_status kd_manifest_verify(const char *folder);
 
 /*
+ * KD_OK only if the manifest lists each of these names, which NULL ends: what a reader opens beyond them
+ * no hash vouches for. KD_ERR_INVALID names the first that is not listed; else as kd_manifest_verify().
+ */
+KD_MUST_USE kd_status kd_manifest_lists(const char *folder, const char *const *names);
+
+/* The same, and of these files alone that they are there with their size and hash. */
+KD_MUST_USE kd_status kd_manifest_verify_files(const char *folder, const char *const *names);
+
+/*
+ * Whether a folder may be replaced as a whole: KD_OK where it is not there, holds nothing, or nothing but
+ * its manifest and the files that this lists, whatever they hold by now. KD_ERR_INVALID names the first
+ * entry that is somebody else's. Reads no file but the manifest.
+ */
+KD_MUST_USE kd_status kd_manifest_covers(const char *folder);
+
+/*
  * XXH3-64 over what the manifest lists: name, size and hash of each file in the order of names. Reads the
  * manifest alone. Faults as above but KD_ERR_INVALID.
  */

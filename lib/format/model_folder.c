@@ -172,10 +172,50 @@ static kd_status load_tensors(const char *folder,
     return st;
 }
 
-/* A second reading of the files, which by then are in memory where they fit: a flipped bit trains on for days. */
-static kd_status verify_seal(const char *folder)
+/* The files that are read, held against a manifest: one beside those it lists would be read unseen. */
+static kd_status check_listed(const char *folder, const kd_shards *shards)
 {
-    return kd_manifest_exists(folder) ? kd_manifest_verify(folder) : KD_OK;
+    const size_t n = kd_shards_count(shards);
+    size_t at = 0;
+    const char **names = malloc((n + 3) * sizeof *names);
+    if (names == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to open %s", folder);
+    }
+    names[at++] = "config.json";
+    if (kd_shards_is_indexed(shards)) {
+        names[at++] = KD_SHARDS_INDEX_NAME;
+    }
+    for (size_t i = 0; i < n; i++) {
+        names[at++] = kd_shards_name(shards, i);
+    }
+    names[at] = NULL;
+    const kd_status st = kd_manifest_lists(folder, names);
+    free(names);
+    return st;
+}
+
+/*
+ * Opens a folder's files, of one that is sealed after a first reading of them all: a flipped bit trains
+ * on for days, and the second reading finds them in memory where they fit.
+ */
+static kd_status open_verified(const char *folder, kd_shards **shards_out)
+{
+    kd_shards *shards;
+    const bool is_sealed = kd_manifest_exists(folder);
+    kd_status st = is_sealed ? kd_manifest_verify(folder) : KD_OK;
+    if (!st) {
+        st = kd_shards_open(folder, &shards);
+    }
+    if (st) {
+        return st;
+    }
+    st = is_sealed ? check_listed(folder, shards) : KD_OK;
+    if (st) {
+        kd_shards_close(shards);
+        return st;
+    }
+    *shards_out = shards;
+    return KD_OK;
 }
 
 /* The text of config.json, to be written beside these weights again. */
@@ -203,14 +243,11 @@ kd_status kd_model_folder_load(const char *folder, kd_parameters *params)
     kd_hf_tensor *tensors;
     size_t n_tensors;
 
-    kd_status st = verify_seal(folder);
-    if (!st) {
-        st = kd_hf_tensors_list(params, &tensors, &n_tensors);
-    }
+    kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
     if (st) {
         return st;
     }
-    st = kd_shards_open(folder, &shards);
+    st = open_verified(folder, &shards);
     if (st) {
         goto out_free;
     }
@@ -256,6 +293,20 @@ static kd_status upload_matrix(kd_backend *be, kd_tensor dst, const kd_safetenso
     return st ? st : kd_backend_wait(be);
 }
 
+/* The files that an lm_head comes from, if the folder is sealed; those of a large model's layers are not read. */
+static kd_status
+verify_lm_head(const char *folder, const kd_shards *shards, const kd_safetensors_entry *entry)
+{
+    const char *slash = strrchr(entry->path, '/');
+    const char *names[] = {
+        "config.json",
+        slash != NULL ? slash + 1 : entry->path,
+        kd_shards_is_indexed(shards) ? KD_SHARDS_INDEX_NAME : NULL,
+        NULL,
+    };
+    return kd_manifest_exists(folder) ? kd_manifest_verify_files(folder, names) : KD_OK;
+}
+
 static kd_status load_lm_head(const char *folder,
                               const kd_shards *shards,
                               const kd_model_config *config,
@@ -270,6 +321,9 @@ static kd_status load_lm_head(const char *folder,
     (void)snprintf(wanted.name, sizeof wanted.name, "%s",
                    config->tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
     kd_status st = find_tensor(folder, shards, &wanted, &entry);
+    if (!st) {
+        st = verify_lm_head(folder, shards, entry);
+    }
     if (st) {
         return st;
     }

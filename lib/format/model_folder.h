@@ -21,14 +21,14 @@ KD_MUST_USE kd_status kd_model_folder_config(const char *folder, kd_model_config
 /*
  * Fills all weights and keeps the text of config.json, whose fields that no shape has a later save
  * writes again. A folder that is sealed (manifest.h) is verified first: KD_ERR_INVALID names the file
- * that differs. Tensors that the model has no use for are named in a warning and left alone.
+ * that differs, or one that would be read and is not listed. Tensors that the model has no use for are named in a warning and left alone.
  * After a fault the weights are undefined.
  */
 KD_MUST_USE kd_status kd_model_folder_load(const char *folder, kd_parameters *params);
 
 /*
  * Only the lm_head (the embedding where tied), as (V, C) in that dtype, KD_F32 or KD_BF16. For a
- * rank that gets another model's hidden states. The caller frees the data with be->ops->free().
+ * rank that gets another model's hidden states. Of a sealed folder the files that it comes from are verified. The caller frees the data with be->ops->free().
  */
 KD_MUST_USE kd_status kd_model_folder_load_lm_head(const char *folder,
                                                    kd_backend *be,

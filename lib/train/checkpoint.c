@@ -86,8 +86,13 @@ static kd_status read_tensors(const char *folder, kd_optimizer *optimizer)
  */
 static kd_status look_at(const char *path, bool *is_sound_out, kd_checkpoint_state *state_out)
 {
+    static const char *const needed[] = {KD_CHECKPOINT_STATE_NAME, KD_CHECKPOINT_TENSORS_NAME,
+                                         NULL};
     const int quiet = kd_fault_quiet(1);
     kd_status st = kd_manifest_verify(path);
+    if (!st) {
+        st = kd_manifest_lists(path, needed);
+    }
     const bool is_sealed = st == KD_OK;
     if (is_sealed) {
         st = read_state(path, state_out);

@@ -169,6 +169,18 @@ static void flip_byte(const char *path)
     (void)close(fd);
 }
 
+Test(checkpoint, one_whose_manifest_leaves_out_what_is_read_is_passed_over)
+{
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
+    cr_assert_eq(save(t, 1), KD_OK);
+    cr_assert_eq(save(t, 2), KD_OK);
+    cr_expect_eq(latest(), 2);
+    temporary_write(temporary_path("step-000000000002/manifest.json"),
+                    "{\"version\": 1, \"files\": {}}");
+    cr_expect_eq(latest(), 1);
+    tiny_train_destroy(t);
+}
+
 Test(checkpoint, only_one_whose_manifest_verifies_is_found)
 {
     tiny_train *t = start(&kd_model_mixtral, KD_F32);

@@ -106,3 +106,52 @@ Test(manifest, one_that_does_not_parse_is_refused)
         expect_verdict(KD_ERR_PROTO, cases[i].part);
     }
 }
+
+Test(manifest, a_file_that_cannot_be_looked_at_is_not_sealed_without)
+{
+    cr_assert(symlink("nowhere", "s/gone") == 0);
+    cr_expect(eq(int, kd_manifest_write("s"), KD_OK), "a link to nothing is no file");
+    cr_assert(symlink("loop", "s/loop") == 0);
+    cr_expect(eq(int, kd_manifest_write("s"), KD_ERR_INVALID));
+    EXPECT_FAULT("cannot stat s/loop");
+}
+
+Test(manifest, files_that_a_reader_needs_must_be_listed)
+{
+    const char *const listed[] = {"a.bin", "empty", NULL}, *const unlisted[] = {"a.bin", "b", NULL};
+    cr_expect(eq(int, kd_manifest_lists("s", listed), KD_OK));
+    cr_expect(eq(int, kd_manifest_verify_files("s", listed), KD_OK));
+    cr_expect(eq(int, kd_manifest_lists("s", unlisted), KD_ERR_INVALID));
+    EXPECT_FAULT("s/manifest.json does not list b");
+    cr_expect(eq(int, kd_manifest_verify_files("s", unlisted), KD_ERR_INVALID));
+
+    temporary_write("s/a.bin", "abb");
+    cr_expect(eq(int, kd_manifest_lists("s", listed), KD_OK), "contents are not read");
+    cr_expect(eq(int, kd_manifest_verify_files("s", listed), KD_ERR_INVALID));
+    EXPECT_FAULT("s/a.bin has the hash");
+    cr_expect(eq(int, kd_manifest_verify_files("s", &listed[1]), KD_OK), "others are not read");
+}
+
+static void expect_cover(kd_status st, const char *part)
+{
+    cr_expect(eq(int, kd_manifest_covers("s"), st), "%s", kd_fault_text());
+    EXPECT_FAULT(part);
+}
+
+Test(manifest, a_folder_is_replaced_only_where_all_in_it_is_listed)
+{
+    expect_cover(KD_ERR_INVALID, "s is not replaced: it holds \"");
+    cr_assert(unlink("s/left.tmp") == 0);
+    expect_cover(KD_ERR_INVALID, "it holds \"below\"");
+    cr_assert(rmdir("s/below") == 0);
+    expect_cover(KD_OK, "");
+    temporary_write("s/a.bin", "damaged");
+    expect_cover(KD_OK, "");
+    temporary_write("s/.hidden", "x");
+    expect_cover(KD_ERR_INVALID, "it holds \".hidden\"");
+    cr_assert(unlink("s/.hidden") == 0 && unlink("s/manifest.json") == 0);
+    expect_cover(KD_ERR_INVALID, "which no manifest.json there lists");
+    cr_assert(unlink("s/a.bin") == 0 && unlink("s/empty") == 0);
+    expect_cover(KD_OK, "");
+    cr_expect(eq(int, kd_manifest_covers("none"), KD_OK));
+}

@@ -474,6 +474,63 @@ Test(model_folder, an_index_that_is_not_one_is_refused)
     EXPECT_FAULT("\"weight_map\"");
 }
 
+/* Values of another model: loaded in place of the shards, nothing would tell. */
+Test(model_folder, a_file_dropped_beside_sealed_shards_is_not_loaded)
+{
+    save_numbered("m", example(&kd_model_llama), KD_F32);
+    put_shards(NULL, NULL);
+    cr_assert(eq(int, kd_manifest_write("m"), KD_OK));
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_OK), "%s", kd_fault_text());
+    save_numbered("n", example(&kd_model_llama), KD_F32);
+    cr_assert(rename("n/model.safetensors", "m/model.safetensors") == 0);
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_INVALID));
+    EXPECT_FAULT("m/manifest.json does not list model.safetensors");
+}
+
+Test(model_folder, a_manifest_that_lists_nothing_vouches_for_nothing)
+{
+    save_numbered("m", example(&kd_model_llama), KD_F32);
+    temporary_write("m/manifest.json", "{\"version\": 1, \"files\": {}}");
+    cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_INVALID));
+    EXPECT_FAULT("m/manifest.json does not list config.json");
+}
+
+static kd_status load_head(void)
+{
+    kd_tensor head;
+    const kd_status st = kd_model_folder_load_lm_head("m", be, KD_F32, &head);
+    if (!st) {
+        be->ops->free(be, head.data);
+    }
+    return st;
+}
+
+static void flip_last_bit(const char *path)
+{
+    char *bytes;
+    size_t size;
+    cr_assert(eq(int, kd_file_read(path, 1 << 20, &bytes, &size), KD_OK));
+    bytes[size - 1] ^= 1;
+    cr_assert(eq(int, kd_file_replace(path, bytes, size), KD_OK));
+    free(bytes);
+}
+
+Test(model_folder, the_lm_head_of_a_sealed_folder_is_verified)
+{
+    save_numbered("m", example(&kd_model_llama), KD_F32);
+    put_shards(NULL, NULL);
+    cr_assert(eq(int, kd_manifest_write("m"), KD_OK));
+    cr_expect(eq(int, load_head(), KD_OK), "%s", kd_fault_text());
+    flip_last_bit("m/one.safetensors");
+    cr_expect(eq(int, load_head(), KD_OK), "the head is not in this one");
+    flip_last_bit("m/two.safetensors");
+    cr_expect(eq(int, load_head(), KD_ERR_INVALID));
+    EXPECT_FAULT("m/two.safetensors has the hash");
+    temporary_write("m/manifest.json", "{\"version\": 1, \"files\": {}}");
+    cr_expect(eq(int, load_head(), KD_ERR_INVALID));
+    EXPECT_FAULT("does not list config.json");
+}
+
 static void expect_head(kd_dtype compute, kd_model_config config, kd_parameter_role role)
 {
     kd_backend *other;
