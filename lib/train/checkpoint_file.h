@@ -26,8 +26,9 @@ KD_MUST_USE kd_status kd_checkpoint_tensors_write(const char *path, const kd_opt
 KD_MUST_USE kd_status kd_checkpoint_tensors_read(const char *path, kd_optimizer *optimizer);
 
 /*
- * Gives the finished folder `temporary` the name `path`, in the same parent; a folder of that name
- * is replaced, and removed where the file system cannot swap the two in one move.
+ * Gives the finished folder `temporary` the name `path`, in the same parent; a folder of that name is
+ * replaced, whatever is in it. Where the file system cannot swap the two in one move it is TEMPORARY.old
+ * for a moment, and comes back if the new one cannot take its place.
  */
 KD_MUST_USE kd_status kd_folder_publish(const char *temporary, const char *path);
 

@@ -21,20 +21,41 @@ static kd_status fail_rename(const char *from, const char *to)
     return kd_fail(KD_ERR_IO, "cannot rename %s to %s: %s", from, to, strerror(errno));
 }
 
+/* Two moves, where the file system cannot exchange: the old folder steps aside, and back if need be. */
+static kd_status move_aside(const char *temporary, const char *path, const char *aside)
+{
+    kd_status st = kd_folder_remove(aside); /* of a process that died between the two */
+    if (st) {
+        return st;
+    }
+    if (rename(path, aside) != 0) {
+        return fail_rename(path, aside);
+    }
+    if (rename(temporary, path) != 0) {
+        st = fail_rename(temporary, path);
+        if (rename(aside, path) != 0) {
+            kd_log(KD_LOG_WARN, "cannot rename %s back to %s: %s", aside, path, strerror(errno));
+        }
+        return st;
+    }
+    return kd_folder_remove(aside);
+}
+
 /* Both names change owners in one move; what was replaced, now `temporary`, is removed. */
 static kd_status swap(const char *temporary, const char *path)
 {
     if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_EXCHANGE) == 0) {
         return kd_folder_remove(temporary);
     }
-    if (errno != EINVAL && errno != ENOSYS) {
+    if (errno != EINVAL && errno != ENOSYS) { /* not every shared file system can */
         return fail_rename(temporary, path);
     }
-    const kd_status st = kd_folder_remove(path); /* not every shared file system can exchange */
-    if (st) {
-        return st;
-    }
-    return rename(temporary, path) == 0 ? KD_OK : fail_rename(temporary, path);
+    kd_text aside = {0};
+    kd_text_printf(&aside, "%s.old", temporary);
+    const kd_status st = aside.failed ? kd_fail(KD_ERR_NOMEM, "no memory to rename %s", temporary)
+                                      : move_aside(temporary, path, aside.data);
+    kd_text_release(&aside);
+    return st;
 }
 
 /* The folder that holds `path`, whose last part starts at *name_out. */
