@@ -65,7 +65,7 @@ extern "C" {
 typedef struct kd_student_loss {
     const char *name; /* static */
     double weight;
-    double raw;      /* mean over valid tokens */
+    double raw;      /* a mean over what the loss counts: labelled rows, all rows, assignments */
     double weighted; /* raw * weight */
 } kd_student_loss;
 
@@ -117,7 +117,7 @@ KD_MUST_USE kd_status kd_student_get(const kd_student *student,
 
 /*
  * Loads a teacher from a model folder, as teachers.0.checkpoint; it replaces the one before, of which all
- * else stays. The vocabularies must be the same but for padding. NULL detaches.
+ * else stays. The vocabularies must be the same but for padding. NULL detaches; "" is KD_ERR_ARG.
  */
 KD_MUST_USE kd_status kd_student_attach_teacher(kd_student *student, const char *folder);
 
@@ -176,7 +176,10 @@ KD_MUST_USE kd_status kd_student_step_on_logits(kd_student *student,
                                                 int64_t n_sequences,
                                                 kd_losses *losses_out);
 
-/* tokens and labels: (n_sequences, T), any number of sequences. Changes nothing. */
+/*
+ * tokens and labels: (n_sequences, T), any number of sequences. Changes nothing. KD_ERR_ARG if labels is
+ * NULL: without them there is nothing to score.
+ */
 KD_MUST_USE kd_status kd_student_evaluate(kd_student *student,
                                           const int32_t *tokens,
                                           const int32_t *labels,

@@ -229,6 +229,10 @@ kd_status kd_student_evaluate(kd_student *s,
     const kd_sequences sequences = {.user = &from, .n_sequences = n_sequences, .read = read_arrays};
     const kd_reduce alone = kd_reduce_single();
     kd_evaluation evaluation;
+    if (labels == NULL) {
+        return kd_fail(KD_ERR_ARG, "found no labels, expected (%lld, %lld) of them",
+                       (long long)n_sequences, (long long)s->n_tokens);
+    }
     const kd_status st = kd_trainer_evaluate(s->trainer, &sequences, &alone, &evaluation);
     if (st) {
         return st;

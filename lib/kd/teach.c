@@ -211,6 +211,9 @@ kd_status kd_teaching_load(kd_student *s, const Kd__Job *job)
 kd_status kd_student_attach_teacher(kd_student *s, const char *folder)
 {
     Kd__Job *job = NULL;
+    if (folder != NULL && folder[0] == '\0') { /* it would be the working directory */
+        return kd_fail(KD_ERR_ARG, "found \"\", expected the folder of a teacher");
+    }
     kd_status st = kd_values_with_teacher(s->job, folder, &job);
     if (st) {
         return st;

@@ -384,6 +384,12 @@ Test(kd, bad_calls_leave_the_student_usable)
     cr_expect_eq(kd_student_step(student, tokens, labels, B + 1, &losses), KD_ERR_ARG);
     cr_expect_eq(kd_student_step(student, tokens, labels, 0, &losses), KD_ERR_ARG);
     cr_expect_eq(kd_student_step_on_logits(student, tokens, labels, NULL, B, &losses), KD_ERR_ARG);
+    kd_scores scores = {.loss = -7.0};
+    cr_expect_eq(kd_student_evaluate(student, tokens, NULL, B, &scores), KD_ERR_ARG);
+    cr_expect_str_eq(kd_error_text(), "found no labels, expected (4, 8) of them");
+    cr_expect_eq(scores.loss, -7.0);
+    cr_expect_eq(kd_student_attach_teacher(student, ""), KD_ERR_ARG);
+    cr_expect_str_eq(kd_error_text(), "found \"\", expected the folder of a teacher");
     tokens[3] = V;
     cr_expect_eq(kd_student_step(student, tokens, labels, B, &losses), KD_ERR_INVALID);
     cr_expect_not_null(strstr(kd_error_text(), "token 3: found 256, expected 0 to 255"));
