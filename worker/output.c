@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "format/manifest.h"
 #include "message/yaml.h"
 #include "train/checkpoint.h"
 #include "worker/lineage.h"
@@ -102,9 +103,21 @@ static kd_status write_job(const Kd__Job *job)
     return st;
 }
 
+/* At the start, and not after days of work. */
+static kd_status check_final(const Kd__Job *job)
+{
+    char *path = kd_path_join(job->output, "final");
+    const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_manifest_covers(path);
+    free(path);
+    return st;
+}
+
 kd_status output_open(const worker *w, output *out)
 {
-    const kd_status st = write_job(w->job);
+    kd_status st = check_final(w->job);
+    if (!st) {
+        st = write_job(w->job);
+    }
     if (st) {
         return st;
     }

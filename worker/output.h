@@ -43,7 +43,10 @@ KD_MUST_USE kd_status output_find_resume(const Kd__Job *job,
                                          resume_point *resume_out,
                                          kd_checkpoint_state *state_out);
 
-/* Writes job.yaml. The folder is locked. */
+/*
+ * Writes job.yaml. The folder is locked. KD_ERR_INVALID: there is a final/ that holds what no run left
+ * there, so that the last save could not replace it.
+ */
 KD_MUST_USE kd_status output_open(const worker *w, output *out);
 void output_close(output *out); /* fine on {0} */
 

@@ -70,7 +70,8 @@ KD_MUST_USE kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int
 
 /*
  * Writes a model folder (model.safetensors in the compute dtype, config.json, manifest.json) that
- * appears whole or not at all; one that is there is replaced.
+ * appears whole or not at all. One that was written so is replaced; KD_ERR_INVALID names what else the
+ * folder holds (kd_manifest_covers()), and then it stays as it is.
  *   add_files (NULL: none): writes more files into the folder it is given, before that is sealed;
  *   it gets `user`
  */

@@ -164,7 +164,10 @@ kd_status kd_model_export(const char *folder,
         return KD_ERR_NOMEM;
     }
     char *temporary = NULL;
-    kd_status st = temporary_beside(path, &temporary);
+    kd_status st = kd_manifest_covers(path);
+    if (!st) {
+        st = temporary_beside(path, &temporary);
+    }
     if (!st) {
         st = write_model(temporary, params, add_files, user);
         if (!st) {

@@ -366,6 +366,11 @@ case_bad_input() {
     mkdir -p jammed/metrics.csv
     expect_exit 65 "jammed/metrics.csv" 2 student.yaml output=jammed
     expect_exit 65 "jammed/metrics.csv" 3 student.yaml output=jammed student.resources.ranks=2
+    # What a person put beside the model is not removed with it, and that is told at the start.
+    mkdir -p taken/final
+    : >taken/final/notes
+    expect_exit 65 'taken/final is not replaced: it holds "notes"' 2 student.yaml output=taken
+    [ -e taken/final/notes ] && [ ! -e taken/metrics.csv ] || fail "a run went into a folder that is taken"
     # Numbers that leave all bounds would do so again.
     expect_exit 65 "expected a number" 2 student.yaml output=diverged training.learning_rate=1e30
     ! grep -i '[^a-z]nan' log || fail "the log says nan"

@@ -435,24 +435,45 @@ Test(checkpoint, a_folder_that_cannot_be_made_is_named)
     tiny_train_destroy(t);
 }
 
-Test(checkpoint, export_replaces_what_is_there)
+static kd_status export(const tiny_train *t, const char *name)
+{
+    return kd_model_export(temporary_path("%s", name), kd_trainer_parameters(t->trainer), NULL,
+                           NULL);
+}
+
+Test(checkpoint, export_replaces_its_own_folder_and_an_empty_one)
 {
     tiny_train *t = start(&kd_model_mixtral, KD_BF16);
     kd_model_config config;
     cr_assert_eq(kd_folder_make(temporary_path("out/final")), KD_OK);
-    cr_assert_eq(kd_file_replace(temporary_path("out/final/old"), "x", 1), KD_OK);
-    cr_assert_eq(kd_model_export(temporary_path("out/final/"), kd_trainer_parameters(t->trainer),
-                                 NULL, NULL),
-                 KD_OK);
-    cr_expect_not(kd_file_exists(temporary_path("out/final/old")));
+    cr_assert_eq(export(t, "out/final/"), KD_OK);
+    run_steps(t, 0, 1);
+    cr_assert_eq(export(t, "out/final"), KD_OK);
     cr_expect_not(kd_file_exists(temporary_path("out/.final.tmp")));
     cr_expect_eq(kd_manifest_verify(temporary_path("out/final")), KD_OK);
     cr_expect_eq(kd_model_folder_config(temporary_path("out/final"), &config), KD_OK);
-    cr_assert_eq(
-        kd_model_export(temporary_path("new/final"), kd_trainer_parameters(t->trainer), NULL, NULL),
-        KD_OK);
+    cr_assert_eq(export(t, "new/final"), KD_OK);
     expect_same_file(temporary_path("out/final/model.safetensors"),
                      temporary_path("new/final/model.safetensors"));
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, export_leaves_a_folder_alone_that_holds_what_is_not_its_own)
+{
+    tiny_train *t = start(&kd_model_mixtral, KD_BF16);
+    cr_assert_eq(kd_folder_make(temporary_path("work")), KD_OK);
+    temporary_write(temporary_path("work/thesis.txt"), "three years");
+    kd_fault_quiet(1);
+    cr_expect_eq(export(t, "work"), KD_ERR_INVALID);
+    EXPECT_FAULT("work is not replaced: it holds \"thesis.txt\"");
+    cr_expect(kd_file_exists(temporary_path("work/thesis.txt")));
+
+    cr_assert_eq(export(t, "final"), KD_OK);
+    temporary_write(temporary_path("final/notes"), "beside it");
+    cr_expect_eq(export(t, "final"), KD_ERR_INVALID);
+    EXPECT_FAULT("it holds \"notes\"");
+    cr_expect(kd_file_exists(temporary_path("final/notes")));
+    cr_expect_not(kd_file_exists(temporary_path(".final.tmp")));
     tiny_train_destroy(t);
 }
 

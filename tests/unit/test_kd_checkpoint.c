@@ -32,6 +32,21 @@ Test(kd_checkpoint, a_saved_student_is_loaded_as_it_was)
     kd_student_destroy(student);
 }
 
+Test(kd_checkpoint, a_folder_with_other_files_is_not_replaced)
+{
+    kd_student *student = small_student(SMALL(2));
+    kd_set_quiet(true);
+    temporary_write("thesis.txt", "three years");
+    cr_expect_eq(kd_student_save(student, temporary_folder()), KD_ERR_INVALID);
+    cr_expect_not_null(strstr(kd_error_text(), "it holds \"thesis.txt\""), "%s", kd_error_text());
+    FILE *file = fopen("thesis.txt", "r");
+    cr_assert_not_null(file);
+    (void)fclose(file);
+    cr_expect_eq(kd_student_save(student, "saved"), KD_OK);
+    cr_expect_eq(kd_student_save(student, "saved"), KD_OK, "its own is");
+    kd_student_destroy(student);
+}
+
 static char *read_file(const char *path, size_t *size_out)
 {
     FILE *file = fopen(path, "rb");
