@@ -1,5 +1,7 @@
 #include "base/utf8.h"
 
+#include <string.h>
+
 size_t kd_utf8_decode(const char *bytes, size_t size, uint32_t *code_out)
 {
     static const uint32_t lowest[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -25,6 +27,18 @@ size_t kd_utf8_decode(const char *bytes, size_t size, uint32_t *code_out)
     }
     *code_out = code;
     return n;
+}
+
+size_t kd_utf8_span(const char *string)
+{
+    const size_t n = strlen(string);
+    uint32_t code;
+    size_t n_character = 1, at = 0;
+    while (at < n && n_character > 0) {
+        n_character = kd_utf8_decode(string + at, n - at, &code);
+        at += n_character;
+    }
+    return at;
 }
 
 bool kd_utf8_is_control(uint32_t code)

@@ -12,6 +12,9 @@
  */
 size_t kd_utf8_decode(const char *bytes, size_t size, uint32_t *code_out);
 
+/* How many bytes at the front of a string are UTF-8: all, where it is text. */
+size_t kd_utf8_span(const char *string);
+
 /* Controls of ASCII (C0 and DEL), and those from U+0080 to U+009F (C1), which terminals obey as well. */
 bool kd_utf8_is_control(uint32_t code);
 

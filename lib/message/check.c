@@ -138,11 +138,7 @@ static void check_length(kd_checker *c, const place *p, size_t found)
 /* Nothing that prints a message can keep other bytes: the ranks would be handed another path. */
 static void check_bytes(kd_checker *c, const place *p, const char *found, size_t n)
 {
-    uint32_t code;
-    size_t n_character = 0, at = 0;
-    while (at < n && (n_character = kd_utf8_decode(found + at, n - at, &code)) > 0) {
-        at += n_character;
-    }
+    const size_t at = kd_utf8_span(found);
     if (at < n) {
         kd_checker_add(c, p->path, "found 0x%02x at byte %zu, expected UTF-8",
                        (unsigned)(unsigned char)found[at], at);

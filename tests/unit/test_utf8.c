@@ -58,3 +58,16 @@ Test(utf8, controls_are_those_of_ascii_and_the_ones_above_it)
         cr_expect(not(kd_utf8_is_control(others[i])), "U+%04X", (unsigned)others[i]);
     }
 }
+
+Test(utf8, a_string_is_text_up_to_the_first_byte_that_is_none)
+{
+    const struct {
+        const char *string;
+        size_t span;
+    } cases[] = {{"", 0},       {"/plain", 6}, {"/gr\xc3\xbc.", 6}, {"\xf0\x9f\x8c\x8d", 4},
+                 {"/\xff/", 1}, {"ab\xc3", 2}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cr_expect(eq(sz, kd_utf8_span(cases[i].string), cases[i].span), "case %zu", i);
+    }
+}
