@@ -5,6 +5,7 @@
 #include "base/option.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,21 +69,36 @@ kd_status kd_option_next(int argc,
     return KD_OK;
 }
 
+kd_status kd_option_number64(const char *name,
+                             const char *text,
+                             uint64_t least,
+                             uint64_t most,
+                             uint64_t *number_out)
+{
+    char *end = NULL;
+    errno = 0;
+    const unsigned long long n = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || n < least || n > most) {
+        return kd_fail(KD_ERR_ARG,
+                       "%s: found \"%s\", expected a number from %" PRIu64 " to %" PRIu64, name,
+                       text, least, most);
+    }
+    *number_out = n;
+    return KD_OK;
+}
+
 kd_status kd_option_number(const char *name,
                            const char *text,
                            uint32_t least,
                            uint32_t most,
                            uint32_t *number_out)
 {
-    char *end = NULL;
-    errno = 0;
-    const unsigned long long n = strtoull(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || n < least || n > most) {
-        return kd_fail(KD_ERR_ARG, "%s: found \"%s\", expected a number from %u to %u", name, text,
-                       least, most);
+    uint64_t number = 0;
+    const kd_status st = kd_option_number64(name, text, least, most, &number);
+    if (!st) {
+        *number_out = (uint32_t)number;
     }
-    *number_out = (uint32_t)n;
-    return KD_OK;
+    return st;
 }
 
 kd_status kd_option_log_level(const char *text)

@@ -40,6 +40,11 @@ KD_MUST_USE kd_status kd_option_number(const char *name,
                                        uint32_t least,
                                        uint32_t most,
                                        uint32_t *number_out);
+KD_MUST_USE kd_status kd_option_number64(const char *name,
+                                         const char *text,
+                                         uint64_t least,
+                                         uint64_t most,
+                                         uint64_t *number_out);
 
 /* debug, info, warn or error: sets the level of the log. KD_ERR_ARG. */
 KD_MUST_USE kd_status kd_option_log_level(const char *text);

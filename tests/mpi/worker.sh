@@ -477,6 +477,8 @@ check_create() { # distill-model
     cmp random/again/model.safetensors random/mixtral/model.safetensors || fail "a seed gives two models"
     "$1" create --out random/other --hidden-size 64 --layers 2 --experts 2 --seed 4 --dtype f32 >/dev/null
     ! cmp -s random/other/model.safetensors random/mixtral/model.safetensors || fail "two seeds give one model"
+    "$1" create --out random/high --hidden-size 64 --layers 2 --experts 2 --seed $((4294967296 + 3)) --dtype f32 >/dev/null
+    ! cmp -s random/high/model.safetensors random/mixtral/model.safetensors || fail "a seed is cut to 32 bits"
     expect_code 65 "$1" create --out random/mixtral --hidden-size 64 --layers 2 --experts 2
     expect_code 65 "$1" create --out random/no --hidden-size 64 --layers 2 --type llama --experts 2
     expect_code 65 "$1" create --out random/no --hidden-size 64 --layers 2

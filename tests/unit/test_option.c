@@ -93,6 +93,16 @@ Test(option, numbers_are_whole_and_within_bounds)
     cr_expect(eq(u32, n, 10));
 }
 
+Test(option, a_number_of_64_bits_may_be_any)
+{
+    uint64_t n = 7;
+    cr_expect(
+        eq(int, kd_option_number64("--n", "18446744073709551616", 0, UINT64_MAX, &n), KD_ERR_ARG));
+    cr_expect(eq(u64, n, 7));
+    cr_assert(eq(int, kd_option_number64("--n", "18446744073709551615", 0, UINT64_MAX, &n), KD_OK));
+    cr_expect(eq(u64, n, UINT64_MAX));
+}
+
 Test(option, the_log_level_is_set_by_name)
 {
     cr_assert(eq(int, kd_option_log_level("warn"), KD_OK));

@@ -41,7 +41,8 @@ enum { FIELD_LETTER = 256, N_OWN = 12, N_FIELDS_MAX = 48, NAME_BYTES = 64 };
 typedef struct arguments {
     Kd__Model *model; /* as the options say it */
     const char *out;
-    uint32_t seed, n_positions, n_threads;
+    uint64_t seed; /* as student.seed */
+    uint32_t n_positions, n_threads;
     bool json, help, byte_tokenizer;
     kd_dtype dtype; /* of the weights in the folder */
 } arguments;
@@ -111,7 +112,7 @@ static kd_status take(int letter, arguments *a)
     case 'H':
         return set_field(a, "num_heads", optarg);
     case 's':
-        return kd_option_number("--seed", optarg, 0, UINT32_MAX, &a->seed);
+        return kd_option_number64("--seed", optarg, 0, UINT64_MAX, &a->seed);
     case 'k':
         return take_tokenizer(optarg, a);
     case 'n':
