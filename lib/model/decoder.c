@@ -133,6 +133,14 @@ static kd_status check_settings(const kd_parameters *params, const kd_decoder_se
                        "decoder: %lld sequences of %lld tokens, expected 1 to %lld tokens in all",
                        (long long)s->max_batch, (long long)s->n_tokens, (long long)most);
     }
+    const int64_t n_positions = params->config.max_positions;
+    if (n_positions > 0 && s->n_tokens > n_positions) {
+        return kd_fail(
+            KD_ERR_INVALID,
+            "found sequences of %lld tokens, expected at most %lld: the model has no more "
+            "positions (max_position_embeddings)",
+            (long long)s->n_tokens, (long long)n_positions);
+    }
     return KD_OK;
 }
 

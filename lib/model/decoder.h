@@ -34,6 +34,7 @@ typedef struct kd_decoder_settings {
     void *user;
 } kd_decoder_settings;
 
+/* KD_ERR_INVALID: sequences longer than the model's positions, where its configuration tells those. */
 KD_MUST_USE kd_status kd_decoder_create(kd_parameters *params,
                                         const kd_decoder_settings *settings,
                                         kd_decoder **decoder_out);

@@ -362,6 +362,8 @@ case_bad_input() {
     "$mpirun" -n 1 "$worker" --job student.yaml --set output=here : \
         -n 1 "$worker" --job student.yaml --set output=elsewhere >log 2>&1 || code=$?
     [ "$code" = 65 ] && grep -q "all hosts share" log || { cat log >&2 && fail "exit code $code, expected 65"; }
+    # The daemon would refuse it; a rank without one does too.
+    expect_exit 65 "found sequences of 33 tokens, expected at most 32" 2 student.yaml output=long data.sequence_length=33
     # A fault of one rank in the middle of the work ends all of them with its reason.
     mkdir -p jammed/metrics.csv
     expect_exit 65 "jammed/metrics.csv" 2 student.yaml output=jammed
@@ -501,6 +503,9 @@ case_model() {
     awk -v a="$loss" -v b="$found" 'BEGIN { exit !(a > 0 && (a - b) ^ 2 < 1e-10 * a * a) }' ||
         fail "evaluate found loss $found, the run $loss"
     "$tool" evaluate teacher/final --data text.txt | grep -q '^loss [0-9.]* nats a token' || fail "evaluate on text"
+    : >log
+    expect_code 65 "$tool" evaluate teacher/final --data text.txt --sequence-length 33
+    grep -q 'found sequences of 33 tokens, expected at most 32' log || fail "sequences longer than the positions"
     cp -r teacher/final words
     sed -i 's/"byte"/"words"/' words/distilld.json
     : >log

@@ -347,6 +347,24 @@ Test(decoder, bad_settings_leave_the_output_untouched)
     tiny_model_destroy(&model);
 }
 
+Test(decoder, sequences_longer_than_the_positions_of_the_model_are_refused)
+{
+    kd_model_config config = tiny_config(&kd_model_mixtral);
+    kd_decoder *decoder = NULL;
+    kd_decoder_settings s = settings(false);
+    config.max_positions = s.n_tokens;
+    tiny_model model = tiny_model_create(config, KD_F32, KD_PARAMS_INFER);
+    cr_assert_eq(kd_decoder_create(model.params, &s, &decoder), KD_OK);
+    kd_decoder_destroy(decoder);
+    decoder = NULL;
+    kd_fault_quiet(1);
+    s.n_tokens++;
+    cr_expect_eq(kd_decoder_create(model.params, &s, &decoder), KD_ERR_INVALID);
+    EXPECT_FAULT("found sequences of 8 tokens, expected at most 7");
+    cr_expect_null(decoder);
+    tiny_model_destroy(&model);
+}
+
 Test(decoder, no_memory_for_activations_is_reported)
 {
     kd_model_config config = tiny_config(&kd_model_llama);

@@ -376,6 +376,19 @@ Test(kd, what_only_a_daemon_needs_is_not_looked_at)
     kd_student_destroy(student);
 }
 
+Test(kd, sequences_longer_than_a_model_has_positions_are_refused)
+{
+    const char *teacher = small_teacher(); /* of 8 */
+    kd_student *student = small_student("data: {sequence_length: 9}\n" MODEL F32);
+    kd_set_quiet(true);
+    cr_expect_eq(kd_student_attach_teacher(student, teacher), KD_ERR_INVALID);
+    cr_expect_not_null(strstr(kd_error_text(), "found sequences of 9 tokens, expected at most 8"));
+    kd_student_destroy(student);
+    expect_refused("data: {sequence_length: 9}\n" F32
+                   "student: {init: checkpoint, checkpoint: teacher}\n",
+                   KD_ERR_INVALID, "expected at most 8");
+}
+
 Test(kd, bad_calls_leave_the_student_usable)
 {
     kd_student *student = small_student(SMALL(1));

@@ -21,13 +21,16 @@ static const char help[] =
     "\n"
     "prints loss (nats a token), perplexity and next-token accuracy on text files, or on one "
     "packed\n"
-    "shard (OUTPUT/data/test.shard of a job), by sequences of N tokens [256]\n";
+    "shard (OUTPUT/data/test.shard of a job), by sequences of N tokens [256, or the model's "
+    "positions\n"
+    "where those are fewer]\n";
 
 typedef struct arguments {
     const char *folder;
     const char **files;
     size_t n_files;
-    uint32_t n_tokens, n_batch, n_threads, n_sequences; /* n_sequences 0: all */
+    uint32_t n_tokens, n_batch, n_threads,
+        n_sequences; /* n_tokens 0: as help says, n_sequences 0: all */
     bool json, help;
     kd_dtype compute; /* of products */
 } arguments;
@@ -244,11 +247,31 @@ static kd_status check_vocabulary(const char *folder)
     return st;
 }
 
-static kd_status evaluate(const arguments *a)
+/* Left out, sequences are as long as the model can take, up to a length that is soon read. */
+static kd_status choose_length(arguments *a)
+{
+    enum { LENGTH = 256 };
+
+    kd_model_config config;
+    if (a->n_tokens > 0) {
+        return KD_OK;
+    }
+    const kd_status st = kd_model_folder_config(a->folder, &config);
+    if (!st) {
+        const bool is_short = config.max_positions > 0 && config.max_positions < LENGTH;
+        a->n_tokens = is_short ? (uint32_t)config.max_positions : LENGTH;
+    }
+    return st;
+}
+
+static kd_status evaluate(arguments *a)
 {
     kd_shard shard = {0};
     const bool packed = a->n_files == 1 && is_shard(a->files[0]);
     kd_status st = check_vocabulary(a->folder);
+    if (!st) {
+        st = choose_length(a);
+    }
     if (st) {
         return st;
     }
@@ -262,7 +285,7 @@ static kd_status evaluate(const arguments *a)
 
 int command_evaluate(int argc, char **argv)
 {
-    arguments a = {.n_tokens = 256, .n_batch = 8, .n_threads = 1};
+    arguments a = {.n_batch = 8, .n_threads = 1};
     int code = EXIT_USAGE;
     KD_CHECK(command_dtype("auto", &a.compute) == KD_OK);
     a.files = calloc((size_t)argc, sizeof *a.files);
