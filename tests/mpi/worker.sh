@@ -503,7 +503,12 @@ case_model() {
     awk -v a="$loss" -v b="$found" 'BEGIN { exit !(a > 0 && (a - b) ^ 2 < 1e-10 * a * a) }' ||
         fail "evaluate found loss $found, the run $loss"
     "$tool" evaluate teacher/final --data text.txt | grep -q '^loss [0-9.]* nats a token' || fail "evaluate on text"
+    mkdir scratch
+    TMPDIR=$folder/scratch "$tool" evaluate teacher/final --data text.txt >/dev/null || fail "evaluate in TMPDIR"
+    [ -z "$(ls scratch)" ] || fail "evaluate left something in TMPDIR"
     : >log
+    TMPDIR=$folder/none expect_code 74 "$tool" evaluate teacher/final --data text.txt
+    grep -q "cannot make the folder $folder/none/distill-model.[^:]*: No such file or directory" log || fail "TMPDIR"
     expect_code 65 "$tool" evaluate teacher/final --data text.txt --sequence-length 33
     grep -q 'found sequences of 33 tokens, expected at most 32' log || fail "sequences longer than the positions"
     cp -r teacher/final words

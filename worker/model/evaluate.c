@@ -1,4 +1,5 @@
 /* evaluate.c - distill-model evaluate: a model's loss on text, or on a packed shard. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,12 +132,33 @@ static bool is_shard(const char *path)
     return strcmp(magic, KD_SHARD_MAGIC) == 0;
 }
 
+/* A new folder below $TMPDIR, or /tmp; the caller frees its path. */
+static kd_status make_temporary(char **folder_out)
+{
+    const char *top = getenv("TMPDIR");
+    char *folder =
+        kd_path_join(top != NULL && top[0] != '\0' ? top : "/tmp", "distill-model.XXXXXX");
+    if (folder == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    if (mkdtemp(folder) == NULL) {
+        const int error = errno;
+        const kd_status st =
+            kd_fail(KD_ERR_IO, "cannot make the folder %s: %s", folder, strerror(error));
+        free(folder);
+        return st;
+    }
+    *folder_out = folder;
+    return KD_OK;
+}
+
 /* Packs text into a folder that is gone when this returns; the mapping of the shard stays. */
 static kd_status open_text(const arguments *a, kd_shard *shard_out)
 {
-    char folder[] = "/tmp/distill-model.XXXXXX";
-    if (mkdtemp(folder) == NULL) {
-        return kd_fail(KD_ERR_IO, "cannot make a folder in /tmp");
+    char *folder = NULL;
+    kd_status st = make_temporary(&folder);
+    if (st) {
+        return st;
     }
     char *path = kd_path_join(folder, "text.shard");
     const kd_pack_settings settings = {
@@ -146,12 +168,13 @@ static kd_status open_text(const arguments *a, kd_shard *shard_out)
         .sequence_length = a->n_tokens,
         .out_train_path = path,
     };
-    kd_status st = path == NULL ? KD_ERR_NOMEM : kd_pack(&settings, NULL);
+    st = path == NULL ? KD_ERR_NOMEM : kd_pack(&settings, NULL);
     if (!st) {
         st = kd_shard_open(shard_out, path);
     }
     free(path);
     const kd_status removed = kd_folder_remove(folder);
+    free(folder);
     return st ? st : removed;
 }
 
