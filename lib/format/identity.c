@@ -14,8 +14,9 @@
 #include "base/progress.h"
 #include "format/manifest.h"
 #include "format/shards.h"
+#include "shape/hf_config.h"
 
-enum { CONFIG_BYTES_MAX = 16 << 20, PIECE_BYTES = 1 << 24 };
+enum { PIECE_BYTES = 1 << 24 };
 
 /* Text with its end, so that "ab", "c" is not "a", "bc". */
 static void add_text(XXH3_state_t *state, const char *text)
@@ -74,7 +75,7 @@ static kd_status add_config(XXH3_state_t *state, const char *folder)
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }
-    const kd_status st = kd_file_read(path, CONFIG_BYTES_MAX, &text, &size);
+    const kd_status st = kd_file_read(path, KD_HF_CONFIG_BYTES_MAX, &text, &size);
     free(path);
     if (!st) {
         add_number(state, size);

@@ -8,9 +8,10 @@
  * quantised weights, ...) are refused, not ignored.
  *
  * Errors name the file, the field, what was found and what was expected:
- *   KD_ERR_NOT_FOUND, KD_ERR_IO  the file cannot be read, or is larger than 1 MiB
+ *   KD_ERR_NOT_FOUND, KD_ERR_IO  the file cannot be read
  *   KD_ERR_PROTO                 it is not JSON, a field is missing or of the wrong type
- *   KD_ERR_INVALID               a value that is not supported
+ *   KD_ERR_INVALID               a value that is not supported, or a file of more than
+ *                                KD_HF_CONFIG_BYTES_MAX
  */
 #ifndef KD_SHAPE_HF_CONFIG_H
 #define KD_SHAPE_HF_CONFIG_H

@@ -103,6 +103,19 @@ Test(identity, of_a_sealed_folder_is_that_of_its_manifest)
     cr_expect(identity_of("m", KD_IDENTITY_EDGES) != sealed);
 }
 
+/* What no reader of a configuration would take. */
+Test(identity, of_a_configuration_that_is_too_large_there_is_none)
+{
+    uint64_t identity;
+    char *text = malloc((1 << 20) + 2);
+    memset(text, ' ', (1 << 20) + 1);
+    text[(1 << 20) + 1] = '\0';
+    temporary_write("m/config.json", text);
+    free(text);
+    cr_expect(eq(int, kd_model_folder_identity("m", KD_IDENTITY_EDGES, &identity), KD_ERR_INVALID));
+    EXPECT_FAULT("m/config.json is too large: expected at most 1048576 bytes");
+}
+
 Test(identity, tells_what_is_missing)
 {
     uint64_t identity;
