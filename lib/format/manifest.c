@@ -22,6 +22,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "base/utf8.h"
 #include "shape/json_file.h"
 
 enum { VERSION = 1, MANIFEST_BYTES_MAX = 16 << 20, BUFFER_BYTES = 1 << 18 };
@@ -113,10 +114,23 @@ static kd_status belongs(const char *name, const char *path, bool *belongs_out)
     return KD_OK;
 }
 
+static kd_status add_file(const char *path, const char *name, digest d, json_t *files)
+{
+    char hash[17];
+    if (name[kd_utf8_span(name)] != '\0') {
+        return kd_fail(KD_ERR_ARG, "cannot list %s: its name is not UTF-8", path);
+    }
+    (void)snprintf(hash, sizeof hash, "%016" PRIx64, d.xxh3);
+    json_t *value = json_pack("{s:I, s:s}", "size", (json_int_t)d.size_bytes, "xxh3", hash);
+    if (json_object_set_new(files, name, value) != 0) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to list %s", path);
+    }
+    return KD_OK;
+}
+
 static kd_status list_file(const char *folder, const char *name, json_t *files)
 {
     digest d = {0};
-    char hash[17];
     bool is_part = false;
 
     char *path = kd_path_join(folder, name);
@@ -124,21 +138,12 @@ static kd_status list_file(const char *folder, const char *name, json_t *files)
         return KD_ERR_NOMEM;
     }
     kd_status st = belongs(name, path, &is_part);
-    if (st || !is_part) {
-        goto out;
+    if (!st && is_part) {
+        st = hash_file(path, true, &d);
     }
-    st = hash_file(path, true, &d);
-    if (st) {
-        goto out;
+    if (!st && is_part) {
+        st = add_file(path, name, d, files);
     }
-    (void)snprintf(hash, sizeof hash, "%016" PRIx64, d.xxh3);
-    if (json_object_set_new(
-            files, name, json_pack("{s:I, s:s}", "size", (json_int_t)d.size_bytes, "xxh3", hash)) !=
-        0) {
-        st = kd_fail(KD_ERR_ARG, "cannot list %s: its name is not UTF-8", path);
-    }
-
-out:
     free(path);
     return st;
 }

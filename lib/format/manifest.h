@@ -22,7 +22,7 @@
 
 bool kd_manifest_exists(const char *folder);
 
-/* Fsyncs the files, then writes the manifest, fsyncs it and the folder. */
+/* Fsyncs the files, then writes the manifest, fsyncs it and the folder. KD_ERR_ARG: a name is not UTF-8. */
 KD_MUST_USE kd_status kd_manifest_write(const char *folder);
 
 /*

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "base/utf8.h"
 #include "base/writer.h"
 #include "format/safetensors.h"
 #include "shape/json_file.h"
@@ -38,36 +39,56 @@ static int64_t count_elements(const kd_safetensors_spec *spec)
     return n;
 }
 
+/* NULL without memory. */
 static json_t *describe_shape(const kd_safetensors_spec *spec)
 {
     json_t *shape = json_array();
     for (int i = 0; i < spec->n_dims; i++) {
-        json_array_append_new(shape, json_integer(spec->dims[i]));
+        if (json_array_append_new(shape, json_integer(spec->dims[i])) != 0) {
+            json_decref(shape);
+            return NULL;
+        }
     }
     return shape;
 }
 
-/* The header's JSON object, or NULL: without memory, or for a name that is no unique UTF-8. */
-static json_t *describe(const kd_safetensors_spec *specs, size_t n_specs)
+/* Adds one tensor, whose data is [begin, end). */
+static kd_status
+describe(json_t *header, const kd_safetensors_spec *spec, int64_t begin, int64_t end)
+{
+    if (spec->name[kd_utf8_span(spec->name)] != '\0' || json_object_get(header, spec->name)) {
+        return kd_fail(KD_ERR_ARG, "cannot describe tensor \"%.200s\": names must be unique UTF-8",
+                       spec->name);
+    }
+    json_t *entry =
+        json_pack("{s:s, s:o, s:[I, I]}", "dtype", kd_safetensors_dtype_name(spec->dtype), "shape",
+                  describe_shape(spec), "data_offsets", (json_int_t)begin, (json_int_t)end);
+    if (json_object_set_new(header, spec->name, entry) != 0) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to describe tensor \"%.200s\"", spec->name);
+    }
+    return KD_OK;
+}
+
+/* The header's JSON object. */
+static kd_status describe_all(const kd_safetensors_spec *specs, size_t n_specs, json_t **header_out)
 {
     int64_t begin = 0;
     json_t *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
-
-    for (size_t i = 0; i < n_specs && header != NULL; i++) {
-        const kd_safetensors_spec *spec = &specs[i];
-        const int64_t end =
-            begin + count_elements(spec) * (int64_t)kd_safetensors_dtype_bytes(spec->dtype);
-        json_t *entry = json_pack(
-            "{s:s, s:o, s:[I, I]}", "dtype", kd_safetensors_dtype_name(spec->dtype), "shape",
-            describe_shape(spec), "data_offsets", (json_int_t)begin, (json_int_t)end);
-        const int taken = json_object_get(header, spec->name) != NULL;
-        if (json_object_set_new(header, spec->name, entry) != 0 || taken) {
-            json_decref(header);
-            return NULL;
-        }
+    kd_status st = header != NULL
+                       ? KD_OK
+                       : kd_fail(KD_ERR_NOMEM, "no memory to describe %zu tensors", n_specs);
+    for (size_t i = 0; i < n_specs && !st; i++) {
+        const int64_t bytes_each = (int64_t)kd_safetensors_dtype_bytes(specs[i].dtype);
+        const int64_t end = begin + count_elements(&specs[i]) * bytes_each;
+        st = describe(header, &specs[i], begin, end);
         begin = end;
     }
-    return header;
+    if (st) {
+        json_decref(header);
+        return st;
+    }
+    *header_out = header;
+    return KD_OK;
 }
 
 /* Length and header, padded with spaces so that the data is aligned. */
@@ -75,10 +96,10 @@ static kd_status make_header(const kd_safetensors_spec *specs, size_t n_specs, k
 {
     uint8_t length[8] = {0};
 
-    json_t *header = describe(specs, n_specs);
-    if (header == NULL) {
-        return kd_fail(KD_ERR_ARG, "cannot describe %zu tensors: their names must be unique UTF-8",
-                       n_specs);
+    json_t *header;
+    const kd_status st = describe_all(specs, n_specs, &header);
+    if (st) {
+        return st;
     }
     kd_text_add_bytes(text, length, sizeof length);
     kd_json_printer p = {.text = text};
