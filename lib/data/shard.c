@@ -11,10 +11,13 @@
 #include <xxhash.h>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "data/shard_writer.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "shards are mapped as they are");
 _Static_assert(sizeof(kd_shard_header) == 104, "the header has no padding");
+
+enum { PIECE_BYTES = 1 << 20 };
 
 typedef unsigned long long ull;
 
@@ -72,20 +75,57 @@ static uint32_t token_at(const kd_shard *shard, uint64_t i)
                                    : ((const uint32_t *)shard->tokens)[i];
 }
 
-static kd_status check_tokens(const kd_shard *shard, const char *path)
+/* Tokens [first, first + n): below the vocabulary's size. */
+static kd_status check_range(const kd_shard *shard, const char *path, uint64_t first, uint64_t n)
 {
-    const uint64_t hash = XXH3_64bits(shard->tokens, shard->n_tokens * shard->token_bytes);
-    if (hash != shard->tokens_hash) {
-        return kd_fail(KD_ERR_PROTO, "%s is corrupt: its tokens hash to %016llx, expected %016llx",
-                       path, (ull)hash, (ull)shard->tokens_hash);
-    }
-    for (uint64_t i = 0; i < shard->n_tokens; i++) {
+    for (uint64_t i = first; i < first + n; i++) {
         if (token_at(shard, i) >= shard->info.vocab_size) {
             return kd_fail(KD_ERR_PROTO, "%s: token %llu is %u, expected less than %u", path,
                            (ull)i, token_at(shard, i), shard->info.vocab_size);
         }
     }
     return KD_OK;
+}
+
+/* Piece by piece, with a sign of progress after each: on a slow disk a shard takes minutes. */
+static uint64_t hash_tokens(const kd_shard *shard, XXH3_state_t *state)
+{
+    const uint8_t *bytes = shard->tokens;
+    const uint64_t size = shard->n_tokens * shard->token_bytes;
+    XXH3_64bits_reset(state);
+    for (uint64_t at = 0; at < size; at += PIECE_BYTES) {
+        const uint64_t n = size - at < PIECE_BYTES ? size - at : PIECE_BYTES;
+        XXH3_64bits_update(state, bytes + at, (size_t)n);
+        kd_progress_tick();
+    }
+    return XXH3_64bits_digest(state);
+}
+
+static kd_status check_hash(const kd_shard *shard, const char *path)
+{
+    XXH3_state_t *state = XXH3_createState();
+    if (state == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory to hash %s", path);
+    }
+    const uint64_t hash = hash_tokens(shard, state);
+    XXH3_freeState(state);
+    if (hash != shard->tokens_hash) {
+        return kd_fail(KD_ERR_PROTO, "%s is corrupt: its tokens hash to %016llx, expected %016llx",
+                       path, (ull)hash, (ull)shard->tokens_hash);
+    }
+    return KD_OK;
+}
+
+static kd_status check_tokens(const kd_shard *shard, const char *path)
+{
+    const uint64_t n_piece = PIECE_BYTES / shard->token_bytes;
+    kd_status st = check_hash(shard, path);
+    for (uint64_t first = 0; first < shard->n_tokens && !st; first += n_piece) {
+        const uint64_t left = shard->n_tokens - first;
+        st = check_range(shard, path, first, left < n_piece ? left : n_piece);
+        kd_progress_tick();
+    }
+    return st;
 }
 
 static kd_status check_mapping(const kd_mapping *mapping, const char *path, kd_shard *shard_out)

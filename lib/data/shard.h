@@ -6,7 +6,7 @@
  * shard_writer.h writes it.
  *
  * A shard that opened is sound: header, size and hash were verified and every token is below
- * vocab_size, so readers check nothing again. Opening reads the file once.
+ * vocab_size, so readers check nothing again. Opening reads the file, and ticks (progress.h) as it gets on.
  *
  * Ownership: the path is not kept. Threads: an open shard is never changed and may be shared.
  */

@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "data/shard.h"
 #include "data/shard_writer.h"
 #include "tests/support/fault.h"
@@ -99,6 +100,17 @@ Test(shard, what_was_written_is_read)
     }
     cr_expect(tokens[17] == 12345 && labels[17] == 12345);
     kd_shard_close(&shard);
+    kd_shard_close(&shard);
+}
+
+/* A rank that opens one is not taken for hung: 2 MiB of tokens are hashed and checked in pieces. */
+Test(shard, a_long_one_opens_with_signs_of_progress)
+{
+    kd_shard shard;
+    write_shard("long", &byte_info, UINT64_C(1) << 20);
+    const uint64_t before = kd_progress_count();
+    cr_assert(eq(int, kd_shard_open(&shard, "long"), KD_OK));
+    cr_expect(ge(u64, kd_progress_count() - before, 4));
     kd_shard_close(&shard);
 }
 
