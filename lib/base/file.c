@@ -170,9 +170,14 @@ static bool is_folder(const char *path)
 
 static kd_status make_one(const char *path)
 {
-    if (mkdir(path, 0777) == 0 || is_folder(path)) {
+    if (mkdir(path, 0777) == 0) {
+        return kd_folder_sync_holder(path);
+    }
+    const int error = errno;
+    if (is_folder(path)) {
         return KD_OK;
     }
+    errno = error;
     return fail("make folder", path);
 }
 
@@ -182,6 +187,9 @@ kd_status kd_folder_make(const char *path)
     char *prefix = strdup(path);
     if (prefix == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory to make folder %s", path);
+    }
+    for (size_t n = strlen(prefix); n > 1 && prefix[n - 1] == '/';) {
+        prefix[--n] = '\0';
     }
     for (char *c = prefix; *c != '\0' && !st; c++) {
         if (*c == '/' && c > prefix && c[-1] != '/') {
@@ -208,6 +216,26 @@ kd_status kd_folder_sync(const char *path)
         st = fail("fsync folder", path);
     }
     (void)close(fd);
+    return st;
+}
+
+char *kd_path_holder(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *holder = slash == NULL   ? strdup(".")
+                   : slash == path ? strdup("/")
+                                   : strndup(path, (size_t)(slash - path));
+    if (holder == NULL) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for the folder of %s", path);
+    }
+    return holder;
+}
+
+kd_status kd_folder_sync_holder(const char *path)
+{
+    char *holder = kd_path_holder(path);
+    const kd_status st = holder != NULL ? kd_folder_sync(holder) : KD_ERR_NOMEM;
+    free(holder);
     return st;
 }
 

@@ -39,10 +39,12 @@ KD_MUST_USE kd_status kd_file_replace_mode(const char *path,
                                            size_t size_bytes,
                                            unsigned mode);
 
-/* Like mkdir -p; fine if it exists. */
+/* Like mkdir -p; fine if it exists. A folder that is made is durable: fsync of the one that holds it. */
 KD_MUST_USE kd_status kd_folder_make(const char *path);
 /* fsync of a folder, so that renames and creations in it are durable. */
 KD_MUST_USE kd_status kd_folder_sync(const char *path);
+/* The same of the folder that holds `path`, which ends in no slash. */
+KD_MUST_USE kd_status kd_folder_sync_holder(const char *path);
 /* Removes a folder and all below it; fine if it does not exist. A link below goes, what it points
  * to stays; a `path` that is a link itself is refused. */
 KD_MUST_USE kd_status kd_folder_remove(const char *path);
@@ -59,6 +61,9 @@ bool kd_file_exists(const char *path);
  * for ENOENT, which only those call KD_ERR_NOT_FOUND who open to read. The functions of this file and of writer.h answer by it.
  */
 kd_status kd_status_of_errno(int error);
+
+/* The folder that holds `path`, which ends in no slash, malloc'ed: "." of a bare name. NULL as below. */
+char *kd_path_holder(const char *path);
 
 /* Joins with one slash into a malloc'ed string. NULL without memory: KD_ERR_NOMEM, and it is told. */
 char *kd_path_join(const char *folder, const char *name);

@@ -151,22 +151,6 @@ static kd_status sync_and_close(kd_writer *writer)
     return KD_OK;
 }
 
-/* fsync of the folder that holds `path`. */
-static kd_status sync_parent(char *path)
-{
-    char *slash = strrchr(path, '/');
-    if (slash == NULL) {
-        return kd_folder_sync(".");
-    }
-    if (slash == path) {
-        return kd_folder_sync("/");
-    }
-    *slash = '\0';
-    const kd_status st = kd_folder_sync(path);
-    *slash = '/';
-    return st;
-}
-
 kd_status kd_writer_commit(kd_writer *writer)
 {
     kd_status st = flush(writer);
@@ -181,7 +165,7 @@ kd_status kd_writer_commit(kd_writer *writer)
         st = fail("rename to", writer->path);
         goto err_abandon;
     }
-    st = sync_parent(writer->path);
+    st = kd_folder_sync_holder(writer->path);
     release(writer);
     return st;
 

@@ -58,35 +58,14 @@ static kd_status swap(const char *temporary, const char *path)
     return st;
 }
 
-/* The folder that holds `path`, whose last part starts at *name_out. */
-static char *parent_of(const char *path, const char **name_out)
-{
-    const char *slash = strrchr(path, '/');
-    *name_out = slash == NULL ? path : slash + 1;
-    if (slash == NULL) {
-        return strdup(".");
-    }
-    return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
-}
-
 kd_status kd_folder_publish(const char *temporary, const char *path)
 {
-    const char *name;
-    char *parent = parent_of(path, &name);
     kd_status st = KD_OK;
-
-    if (parent == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory to rename %s", temporary);
-    }
     if (rename(temporary, path) != 0) {
         const bool occupied = errno == ENOTEMPTY || errno == EEXIST;
         st = occupied ? swap(temporary, path) : fail_rename(temporary, path);
     }
-    if (!st) {
-        st = kd_folder_sync(parent);
-    }
-    free(parent);
-    return st;
+    return st ? st : kd_folder_sync_holder(path);
 }
 
 void kd_folder_discard(const char *folder)
@@ -99,12 +78,12 @@ void kd_folder_discard(const char *folder)
 /* PARENT/.NAME.tmp, beside `path`, whose parent is made. NULL with a fault reported. */
 static kd_status temporary_beside(const char *path, char **temporary_out)
 {
-    const char *name;
+    const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
     kd_text text = {0};
-    char *parent = parent_of(path, &name);
+    char *parent = kd_path_holder(path);
 
     if (parent == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory to write %s", path);
+        return KD_ERR_NOMEM;
     }
     const kd_status st = kd_folder_make(parent);
     if (!st) {

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -208,6 +209,37 @@ Test(file, folders_are_made_with_their_parents_and_twice)
     cr_assert(eq(int, kd_folder_make("x/y/z"), KD_OK));
     cr_expect(kd_file_exists("x/y/z"));
     cr_expect(eq(int, kd_folder_sync("x/y/z"), KD_OK));
+}
+
+/* By a wrap of fsync(): what is synced is known by its path. */
+static char synced[4096];
+
+int __wrap_fsync(int fd);
+int __real_fsync(int fd);
+
+int __wrap_fsync(int fd)
+{
+    char link[64], target[1024] = "";
+    (void)snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    cr_assert(readlink(link, target, sizeof target - 1) > 0);
+    strncat(synced, target, sizeof synced - strlen(synced) - 2);
+    strcat(synced, "\n");
+    return __real_fsync(fd);
+}
+
+Test(file, a_new_folder_is_durable_in_what_holds_it)
+{
+    char expected[4096];
+    const char *top = temporary_folder();
+    synced[0] = '\0';
+    cr_assert(eq(int, kd_folder_make("x/y//z/"), KD_OK));
+    (void)snprintf(expected, sizeof expected, "%s\n%s/x\n%s/x/y\n", top, top, top);
+    cr_expect(eq(str, synced, expected));
+    cr_assert(eq(int, kd_folder_make(temporary_path("w//")), KD_OK));
+    (void)snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%s\n", top);
+    cr_expect(eq(str, synced, expected));
+    cr_assert(eq(int, kd_folder_make("x/y/z"), KD_OK));
+    cr_expect(eq(str, synced, expected), "nothing was made");
 }
 
 Test(file, a_folder_cannot_be_made_where_a_file_is)
