@@ -274,15 +274,56 @@ read_length(const char *path, const uint8_t *bytes, size_t size_bytes, size_t *l
     return KD_OK;
 }
 
+/* Where the string that begins at `at` ends: its last quote, or the end of the text. */
+static size_t end_of_string(const uint8_t *bytes, size_t at, size_t length)
+{
+    for (at++; at < length && bytes[at] != '"'; at++) {
+        at += bytes[at] == '\\';
+    }
+    return at;
+}
+
+/*
+ * A tree of JSON takes up to fifty times the memory of its text. So what cannot be a list of tensors is
+ * refused before it is made: a tensor is one object of 49 bytes at least, and with eight dimensions of one
+ * digit it has five bytes for each value. Commas and brackets count values.
+ */
+static kd_status check_density(const char *path, const uint8_t *bytes, size_t length)
+{
+    enum { OBJECT_BYTES = 40, VALUE_BYTES = 4, FEW = 4096 };
+
+    size_t n_objects = 0, n_values = 0;
+    for (size_t i = 0; i < length; i++) {
+        if (bytes[i] == '"') {
+            i = end_of_string(bytes, i, length);
+        } else {
+            n_objects += bytes[i] == '{';
+            n_values += bytes[i] == ',' || bytes[i] == '{' || bytes[i] == '[';
+        }
+    }
+    if (n_objects > FEW + length / OBJECT_BYTES || n_values > FEW + length / VALUE_BYTES) {
+        return kd_fail(KD_ERR_PROTO,
+                       "%s: the header has %zu values and %zu objects in %zu bytes, more than any "
+                       "list of tensors: expected at least %d bytes a value and %d an object",
+                       path, n_values, n_objects, length, VALUE_BYTES, OBJECT_BYTES);
+    }
+    return KD_OK;
+}
+
 static kd_status parse_header(kd_safetensors *file, const uint8_t *bytes, size_t length)
 {
     json_error_t error;
-
+    const kd_status st = check_density(file->path, bytes, length);
+    if (st) {
+        return st;
+    }
+    kd_progress_tick();
     file->header = json_loadb((const char *)bytes, length, JSON_REJECT_DUPLICATES, &error);
     if (file->header == NULL) {
         return kd_fail(KD_ERR_PROTO, "%s: the header is not valid JSON: %s at byte %d", file->path,
                        error.text, error.position + LENGTH_BYTES);
     }
+    kd_progress_tick();
     KD_CHECK(json_is_object(file->header)); /* it begins with '{' */
     file->entries = calloc(json_object_size(file->header) + 1, sizeof *file->entries);
     if (file->entries == NULL) {

@@ -23,8 +23,9 @@
 
 #include "base/status.h"
 
-#define KD_SAFETENSORS_DIMS_MAX         8
-#define KD_SAFETENSORS_HEADER_BYTES_MAX (100u << 20)
+#define KD_SAFETENSORS_DIMS_MAX 8
+/* A quarter of a million tensors; large models have tens of thousands, in many files. */
+#define KD_SAFETENSORS_HEADER_BYTES_MAX (32u << 20)
 
 typedef enum kd_safetensors_dtype {
     KD_SAFETENSORS_F64,
