@@ -356,16 +356,3 @@ bool attempt_all_up(const attempt *a)
 {
     return a->n_registered == a->n_ranks;
 }
-
-const char *attempt_state_name(attempt_state state)
-{
-    static const char *const names[] = {
-        [ATTEMPT_GATHERING] = "gathering", [ATTEMPT_WORKING] = "working",
-        [ATTEMPT_STOPPING] = "stopping",   [ATTEMPT_TERMINATING] = "terminating",
-        [ATTEMPT_KILLING] = "killing",     [ATTEMPT_SWEEPING] = "sweeping",
-        [ATTEMPT_OVER] = "over",
-    };
-    _Static_assert(sizeof names / sizeof *names == ATTEMPT_STATE_COUNT, "name every state");
-    KD_CHECK(state < ATTEMPT_STATE_COUNT);
-    return names[state];
-}

@@ -158,6 +158,5 @@ bool attempt_find_silent(attempt *a, uint64_t now_ms, uint32_t *rank_out);
 job_event attempt_verdict(const attempt *a, char *reason, size_t reason_bytes);
 
 bool attempt_all_up(const attempt *a);
-const char *attempt_state_name(attempt_state state);
 
 #endif

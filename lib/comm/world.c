@@ -202,11 +202,6 @@ int kd_world_students(const kd_world *world)
     return world->n_students;
 }
 
-int kd_world_teachers(const kd_world *world)
-{
-    return world->n_teachers;
-}
-
 int kd_world_replicas(const kd_world *world, int teacher)
 {
     KD_CHECK(teacher >= 0 && teacher < world->n_teachers);

@@ -64,7 +64,6 @@ int kd_world_role_rank(const kd_world *world);
 /* Which teacher this rank is a replica of; only on teachers. */
 int kd_world_teacher(const kd_world *world);
 int kd_world_students(const kd_world *world);
-int kd_world_teachers(const kd_world *world);
 int kd_world_replicas(const kd_world *world, int teacher);
 
 /* The sums over student ranks that training needs; only on students. */

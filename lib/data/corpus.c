@@ -14,6 +14,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/text.h"
 
 enum { CHUNK_BYTES = 1 << 18, MAX_LINE_BYTES = 1 << 28 };
 

@@ -65,18 +65,6 @@ kd_status kd_tokenizer_encode(const kd_tokenizer *tokenizer,
     return tokenizer->encode(tokenizer, piece, tokens, used_out);
 }
 
-kd_status
-kd_tokenizer_decode(const kd_tokenizer *tokenizer, const uint32_t *ids, size_t n_ids, kd_text *text)
-{
-    for (size_t i = 0; i < n_ids; i++) {
-        if (ids[i] >= tokenizer->vocab_size) {
-            return kd_fail(KD_ERR_INVALID, "token %zu is %u: the %s tokenizer has %u tokens", i,
-                           ids[i], tokenizer->name, tokenizer->vocab_size);
-        }
-    }
-    return tokenizer->decode(tokenizer, ids, n_ids, text);
-}
-
 kd_status kd_tokenizer_export(const kd_tokenizer *tokenizer, const char *folder)
 {
     return tokenizer->export(folder);

@@ -1,5 +1,5 @@
 /*
- * tokenizer.h - text to tokens and back.
+ * tokenizer.h - text to tokens.
  *
  * A tokenizer is a table of operations over its own state; tokenizer_byte.c is one, and another
  * kind is another such file and a line in kd_tokenizer_create().
@@ -18,7 +18,6 @@
 #include <stdint.h>
 
 #include "base/status.h"
-#include "base/text.h"
 
 typedef enum kd_tokenizer_kind {
     KD_TOKENIZER_BYTE, /* one token a byte, 256 in all; byte 0 ends a document */
@@ -56,10 +55,6 @@ struct kd_tokenizer {
                         const kd_text_piece *piece,
                         kd_tokens *tokens,
                         size_t *used_out);
-    kd_status (*decode)(const kd_tokenizer *tokenizer,
-                        const uint32_t *ids,
-                        size_t n_ids,
-                        kd_text *text);
     /* Writes what Hugging Face tools need to make the same tokens: tokenizer.json and its config. */
     kd_status (*export)(const char *folder);
     void (*destroy)(kd_tokenizer *tokenizer);
@@ -77,15 +72,6 @@ KD_MUST_USE kd_status kd_tokenizer_encode(const kd_tokenizer *tokenizer,
                                           const kd_text_piece *piece,
                                           kd_tokens *tokens,
                                           size_t *used_out);
-
-/*
- * Appends the text of the tokens; the end token gives nothing. KD_ERR_INVALID for a token outside
- * the vocabulary.
- */
-KD_MUST_USE kd_status kd_tokenizer_decode(const kd_tokenizer *tokenizer,
-                                          const uint32_t *ids,
-                                          size_t n_ids,
-                                          kd_text *text);
 
 /* Into an existing folder, beside the model. */
 KD_MUST_USE kd_status kd_tokenizer_export(const kd_tokenizer *tokenizer, const char *folder);

@@ -33,18 +33,6 @@ static kd_status encode(const kd_tokenizer *tokenizer,
     return KD_OK;
 }
 
-static kd_status
-decode(const kd_tokenizer *tokenizer, const uint32_t *ids, size_t n_ids, kd_text *text)
-{
-    (void)tokenizer;
-    for (size_t i = 0; i < n_ids; i++) {
-        const char byte = (char)ids[i];
-        kd_text_add_bytes(text, &byte, ids[i] != END_TOKEN);
-    }
-    return text->failed ? kd_fail(KD_ERR_NOMEM, "no memory for the text of %zu tokens", n_ids)
-                        : KD_OK;
-}
-
 static void destroy(kd_tokenizer *tokenizer)
 {
     (void)tokenizer;
@@ -59,7 +47,6 @@ kd_status kd_tokenizer_byte_create(kd_tokenizer **tokenizer_out)
         .end_token = END_TOKEN,
         .encode = encode,
         .export = kd_tokenizer_byte_export,
-        .decode = decode,
         .destroy = destroy,
     };
     *tokenizer_out = &byte;

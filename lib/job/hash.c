@@ -255,16 +255,6 @@ uint64_t kd_job_canonical_hash(const char *canonical)
     return hash != 0 ? hash : 1;
 }
 
-uint64_t kd_job_hash(const Kd__Job *job)
-{
-    kd_text canonical = {0};
-    const uint64_t hash = kd_job_canonical(job, NULL, 0, &canonical) == KD_OK
-                              ? kd_job_canonical_hash(canonical.data)
-                              : 0;
-    kd_text_release(&canonical);
-    return hash;
-}
-
 /* Bytes of the line's field with its sign; of a line without one, all. */
 static size_t key_bytes(const char *line)
 {

@@ -52,7 +52,4 @@ uint64_t kd_job_canonical_hash(const char *canonical);
  */
 bool kd_job_canonical_differs(const char *found, const char *made_with, kd_text *difference);
 
-/* The hash of a completed job without contents; 0 only without memory. */
-uint64_t kd_job_hash(const Kd__Job *job);
-
 #endif

@@ -45,7 +45,7 @@ size_t kd_yaml_path_push(kd_yaml_reader *r, const char *part)
     return size;
 }
 
-void kd_yaml_path_pop(kd_yaml_reader *r, size_t size)
+static void path_pop(kd_yaml_reader *r, size_t size)
 {
     if (r->path.size > size) {
         r->path.size = size;
@@ -97,7 +97,7 @@ kd_status kd_yaml_unknown_field(kd_yaml_reader *r,
     kd_status st = nearest != NULL
                        ? kd_yaml_mistake(r, mark, "no such field; did you mean \"%s\"?", nearest)
                        : kd_yaml_mistake(r, mark, "no such field");
-    kd_yaml_path_pop(r, size);
+    path_pop(r, size);
     return st;
 }
 
@@ -307,7 +307,7 @@ static kd_status read_list(kd_yaml_reader *r,
             const size_t size = kd_yaml_path_push(r, index);
             st = is_null(&event) ? wrong_kind(r, &event, kd_field_kind(field))
                                  : kd_yaml_read_element(r, &event, message, field);
-            kd_yaml_path_pop(r, size);
+            path_pop(r, size);
         }
         yaml_event_delete(&event);
         if (st || done) {
@@ -355,7 +355,7 @@ read_pair(kd_yaml_reader *r, const yaml_event_t *key, ProtobufCMessage *message,
         st = kd_yaml_read_field(r, &value, message, field);
         yaml_event_delete(&value);
     }
-    kd_yaml_path_pop(r, size);
+    path_pop(r, size);
     return st;
 }
 

@@ -32,7 +32,6 @@ void kd_yaml_reader_release(kd_yaml_reader *r);
 
 /* Appends ".part" to the path, or "part" if it is empty; returns the size to go back to. */
 size_t kd_yaml_path_push(kd_yaml_reader *r, const char *part);
-void kd_yaml_path_pop(kd_yaml_reader *r, size_t size);
 
 /* Fails with "NAME:LINE:COLUMN: PATH: text"; `mark` may be NULL. */
 kd_status kd_yaml_mistake(const kd_yaml_reader *r, const yaml_mark_t *mark, const char *format, ...)

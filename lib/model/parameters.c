@@ -172,16 +172,6 @@ kd_parameters_find(const kd_parameters *params, kd_parameter_role role, int64_t 
     return NULL;
 }
 
-const kd_parameter *kd_parameters_find_named(const kd_parameters *params, const char *name)
-{
-    for (int i = 0; i < params->n_table; i++) {
-        if (strcmp(params->table[i].name, name) == 0) {
-            return &params->table[i];
-        }
-    }
-    return NULL;
-}
-
 /* Elements of a flat tensor from `first` on, in the entry's shape. */
 static kd_tensor in_shape(kd_tensor flat, int64_t first, const kd_parameter *entry)
 {

@@ -113,8 +113,6 @@ kd_parameters_memory kd_parameters_memory_of(const kd_parameters *params);
 const kd_parameter *
 kd_parameters_find(const kd_parameters *params, kd_parameter_role role, int64_t layer);
 
-const kd_parameter *kd_parameters_find_named(const kd_parameters *params, const char *name);
-
 /* What products and norms read: compute for matrices, vectors for vectors, in the entry's shape. */
 kd_tensor kd_parameters_value(const kd_parameters *params, const kd_parameter *entry);
 /* The f32 gradient, in the entry's shape. */

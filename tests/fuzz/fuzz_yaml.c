@@ -54,7 +54,9 @@ static void check_completed(Kd__Job *job)
     KD_CHECK(kd_job_complete(job) == KD_OK);
     kd_status st = kd_job_check(job, NULL);
     KD_CHECK(st == KD_OK || st == KD_ERR_INVALID);
-    KD_CHECK(kd_job_hash(job) != 0);
+    kd_text canonical = {0};
+    KD_CHECK(kd_job_canonical(job, NULL, 0, &canonical) == KD_OK);
+    kd_text_release(&canonical);
 }
 
 static void check_set(const char *assignment)

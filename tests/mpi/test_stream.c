@@ -15,6 +15,8 @@ static const kd_event past = {0};
 
 static kd_backend *be;
 
+static int n_teachers; /* in the world */
+
 /* Messages of two groups; in each step of STEP micro-batches those travel that `groups` names. */
 typedef struct stream_case {
     size_t group_bytes;
@@ -162,7 +164,6 @@ static void learn_one(kd_channel *channel, int teacher, const stream_case *c, ui
 static void learn(kd_world *world, const stream_case *c, uint64_t end_m)
 {
     const uint64_t n = (uint64_t)kd_world_students(world);
-    const int n_teachers = kd_world_teachers(world);
     kd_channel *channels[N_TEACHERS_MAX];
     uint64_t opened = c->first_m / STEP;
     for (int i = 0; i < n_teachers; i++) {
@@ -212,7 +213,6 @@ static void stream_may_end_early(kd_world *world, int depth)
 static void steps_must_be_open(kd_world *world)
 {
     const stream_case c = {100, 1, 1, 0, STEP, all_groups};
-    const int n_teachers = kd_world_teachers(world);
     for (int i = 0; i < n_teachers; i++) {
         void *message = NULL;
         if (kd_world_role(world) == KD_ROLE_TEACHER && kd_world_teacher(world) != i) {
@@ -437,7 +437,7 @@ int main(int argc, char **argv)
     int provided = 0, replicas[N_TEACHERS_MAX] = {0};
     kd_world *world = NULL;
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
-    const int n_teachers = argc - 2;
+    n_teachers = argc - 2;
     EXPECT(n_teachers >= 1 && n_teachers <= N_TEACHERS_MAX, "usage: %s STUDENTS REPLICAS...",
            argv[0]);
     const int n_students = atoi(argv[1]);

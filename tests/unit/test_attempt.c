@@ -67,8 +67,8 @@ static void all_leave(void)
 
 static void expect_next(uint64_t now_ms, attempt_action action)
 {
-    cr_expect(eq(int, (int)attempt_next(&a, now_ms), (int)action), "at %d ms, in %s", (int)now_ms,
-              attempt_state_name(a.state));
+    cr_expect(eq(int, (int)attempt_next(&a, now_ms), (int)action), "at %d ms, in state %d",
+              (int)now_ms, (int)a.state);
 }
 
 /* The launcher ends, the sweep finds nothing, the attempt is over. */

@@ -67,6 +67,7 @@ static kd_status prepare(void)
 {
     static const char *const sets[] = {"training.steps=5", "data.files.1=b.txt"};
     Kd__Job *job = NULL;
+    kd_text canonical = {0};
     kd_status st = kd_job_parse(text, sizeof text - 1, "job.yaml", sets, 2, &job);
     if (st) {
         cr_expect(job == NULL);
@@ -76,9 +77,10 @@ static kd_status prepare(void)
     if (!st) {
         st = kd_job_complete(job);
     }
-    if (!st && kd_job_hash(job) == 0) {
-        st = KD_ERR_NOMEM;
+    if (!st) {
+        st = kd_job_canonical(job, NULL, 0, &canonical);
     }
+    kd_text_release(&canonical);
     kd_message_destroy(&job->base);
     return st;
 }

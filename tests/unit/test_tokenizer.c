@@ -31,7 +31,7 @@ Test(tokenizer, byte_has_256_tokens_and_ends_documents_with_0)
     cr_expect(eq(u32, byte->end_token, 0));
 }
 
-Test(tokenizer, every_byte_but_nul_survives_there_and_back)
+Test(tokenizer, every_byte_but_nul_is_a_token)
 {
     char all[255];
     for (int i = 0; i < 255; i++) {
@@ -39,18 +39,14 @@ Test(tokenizer, every_byte_but_nul_survives_there_and_back)
     }
     const kd_text_piece piece = {.bytes = all, .size = sizeof all, .origin = "all"};
     kd_tokens tokens = {0};
-    kd_text text = {0};
     size_t used = 0;
     cr_assert(eq(int, kd_tokenizer_encode(byte, &piece, &tokens, &used), KD_OK));
     cr_assert(eq(int, kd_tokenizer_encode(byte, &piece, &tokens, &used), KD_OK));
     cr_expect(eq(sz, used, 255));
     cr_assert(eq(sz, tokens.n, 510));
-    cr_expect(eq(u32, tokens.ids[254], 255));
-
-    cr_assert(eq(int, kd_tokenizer_decode(byte, tokens.ids, 255, &text), KD_OK));
-    cr_expect(eq(sz, text.size, 255));
-    cr_expect(memcmp(text.data, all, 255) == 0);
-    kd_text_release(&text);
+    for (uint32_t i = 0; i < 510; i++) {
+        cr_assert(eq(u32, tokens.ids[i], i % 255 + 1));
+    }
     kd_tokens_release(&tokens);
 }
 
@@ -64,15 +60,6 @@ Test(tokenizer, an_empty_piece_gives_no_token)
     kd_tokens_release(&tokens);
 }
 
-Test(tokenizer, the_end_token_decodes_to_nothing)
-{
-    const uint32_t ids[] = {'a', 0, 'b'};
-    kd_text text = {0};
-    cr_assert(eq(int, kd_tokenizer_decode(byte, ids, 3, &text), KD_OK));
-    cr_expect(eq(str, text.data, "ab"));
-    kd_text_release(&text);
-}
-
 Test(tokenizer, a_nul_in_the_text_names_file_and_offset_and_adds_nothing)
 {
     const kd_text_piece piece = {.bytes = "ab\0c", .size = 4, .origin = "book.txt", .offset = 1000};
@@ -82,15 +69,6 @@ Test(tokenizer, a_nul_in_the_text_names_file_and_offset_and_adds_nothing)
     EXPECT_FAULT("book.txt: byte 1002 is NUL");
     cr_expect(tokens.n == 0 && used == 7);
     kd_tokens_release(&tokens);
-}
-
-Test(tokenizer, a_token_outside_the_vocabulary_does_not_decode)
-{
-    const uint32_t ids[] = {1, 256};
-    kd_text text = {0};
-    cr_expect(eq(int, kd_tokenizer_decode(byte, ids, 2, &text), KD_ERR_INVALID));
-    EXPECT_FAULT("token 1 is 256");
-    cr_expect(eq(sz, text.size, 0));
 }
 
 Test(tokenizer, an_unknown_kind_is_refused)

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "tests/support/fault.h"
 #include "tests/support/temporary.h"
 #include "train/vocabulary.h"
