@@ -8,10 +8,9 @@
 #include "message/reflect.h"
 
 static const kd_loss_kind *const kinds[] = {
-    &kd_loss_soft_target,
-    &kd_loss_hard_target,
-    &kd_loss_balance,
-    &kd_loss_z,
+#define KD_LOSS(name) &kd_loss_##name,
+#include "distill/losses/list.h"
+#undef KD_LOSS
 };
 _Static_assert(sizeof kinds / sizeof *kinds <= KD_LOSSES_MAX, "a mask has a bit for every loss");
 

@@ -1,8 +1,8 @@
 /*
  * loss.h - what one loss is to the objective: a row of a table.
  *
- * A loss is a message with a `weight`, one field of Objective in job.proto, one file here that fills
- * in a kd_loss_kind, and its row in loss.c. The table finds the message by the row's name; only the
+ * A loss is a message with a `weight`, one field of Objective in job.proto, one file in losses/ that
+ * fills in a kd_loss_kind, and its line in losses/list.h. The table finds the message by the row's name; only the
  * loss's own file knows the other fields. Everything in the message is read anew at each step, so
  * all of it may change between steps but for what decides the signals.
  *
@@ -117,10 +117,9 @@ struct kd_loss_kind {
     double (*mean)(const kd_loss *loss, const double *sums);
 };
 
-extern const kd_loss_kind kd_loss_soft_target;
-extern const kd_loss_kind kd_loss_hard_target;
-extern const kd_loss_kind kd_loss_balance;
-extern const kd_loss_kind kd_loss_z;
+#define KD_LOSS(name) extern const kd_loss_kind kd_loss_##name;
+#include "distill/losses/list.h"
+#undef KD_LOSS
 
 /* The table, in the order of reports. */
 #define KD_LOSSES_MAX 16
