@@ -23,6 +23,9 @@ static kd_status make_trainer(kd_student *s, const Kd__Job *whole)
     kd_status st = kd_initial_config(whole, &config);
     if (!st && student->init == KD__STUDENT__INIT__CHECKPOINT) {
         st = kd_content_read(student->checkpoint, student->verify, &s->start_content);
+        if (!st) {
+            st = kd_tokenizer_files_read(student->checkpoint, &s->tokenizer_files);
+        }
     }
     if (!st) {
         st = kd_initial_parameters(s->be, student, &config, &params);
@@ -77,13 +80,20 @@ void kd_student_destroy(kd_student *s)
         kd_backend_destroy(s->teacher_be);
         kd_backend_destroy(s->be);
         kd_message_destroy((ProtobufCMessage *)s->job);
+        kd_tokenizer_files_release(&s->tokenizer_files);
         free(s);
     }
 }
 
+static kd_status add_files(void *student, const char *folder)
+{
+    const kd_student *s = student;
+    return kd_tokenizer_files_write(&s->tokenizer_files, folder);
+}
+
 kd_status kd_student_save(kd_student *s, const char *folder)
 {
-    return kd_model_export(folder, kd_trainer_parameters(s->trainer), NULL, NULL);
+    return kd_model_export(folder, kd_trainer_parameters(s->trainer), add_files, s);
 }
 
 uint64_t kd_student_steps(const kd_student *s)

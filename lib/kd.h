@@ -188,7 +188,8 @@ KD_MUST_USE kd_status kd_student_evaluate(kd_student *student,
 
 /*
  * Writes the student as a model folder, whole or not at all; student.checkpoint loads it. Only the
- * weights: a student that is loaded starts its optimizer anew. A folder that this wrote before is
+ * weights: a student that is loaded starts its optimizer anew. Of a student that was started from a folder
+ * the tokenizer and split of that one (distilld.json, tokenizer.json, ...) are written with it. A folder that this wrote before is
  * replaced; KD_ERR_INVALID: there is one that holds anything else, which stays as it is.
  */
 KD_MUST_USE kd_status kd_student_save(kd_student *student, const char *folder);

@@ -10,6 +10,7 @@
 #define KD_KD_STUDENT_H
 
 #include "distill/teacher.h"
+#include "format/tokenizer_files.h"
 #include "kd.h"
 #include "proto/job.pb-c.h"
 #include "train/step.h"
@@ -35,6 +36,7 @@ struct kd_student {
     kd_logits_source built; /* what the trainer's signals were made for */
     uint64_t n_messages;    /* micro-batches of all passes so far: numbers the next one */
     uint64_t n_steps;       /* updates made */
+    kd_tokenizer_files tokenizer_files;      /* of student.checkpoint */
     uint64_t start_content, teacher_content; /* of student.checkpoint and the teacher, if there */
 
     /* The step under way. */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/support/small_student.h"
 #include "tests/support/temporary.h"
@@ -44,6 +45,39 @@ Test(kd_checkpoint, a_folder_with_other_files_is_not_replaced)
     (void)fclose(file);
     cr_expect_eq(kd_student_save(student, "saved"), KD_OK);
     cr_expect_eq(kd_student_save(student, "saved"), KD_OK, "its own is");
+    kd_student_destroy(student);
+}
+
+/* As the folder that a job of a daemon leaves. */
+static void expect_named(const char *path, const char *text)
+{
+    char found[64] = "";
+    FILE *file = fopen(path, "rb");
+    cr_assert_not_null(file, "%s", path);
+    cr_expect_eq(fread(found, 1, sizeof found - 1, file), strlen(text));
+    cr_assert_eq(fclose(file), 0);
+    cr_expect_str_eq(found, text, "%s", path);
+}
+
+Test(kd_checkpoint, a_student_of_a_folder_keeps_its_tokenizer_and_split)
+{
+    static const char lineage[] = "{\"version\": 1, \"tokenizer\": ...}\n";
+    kd_student *student = small_student(SMALL(2));
+    cr_assert_eq(kd_student_save(student, "start"), KD_OK);
+    kd_student_destroy(student);
+    cr_assert_neq(access("start/tokenizer.json", F_OK), 0, "a random one has none");
+    temporary_write("start/distilld.json", lineage);
+    temporary_write("start/tokenizer.json", "{}");
+    temporary_write("start/tokenizer.model", "");
+
+    student = small_student(DATA F32 "student: {init: checkpoint, checkpoint: start}\n");
+    cr_assert_eq(rename("start", "gone"), 0);
+    cr_assert_eq(kd_student_save(student, "saved"), KD_OK);
+    cr_assert_eq(kd_student_save(student, "saved"), KD_OK, "what is kept is its own too");
+    expect_named("saved/distilld.json", lineage);
+    expect_named("saved/tokenizer.json", "{}");
+    expect_named("saved/tokenizer.model", "");
+    cr_expect_neq(access("saved/merges.txt", F_OK), 0);
     kd_student_destroy(student);
 }
 
