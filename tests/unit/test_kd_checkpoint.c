@@ -81,6 +81,30 @@ Test(kd_checkpoint, a_student_of_a_folder_keeps_its_tokenizer_and_split)
     kd_student_destroy(student);
 }
 
+/* What auto came to here is part of the job: a processor that comes to the other is told. */
+Test(kd_checkpoint, a_checkpoint_keeps_the_dtype_that_auto_came_to)
+{
+    static const char *const jobs[] = {DATA MODEL "training: {" TRAINING ", dtype: f32}\n",
+                                       DATA MODEL "training: {" TRAINING ", dtype: bf16}\n"};
+    int n_refused = 0;
+    kd_student *student = small_student(DATA MODEL "training: {" TRAINING "}\n");
+    (void)small_train(student, 1);
+    cr_assert_eq(kd_student_checkpoint(student, "state"), KD_OK);
+    cr_expect_eq(kd_student_resume(student, "state"), KD_OK, "%s", kd_error_text());
+    kd_student_destroy(student);
+    kd_set_quiet(true);
+    for (int i = 0; i < 2; i++) {
+        student = small_student(jobs[i]);
+        if (kd_student_resume(student, "state")) {
+            n_refused++;
+            cr_expect_not_null(strstr(kd_error_text(), "training.dtype: found "), "%s",
+                               kd_error_text());
+        }
+        kd_student_destroy(student);
+    }
+    cr_expect_eq(n_refused, 1);
+}
+
 static char *read_file(const char *path, size_t *size_out)
 {
     FILE *file = fopen(path, "rb");
