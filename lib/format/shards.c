@@ -10,9 +10,10 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "shape/json_file.h"
 
-enum { INDEX_BYTES_MAX = 64 << 20 };
+enum { INDEX_BYTES_MAX = 32 << 20 }; /* of some 300,000 tensors */
 
 typedef struct shard {
     char *name; /* of the file, within the folder */
@@ -142,7 +143,9 @@ add_indexed(kd_shards *set, const char *folder, const char *index, json_t *weigh
 static kd_status open_index(kd_shards *set, const char *folder, const char *index)
 {
     json_t *root;
+    kd_progress_tick();
     kd_status st = kd_json_file_read(index, INDEX_BYTES_MAX, &root);
+    kd_progress_tick(); /* a large one takes seconds */
     if (st) {
         return st;
     }

@@ -7,10 +7,12 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "format/hf_names.h"
 #include "format/manifest.h"
 #include "format/model_folder.h"
 #include "format/safetensors.h"
+#include "format/shards.h"
 #include "tensor/half.h"
 #include "tests/support/fault.h"
 #include "tests/support/late_queue.h"
@@ -460,6 +462,21 @@ Test(model_folder, a_shard_that_is_not_there_is_not_found)
     cr_assert(unlink("m/two.safetensors") == 0);
     cr_expect(eq(int, load_example(example(&kd_model_llama)), KD_ERR_NOT_FOUND));
     EXPECT_FAULT("m/two.safetensors");
+}
+
+Test(model_folder, an_index_is_read_with_signs_of_progress_and_within_bounds)
+{
+    const char *index = "m/model.safetensors.index.json";
+    save_numbered("m", example(&kd_model_llama), KD_F32);
+    put_shards(NULL, NULL);
+    kd_shards *shards;
+    const uint64_t before = kd_progress_count();
+    cr_assert(eq(int, kd_shards_open("m", &shards), KD_OK));
+    cr_expect(ge(u64, kd_progress_count() - before, 2));
+    kd_shards_close(shards);
+    cr_assert(truncate(index, (32 << 20) + 1) == 0);
+    cr_expect(eq(int, kd_shards_open("m", &shards), KD_ERR_INVALID));
+    EXPECT_FAULT("index.json is too large: expected at most 33554432 bytes");
 }
 
 Test(model_folder, an_index_that_is_not_one_is_refused)
