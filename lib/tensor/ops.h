@@ -150,6 +150,7 @@ enum {
     KD_VOCAB_SUM_HARD,    /* sum over labelled rows of the cross-entropy                */
     KD_VOCAB_SUM_CORRECT, /* labelled rows whose largest logit (the first) is the label */
     KD_VOCAB_SUM_ROWS,    /* rows that took part                                        */
+    KD_VOCAB_SUM_EMPTY,   /* those whose kd is NaN, since a teacher has no logit above -inf */
     KD_VOCAB_SUMS,
 };
 
@@ -351,8 +352,10 @@ typedef struct kd_ops {
      * none) this is an evaluation.
      *
      * A teacher's logit of -inf (a masked column) is a probability of 0. A row where a teacher of
-     * weight > 0 has no other column is KD_ERR_INVALID. `chunk` is called on the back end's thread
-     * between operations and may queue some; what it reads is gone when it returns.
+     * weight > 0 has no other column is counted as empty and makes the sum of kd NaN: a value, which
+     * keeps adamw from the weights, and no fault of the back end. Its gradient is undefined. `chunk` is
+     * called on the back end's thread between operations and may queue some; what it reads is gone when
+     * it returns.
      */
     void (*vocab_loss)(kd_backend *be, const kd_vocab_loss *loss);
 

@@ -191,6 +191,13 @@ static double exported_norm(const kd_optimizer *o, const double *norm_sq)
 static kd_status
 check_losses(const kd_trainer *trainer, uint64_t step, const kd_step_result *result)
 {
+    if (trainer->sums[KD_VOCAB_SUM_EMPTY] > 0.0) { /* why kd is no number */
+        return kd_fail(KD_ERR_INVALID,
+                       "step %" PRIu64
+                       ": soft targets: found %.0f of %.0f rows where a teacher has "
+                       "no logit above -inf, expected one in each",
+                       step, trainer->sums[KD_VOCAB_SUM_EMPTY], trainer->sums[KD_VOCAB_SUM_ROWS]);
+    }
     for (int i = 0; i < result->n_losses; i++) {
         if (!isfinite(result->losses[i].raw)) {
             return kd_fail(KD_ERR_INVALID, "step %" PRIu64 ": loss %s is %s, expected a number",

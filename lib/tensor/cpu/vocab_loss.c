@@ -10,7 +10,6 @@
  */
 #include <string.h>
 
-#include "base/log.h"
 #include "tensor/cpu/vocab_rows.h"
 
 /* A chunk of logits of about that size, but of rows enough for products to pay. */
@@ -134,18 +133,11 @@ teacher_logits(const vocab_work *w, const kd_vocab_teacher *teacher, const int32
 }
 
 /* Adds the sums in the order of the rows, so that neither threads nor chunks change them. */
-static void add_sums(const vocab_work *w, const int32_t *rows, int64_t n)
+static void add_sums(const vocab_work *w, int64_t n)
 {
     double *sums = w->loss->sums.data;
     for (int64_t row = 0; row < n; row++) {
         const double *row_sums = w->row_sums + row * KD_VOCAB_SUMS;
-        if (row_sums[KD_VOCAB_SUM_ROWS] == KD_VOCAB_ROW_EMPTY) {
-            kd_cpu_keep_fault(w->be, kd_fail(KD_ERR_INVALID,
-                                             "soft targets, row %d: found no logit of a teacher "
-                                             "above -inf among %lld columns",
-                                             rows[row], (long long)w->loss->n_vocab));
-            return;
-        }
         for (int i = 0; i < KD_VOCAB_SUMS; i++) {
             sums[i] += row_sums[i];
         }
@@ -183,7 +175,7 @@ run_rows(const vocab_work *w, const int32_t *rows, int64_t n, kd_tensor student,
     };
     KD_KERNEL(vocab_rows)(w->be, &args);
     if (!kd_cpu_is_idle(w->be)) {
-        add_sums(w, rows, n);
+        add_sums(w, n);
     }
 }
 

@@ -232,10 +232,11 @@ KD_INLINE void loss_row(const rows_args *a, int64_t row, float *memory, kd_dtype
                          .whole = true};
     const double kd = a->n_mixed > 0 ? add_divergence(a, row, memory, max, &hard, &grad) : 0.0;
 
-    sums[KD_VOCAB_SUM_KD] = kd;
+    sums[KD_VOCAB_SUM_KD] = grad.whole ? kd : (double)NAN;
     sums[KD_VOCAB_SUM_HARD] = label >= 0 ? hard.lse - (double)student[label] : 0.0;
     sums[KD_VOCAB_SUM_CORRECT] = label >= 0 && is_first_largest(student, label, max) ? 1.0 : 0.0;
-    sums[KD_VOCAB_SUM_ROWS] = grad.whole ? 1.0 : KD_VOCAB_ROW_EMPTY;
+    sums[KD_VOCAB_SUM_ROWS] = 1.0;
+    sums[KD_VOCAB_SUM_EMPTY] = grad.whole ? 0.0 : 1.0;
     if (r->slopes.data != NULL) { /* last: the row of logits may be the row of slopes */
         void *d = kd_row(r->slopes, row);
         write_gradient(d, dtype, &grad, a->n_columns);

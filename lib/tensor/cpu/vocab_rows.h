@@ -20,9 +20,6 @@ typedef struct kd_vocab_rows {
     double *row_sums;                        /* (R, KD_VOCAB_SUMS), written */
 } kd_vocab_rows;
 
-/* In a row's sum of rows: a teacher has no column left. */
-#define KD_VOCAB_ROW_EMPTY (-1.0)
-
 /* Takes scratch memory: see kd_cpu_scratch(). */
 void KD_KERNEL(vocab_rows)(kd_backend *be, const kd_vocab_rows *rows);
 
