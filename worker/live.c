@@ -17,7 +17,9 @@
 #include "message/path.h"
 #include "message/reflect.h"
 #include "message/yaml.h"
-#include "worker/live_file.h"
+
+/* Of the changes in their file: the job's own stands before them. */
+enum { FIRST_LINE = 2 };
 
 /* On an error the job may be changed, but is valid as a message. */
 static kd_status assign(Kd__Job *job, const char *path, const char *value)
@@ -124,10 +126,10 @@ static kd_status add_line(live *l, const char *line, size_t size, const char *na
     return add(l, change);
 }
 
-/* Whole lines, JSON each, which is YAML too. */
-static kd_status add_lines(live *l, const char *text, const char *name)
+/* Whole lines, JSON each, which is YAML too; the first has that number in its file. */
+static kd_status add_lines(live *l, const char *text, const char *name, int number)
 {
-    for (int number = 1; *text != '\0'; number++) {
+    for (; *text != '\0'; number++) {
         kd_text where = {0};
         const size_t n = strcspn(text, "\n");
         kd_text_printf(&where, "%s, line %d", name, number);
@@ -142,11 +144,12 @@ static kd_status add_lines(live *l, const char *text, const char *name)
 }
 
 /* All ranks: what the leader's file holds. */
-static kd_status read_shared(kd_world *world, const Kd__Job *job, char **text_out)
+static kd_status
+read_shared(kd_world *world, const Kd__Job *job, const live_file_owner *owner, char **text_out)
 {
     char *mine = NULL;
     kd_status st = kd_world_agree(
-        world, kd_world_is_leader(world) ? live_file_read(job->output, &mine) : KD_OK);
+        world, kd_world_is_leader(world) ? live_file_read(job->output, owner, &mine) : KD_OK);
     if (!st) {
         st = kd_world_share_text(world, mine, text_out);
     }
@@ -160,8 +163,8 @@ static kd_status reach_last(live *l)
     kd_status st = values_reach(&l->last, l, UINT64_MAX);
     if (st) {
         const size_t n = l->last.n_changes;
-        return kd_fail(st, "changes.jsonl, line %zu: %s=%s: %s", n + 1, l->changes[n]->path,
-                       l->changes[n]->value, kd_fault_text());
+        return kd_fail(st, "changes.jsonl, line %zu: %s=%s: %s", n + FIRST_LINE,
+                       l->changes[n]->path, l->changes[n]->value, kd_fault_text());
     }
     if (l->n_changes > 0) {
         st = kd_job_check(l->last.job, NULL);
@@ -171,10 +174,20 @@ static kd_status reach_last(live *l)
               : KD_OK;
 }
 
-kd_status live_begin(const Kd__Job *job, const char *lines, bool leads, live *live_out)
+static void log_changes(const live *l)
 {
-    live l = {.leads = leads, .file_bytes = strlen(lines)};
-    kd_status st = add_lines(&l, lines, "changes.jsonl");
+    for (size_t i = 0; i < l->n_changes; i++) {
+        const Kd__Change *change = l->changes[i];
+        kd_log(KD_LOG_INFO, "changes.jsonl: step %llu: %s becomes %s",
+               (unsigned long long)change->step, change->path, change->value);
+    }
+}
+
+kd_status
+live_begin(const Kd__Job *job, const char *lines, const live_file_owner *owner, live *live_out)
+{
+    live l = {.leads = owner != NULL, .file_bytes = strlen(lines)};
+    kd_status st = add_lines(&l, lines, "changes.jsonl", FIRST_LINE);
     if (!st) {
         st = values_open(job, &l.now);
     }
@@ -191,17 +204,22 @@ kd_status live_begin(const Kd__Job *job, const char *lines, bool leads, live *li
         live_close(&l);
         return st;
     }
+    if (owner != NULL) {
+        l.owner = *owner;
+        log_changes(&l);
+    }
     *live_out = l;
     return KD_OK;
 }
 
-kd_status live_open(kd_world *world, const Kd__Job *job, live *live_out)
+kd_status
+live_open(kd_world *world, const Kd__Job *job, const live_file_owner *owner, live *live_out)
 {
     char *text = NULL;
-    kd_status st = read_shared(world, job, &text);
+    kd_status st = read_shared(world, job, owner, &text);
     if (!st) {
         KD_CHECK(text != NULL);
-        st = live_begin(job, text, kd_world_is_leader(world), live_out);
+        st = live_begin(job, text, kd_world_is_leader(world) ? owner : NULL, live_out);
     }
     free(text);
     return st;
@@ -364,7 +382,7 @@ kd_status live_collect(live *l, rank_link *link, uint64_t step, kd_text *lines)
         return st;
     }
     l->file_bytes += lines->size;
-    return live_file_append(l->ahead.job->output, lines->data, lines->size);
+    return live_file_append(l->ahead.job->output, &l->owner, lines);
 }
 
 kd_status live_plan(live *l, uint64_t step)
@@ -376,7 +394,7 @@ kd_status live_take(live *l, const kd_step_order *order)
 {
     kd_status st = KD_OK;
     if (!l->leads) { /* the leader has them already */
-        st = add_lines(l, order->changes, "step order");
+        st = add_lines(l, order->changes, "step order", 1);
     }
     if (!st) {
         st = values_reach(&l->now, l, order->step);

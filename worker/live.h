@@ -28,6 +28,7 @@
 #include "proto/job.pb-c.h"
 #include "proto/worker.pb-c.h"
 #include "worker/link.h"
+#include "worker/live_file.h"
 
 /* The values in one step. */
 typedef struct live_values {
@@ -40,19 +41,27 @@ typedef struct live {
     size_t n_changes, n_room;
     size_t file_bytes;
     bool leads;
-    live_values now;     /* in the step at hand                                     */
-    live_values ahead;   /* the leader's: in the step whose order goes out next      */
-    live_values last;    /* the leader's: once all changes have acted                */
-    Kd__RankOrder *held; /* the leader's: a change that found no room in an order; owned */
+    live_file_owner owner; /* the leader's: of the file */
+    live_values now;       /* in the step at hand                                     */
+    live_values ahead;     /* the leader's: in the step whose order goes out next      */
+    live_values last;      /* the leader's: once all changes have acted                */
+    Kd__RankOrder *held;   /* the leader's: a change that found no room in an order; owned */
 } live;
 
 /*
  * All ranks; blocks on the leader's disk. KD_ERR_PROTO names the file's bad line; KD_ERR_INVALID one that
- * the job, as it is now, does not take.
+ * the job, as it is now, does not take, or a file of another job (live_file.h). The leader logs what the
+ * file holds.
  */
-KD_MUST_USE kd_status live_open(kd_world *world, const Kd__Job *job, live *live_out);
-/* The same of one rank that has the file's text. Pure. */
-KD_MUST_USE kd_status live_begin(const Kd__Job *job, const char *lines, bool leads, live *live_out);
+KD_MUST_USE kd_status live_open(kd_world *world,
+                                const Kd__Job *job,
+                                const live_file_owner *owner,
+                                live *live_out);
+/* The same of one rank that has the file's changes; `owner` is the leader's, NULL elsewhere. */
+KD_MUST_USE kd_status live_begin(const Kd__Job *job,
+                                 const char *lines,
+                                 const live_file_owner *owner,
+                                 live *live_out);
 void live_close(live *l); /* fine on {0} */
 
 /*

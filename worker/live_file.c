@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -12,26 +14,97 @@
 
 #define NAME "changes.jsonl"
 
-kd_status live_file_read(const char *output, char **text_out)
+/* The file's first line. */
+typedef struct head {
+    char text[40];
+    size_t size;
+} head;
+
+static head head_of(const live_file_owner *owner)
 {
+    head h;
+    const int n =
+        snprintf(h.text, sizeof h.text, "{\"job\":\"%016llx\"}\n", (unsigned long long)owner->hash);
+    h.size = (size_t)n;
+    return h;
+}
+
+/* The file's whole lines; "" without one. */
+static kd_status read_lines(const char *path, char **text_out)
+{
+    char *text = NULL;
     size_t size = 0;
+    if (!kd_file_exists(path)) {
+        text = calloc(1, 1);
+        *text_out = text;
+        return text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for %s", path) : KD_OK;
+    }
+    kd_status st = kd_file_read(path, LIVE_FILE_BYTES_MAX + sizeof(head), &text, &size);
+    if (st) {
+        return st;
+    }
+    const char *last = strrchr(text, '\n');
+    const size_t whole = last != NULL ? (size_t)(last - text) + 1 : 0;
+    if (whole < size) {
+        text[whole] = '\0';
+        st = kd_file_replace(path, text, whole);
+    }
+    if (st) {
+        free(text);
+        return st;
+    }
+    *text_out = text;
+    return KD_OK;
+}
+
+static kd_status move_aside(const char *path)
+{
+    kd_text old = {0};
+    kd_status st = KD_OK;
+    kd_text_printf(&old, "%s.old", path);
+    if (old.failed) {
+        st = kd_fail(KD_ERR_NOMEM, "no memory for %s", path);
+    } else if (rename(path, old.data) != 0) {
+        const int error = errno;
+        st = kd_fail(kd_status_of_errno(error), "cannot move %s: %s", path, strerror(error));
+    } else {
+        kd_log(KD_LOG_WARN, "%s: holds the changes of another job: moved to %s", path, old.data);
+    }
+    kd_text_release(&old);
+    return st;
+}
+
+/* Leaves the changes of `text`: what is behind the first line if the job itself wrote that, or nothing. */
+static kd_status take_own(const char *path, const live_file_owner *owner, char *text)
+{
+    const head own = head_of(owner);
+    if (*text == '\0') {
+        return KD_OK;
+    }
+    if (strncmp(text, own.text, own.size) == 0) {
+        memmove(text, text + own.size, strlen(text + own.size) + 1);
+        return KD_OK;
+    }
+    if (owner->resumes) {
+        return kd_fail(KD_ERR_INVALID,
+                       "%s, line 1: found %.*s, expected %.*s: changes of another job, and those "
+                       "that the checkpoint was made with are not known",
+                       path, (int)strcspn(text, "\n"), text, (int)own.size - 1, own.text);
+    }
+    *text = '\0';
+    return move_aside(path);
+}
+
+kd_status live_file_read(const char *output, const live_file_owner *owner, char **text_out)
+{
     char *text = NULL;
     char *path = kd_path_join(output, NAME);
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }
-    kd_status st = KD_OK;
-    if (!kd_file_exists(path)) {
-        text = calloc(1, 1);
-        st = text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for %s", path) : KD_OK;
-    } else {
-        st = kd_file_read(path, LIVE_FILE_BYTES_MAX, &text, &size);
-        const char *last = st ? NULL : strrchr(text, '\n');
-        const size_t whole = last != NULL ? (size_t)(last - text) + 1 : 0;
-        if (!st && whole < size) {
-            text[whole] = '\0';
-            st = kd_file_replace(path, text, whole);
-        }
+    kd_status st = read_lines(path, &text);
+    if (!st) {
+        st = take_own(path, owner, text);
     }
     free(path);
     if (st) {
@@ -55,7 +128,28 @@ static kd_status write_all(int fd, const char *path, const char *text, size_t si
     return KD_OK;
 }
 
-kd_status live_file_append(const char *output, const char *text, size_t size)
+/* Before the first change the job's own line. */
+static kd_status add(int fd, const char *path, const live_file_owner *owner, const kd_text *lines)
+{
+    struct stat info;
+    kd_status st = KD_OK;
+    if (fstat(fd, &info) != 0) {
+        return kd_fail(KD_ERR_IO, "cannot look at %s: %s", path, strerror(errno));
+    }
+    if (info.st_size == 0) {
+        const head own = head_of(owner);
+        st = write_all(fd, path, own.text, own.size);
+    }
+    if (!st) {
+        st = write_all(fd, path, lines->data, lines->size);
+    }
+    if (!st && fsync(fd) != 0) {
+        st = kd_fail(KD_ERR_IO, "cannot sync %s: %s", path, strerror(errno));
+    }
+    return st;
+}
+
+kd_status live_file_append(const char *output, const live_file_owner *owner, const kd_text *lines)
 {
     char *path = kd_path_join(output, NAME);
     if (path == NULL) {
@@ -66,10 +160,7 @@ kd_status live_file_append(const char *output, const char *text, size_t size)
     if (fd < 0) {
         st = kd_fail(KD_ERR_IO, "cannot open %s: %s", path, strerror(errno));
     } else {
-        st = write_all(fd, path, text, size);
-        if (!st && fsync(fd) != 0) {
-            st = kd_fail(KD_ERR_IO, "cannot sync %s: %s", path, strerror(errno));
-        }
+        st = add(fd, path, owner, lines);
         (void)close(fd);
     }
     free(path);

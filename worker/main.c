@@ -174,7 +174,8 @@ static kd_status prepare_data(worker *w)
         st = kd_world_agree(w->world, leader ? lineage_check(w->job, &w->batches) : KD_OK);
     }
     if (!st) {
-        st = kd_world_agree(w->world, live_open(w->world, w->job, &w->live));
+        const live_file_owner owner = {w->hash, w->resume.path[0] != '\0'};
+        st = kd_world_agree(w->world, live_open(w->world, w->job, &owner, &w->live));
     }
     return st;
 }

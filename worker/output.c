@@ -144,7 +144,10 @@ void output_close(output *out)
     *out = (output){0};
 }
 
-/* The table is opened with its first row, since only that knows the losses and the step. */
+/*
+ * The table is opened with its first row, since only that knows the losses. What is kept is of the steps
+ * before this attempt: its first row may come much later, or repeat the step of the checkpoint.
+ */
 static kd_status add_row(const output *out,
                          csv *table,
                          const char *name,
@@ -157,7 +160,8 @@ static kd_status add_row(const output *out,
         st = kd_fail(KD_ERR_NOMEM, "no memory for a row of %s", name);
     } else if (table->path == NULL) {
         char *path = kd_path_join(out->w->job->output, name);
-        st = path == NULL ? KD_ERR_NOMEM : csv_open(table, path, header, step);
+        const uint64_t next = out->w->resume.step + 1;
+        st = path == NULL ? KD_ERR_NOMEM : csv_open(table, path, header, step < next ? step : next);
         free(path);
     }
     if (!st) {

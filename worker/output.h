@@ -4,11 +4,12 @@
  *   OUTPUT/job.yaml            the job as it runs
  *   OUTPUT/metrics.csv         step,time,loss,<losses>,learning_rate,gradient_norm,tokens_per_second,stall_share
  *   OUTPUT/evaluation.csv      step,loss,perplexity,accuracy,tokens
- *   OUTPUT/changes.jsonl       live values that changed, and from which step on (live.h)
+ *   OUTPUT/changes.jsonl       live values that changed, and from which step on (live_file.h)
  *   OUTPUT/checkpoints/        train/checkpoint.h
  *   OUTPUT/final/              the model folder, with its tokenizer.json
  *
- * Steps here count updates made: the first row's is 1. Losses are raw means, time is seconds
+ * Steps here count updates made: the first row's is 1. Rows that this attempt makes again, or that another
+ * run left, go when its first row comes. Losses are raw means, time is seconds
  * since 1970, stall_share the share of the step that the leader waited for signals.
  *
  * Every function blocks on the disk.

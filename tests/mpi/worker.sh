@@ -230,14 +230,14 @@ case_stop_many() {
 }
 
 # change_steps FILE: the steps in which changes act.
-change_steps() { sed 's/{"step":\([0-9]*\),.*/\1/' "$1" | tr '\n' ' '; }
+change_steps() { sed -n 's/{"step":\([0-9]*\),.*/\1/p' "$1" | tr '\n' ' '; }
 
 # Changes of a running job act in the same steps again after a kill, and in a run that has them from the start.
 case_changes() {
     local setter students n
     setter=$(dirname "$worker")/support_setter
     make_teacher
-    long=(training.steps=150 checkpoint.every_steps=25)
+    long=(training.steps=150 checkpoint.every_steps=25 evaluation.every_steps=50)
     for students in 1 2; do
         rm -rf broken whole plain
         mkfifo ready
@@ -254,15 +254,16 @@ case_changes() {
         wait "$setter_pid" 2>/dev/null || true
         setter_pid=
         [ "$code" = 137 ] || { cat log >&2 && fail "exit code $code, expected 137"; }
-        n=$(wc -l <broken/changes.jsonl)
+        n=$(change_steps broken/changes.jsonl | wc -w)
         [ "$n" = 4 ] || { cat log broken/changes.jsonl >&2 && fail "$n changes in the file, expected 4"; }
         grep -q 'training.steps: does not change' log || fail "a field that is not live was not refused by name"
         grep -q 'did you mean "weight"' log || fail "a misspelt path was not refused"
         grep -q 'found -1' log || fail "a value out of range was not refused"
         printf '{"step":149,"pa' >>broken/changes.jsonl # cut off by a crash: nobody was told
+        : >log
         run_roles "$students" 2 broken
-        [ "$(wc -l <broken/changes.jsonl)" = 4 ] || fail "the line that was cut off is still there"
-
+        [ "$(change_steps broken/changes.jsonl | wc -w)" = 4 ] || fail "the line that was cut off is still there"
+        [ "$(grep -c 'changes.jsonl: step .* becomes' log)" = 4 ] || fail "changes that act again are not told"
         mkdir whole
         cp broken/changes.jsonl whole/
         run_roles "$students" 2 whole
@@ -275,7 +276,17 @@ case_changes() {
     run_roles 1 2 plain
     ! cmp -s whole/final/model.safetensors plain/final/model.safetensors || fail "the changes changed nothing"
     echo '{"step": 3}' >>plain/changes.jsonl
-    expect_exit 65 "changes.jsonl, line 1" 1 student.yaml output=plain teachers.0.resources.ranks=0 "${long[@]}"
+    expect_exit 65 "changes of another job" 1 student.yaml output=plain teachers.0.resources.ranks=0 "${long[@]}"
+    rm plain/changes.jsonl
+
+    # Another job in the folder of one whose checkpoints are gone: the changes and rows of that one are not its.
+    rm -r whole/checkpoints
+    long+=(seed=6 evaluation.every_steps=75)
+    run_roles 1 2 whole
+    grep -q 'holds the changes of another job: moved to' log || fail "changes of another job were not told of"
+    run_roles 1 2 other
+    cmp whole/final/model.safetensors other/final/model.safetensors || fail "changes of another job acted"
+    cmp whole/evaluation.csv other/evaluation.csv || fail "rows of another job are left"
 }
 
 # run_roles STUDENTS TEACHERS OUTPUT: the long job to its end.

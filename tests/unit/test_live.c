@@ -103,13 +103,17 @@ static void expect_value(live *l, uint64_t step, const char *path, const char *e
     kd_text_release(&value);
 }
 
+static const live_file_owner mine = {.hash = 0xc0ffee, .resumes = true};
+
+#define HEAD "{\"job\":\"0000000000c0ffee\"}\n"
+
 /* What the next attempt finds: the same values in the same steps. */
 static void begin_again(const Kd__Job *job, live *l)
 {
     char *text = NULL;
     live_close(l);
-    cr_assert(eq(int, live_file_read(job->output, &text), KD_OK));
-    cr_assert(eq(int, live_begin(job, text, true, l), KD_OK), "%s", kd_fault_text());
+    cr_assert(eq(int, live_file_read(job->output, &mine, &text), KD_OK), "%s", kd_fault_text());
+    cr_assert(eq(int, live_begin(job, text, &mine, l), KD_OK), "%s", kd_fault_text());
     free(text);
 }
 
@@ -119,7 +123,10 @@ static void begin_again(const Kd__Job *job, live *l)
 /* A file of an earlier attempt, which came further than its last checkpoint. */
 static void begin_with(const Kd__Job *job, const char *lines, live *l)
 {
-    temporary_write(temporary_path("changes.jsonl"), lines);
+    kd_text file = {0};
+    kd_text_printf(&file, HEAD "%s", lines);
+    temporary_write(temporary_path("changes.jsonl"), file.data);
+    kd_text_release(&file);
     *l = (live){0};
     begin_again(job, l);
 }
@@ -221,19 +228,83 @@ Test(live, a_file_that_the_job_does_not_take_is_refused_by_its_line)
     } cases[] = {
         {LINE("7", "objective.hard.weight", "0.1")
              LINE("100", "objective.kd.temperature.points.2.value", "x"),
-         "changes.jsonl, line 2: objective.kd.temperature.points.2.value=x: "},
+         "changes.jsonl, line 3: objective.kd.temperature.points.2.value=x: "},
         {LINE("7", "objective.hard.weight", "-1"), "changes.jsonl: with its 1 changes: "},
         {LINE("7", "objective.hard.weight", "1") LINE("6", "objective.hard.weight", "2"),
-         "changes.jsonl, line 2: found step 6, expected at least 7"},
-        {"{\"step\": 3}\n", "changes.jsonl, line 1: expected a step, a path and a value"},
+         "changes.jsonl, line 3: found step 6, expected at least 7"},
+        {"{\"step\": 3}\n", "changes.jsonl, line 2: expected a step, a path and a value"},
     };
 
     Kd__Job *job = job_of(SMALL "training: {steps: 20}\n");
     kd_fault_quiet(1);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         live l;
-        cr_expect(ne(int, live_begin(job, cases[i].lines, true, &l), KD_OK));
+        cr_expect(ne(int, live_begin(job, cases[i].lines, &mine, &l), KD_OK));
         EXPECT_FAULT(cases[i].text);
     }
     kd_message_destroy(&job->base);
+}
+
+#define CHANGE LINE("7", "objective.hard.weight", "0.1")
+
+/* What the file holds for `owner`; the text or NULL. */
+static char *read_as(live_file_owner owner)
+{
+    char *text = NULL;
+    kd_fault_quiet(1);
+    const kd_status st = live_file_read(temporary_folder(), &owner, &text);
+    kd_fault_quiet(0);
+    cr_expect(eq(int, st, text != NULL ? KD_OK : KD_ERR_INVALID), "%s", kd_fault_text());
+    return text;
+}
+
+static void expect_file(const char *name, const char *expected)
+{
+    char *text = NULL;
+    size_t size = 0;
+    cr_assert(eq(int, kd_file_read(temporary_path(name), 1 << 20, &text, &size), KD_OK));
+    cr_expect(eq(str, text, (char *)expected), "%s", name);
+    free(text);
+}
+
+Test(live,
+     a_job_that_begins_obeys_no_other_jobs_changes,
+     .init = temporary_enter,
+     .fini = temporary_leave)
+{
+    const live_file_owner another = {.hash = 0xbad};
+    const char *const files[] = {HEAD CHANGE, CHANGE, "{\"job\":\"0000000000c0ffee\"}, x\n" CHANGE};
+    kd_text change = {0};
+    kd_text_add(&change, CHANGE);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        temporary_write(temporary_path("changes.jsonl"), files[i]);
+        char *text = read_as(another);
+        cr_assert(text != NULL);
+        cr_expect(eq(str, text, ""));
+        free(text);
+        expect_file("changes.jsonl.old", files[i]);
+        cr_expect(not(kd_file_exists(temporary_path("changes.jsonl"))));
+    }
+    cr_assert(eq(int, live_file_append(temporary_folder(), &another, &change), KD_OK));
+    cr_assert(eq(int, live_file_append(temporary_folder(), &another, &change), KD_OK));
+    expect_file("changes.jsonl", "{\"job\":\"0000000000000bad\"}\n" CHANGE CHANGE);
+    kd_text_release(&change);
+}
+
+Test(live,
+     a_job_that_resumes_refuses_another_jobs_changes_and_leaves_them,
+     .init = temporary_enter,
+     .fini = temporary_leave)
+{
+    temporary_write(temporary_path("changes.jsonl"), CHANGE);
+    cr_expect(read_as(mine) == NULL);
+    EXPECT_FAULT("changes.jsonl, line 1: found {\"step\":7");
+    EXPECT_FAULT("expected {\"job\":\"0000000000c0ffee\"}: changes of another job");
+    expect_file("changes.jsonl", CHANGE);
+    temporary_write(temporary_path("changes.jsonl"), HEAD CHANGE "{\"step\":9");
+    char *text = read_as(mine);
+    cr_assert(text != NULL);
+    cr_expect(eq(str, text, CHANGE));
+    free(text);
+    expect_file("changes.jsonl", HEAD CHANGE);
 }
