@@ -1,6 +1,7 @@
 /* What the CPU back end makes while it runs: products, and threads. */
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -178,4 +179,21 @@ Test(ops_products, one_team_of_threads_does_everything)
     }
     cr_assert_eq(kd_backend_wait(be), KD_OK);
     kd_backend_destroy(be);
+}
+
+Test(ops_products, the_program_keeps_its_number_of_threads)
+{
+    for (int n_threads = 1; n_threads <= 2; n_threads++) {
+        kd_backend *be = kd_test_backend(KD_F32, n_threads);
+        const kd_tensor x = kd_test_random(KD_F32, 3, 17, 1), w = kd_test_random(KD_F32, 5, 17, 2);
+        const kd_tensor y = kd_test_zeros(KD_F32, 3, 5);
+        omp_set_num_threads(3);
+        be->ops->linear(be, y, x, w);
+        cr_expect_eq(kd_backend_wait(be), KD_OK);
+        cr_expect_eq(omp_get_max_threads(), 3, "found %d", omp_get_max_threads());
+        kd_test_free(x);
+        kd_test_free(w);
+        kd_test_free(y);
+        kd_backend_destroy(be);
+    }
 }

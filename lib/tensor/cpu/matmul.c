@@ -350,6 +350,18 @@ static bool is_read_badly(const kd_product_key *key, bool across_rows, int64_t s
            1.0 / (double)key->m + 1.0 / (double)key->n >= 0.0038;
 }
 
+static kd_status
+multiply(kd_matmul_cache *cache, const kd_product_key *key, const kd_product *product)
+{
+    entry *e = NULL;
+    const kd_status st = lookup(cache, key, &e);
+    if (st || cache->prepares) {
+        return st;
+    }
+    const dnnl_status_t status = run(cache, e, product);
+    return status == dnnl_success ? KD_OK : dnnl_fault("run", status, key);
+}
+
 kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product)
 {
     const kd_product_key key = key_of(product);
@@ -362,16 +374,13 @@ kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product)
     if (widens || copy_a || copy_b) {
         return kd_matmul_by_panels(&cache->panels, cache, product, copy_a, copy_b);
     }
-    /* oneDNN asks OpenMP how many threads it has, both when it plans and when it runs. Inside a
-     * team this is the calling thread's own answer, until the team's work ends. */
+    /* oneDNN asks OpenMP how many threads it has, both when it plans and when it runs. The answer is
+     * the calling thread's own, and outside a team that is the program's: it is given back. */
+    const int n_threads = omp_get_max_threads();
     omp_set_num_threads(1);
-    entry *e = NULL;
-    const kd_status st = lookup(cache, &key, &e);
-    if (st || cache->prepares) {
-        return st;
-    }
-    const dnnl_status_t status = run(cache, e, product);
-    return status == dnnl_success ? KD_OK : dnnl_fault("run", status, &key);
+    const kd_status st = multiply(cache, &key, product);
+    omp_set_num_threads(n_threads);
+    return st;
 }
 
 kd_status kd_matmul_prepare(kd_matmul_cache *cache, const kd_product *product)
