@@ -176,7 +176,10 @@ static kd_status send_written(stream *s)
         if (!kd_event_is_past(at->event)) {
             return KD_OK;
         }
-        const kd_status st = s->be->fault ? s->be->fault : start(s, at);
+        kd_status st = kd_backend_tell_fault(s->be);
+        if (!st) {
+            st = start(s, at);
+        }
         if (st) {
             return st;
         }

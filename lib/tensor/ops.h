@@ -399,7 +399,8 @@ struct kd_backend {
     kd_dtype compute; /* KD_F32 or KD_BF16 */
     int n_threads;
     int64_t expert_tile; /* segments of experts begin at multiples of it: products see few shapes */
-    kd_status fault;     /* the first failure, KD_OK before it; text is in the log */
+    kd_status fault;     /* the first failure, KD_OK before it */
+    char fault_text[512]; /* its text, whichever thread saw it */
 };
 
 /* Rows that hold n * k routed tokens in segments: the worst case of rounding up. */
@@ -438,5 +439,9 @@ static inline bool kd_event_is_past(kd_event event)
 /* Both accept NULL or work once everything queued is done. */
 void kd_backend_destroy(kd_backend *be);
 KD_MUST_USE kd_status kd_backend_wait(kd_backend *be);
+
+/* The fault that is kept, with its text as this thread's last; KD_OK if there is none so far. Waits for
+ * nothing. */
+KD_MUST_USE kd_status kd_backend_tell_fault(const kd_backend *be);
 
 #endif

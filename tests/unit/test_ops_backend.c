@@ -45,6 +45,30 @@ Test(ops_backend, an_event_is_complete_once_what_was_queued_before_is)
     kd_backend_destroy(be);
 }
 
+/* As a product in the second lane would fail: on a thread of the team. */
+static void fail_in_second_lane(const void *args, int lane, int64_t begin, int64_t end)
+{
+    (void)begin;
+    (void)end;
+    if (lane == 1) {
+        kd_fault_quiet(1);
+        kd_cpu_keep_fault((kd_backend *)(uintptr_t)args, kd_fail(KD_ERR_NOMEM, "no memory here"));
+    }
+}
+
+Test(ops_backend, a_fault_keeps_its_text_from_one_back_end_to_another)
+{
+    kd_backend *teacher = kd_test_backend(KD_F32, 2), *student = kd_test_backend(KD_F32, 1);
+    (void)kd_parallel_rows(teacher, 2, 1, fail_in_second_lane, teacher);
+    cr_expect_str_eq(kd_fault_text(), "", "another thread's");
+    student->ops->event_wait(student, teacher->ops->event_record(teacher));
+    kd_fault_recall("something else");
+    cr_expect_eq(kd_backend_wait(student), KD_ERR_NOMEM);
+    cr_expect_str_eq(kd_fault_text(), "no memory here");
+    kd_backend_destroy(student);
+    kd_backend_destroy(teacher);
+}
+
 Test(ops_backend, it_says_what_device_it_drives_and_how_segments_are_cut)
 {
     kd_backend *be = kd_test_backend(KD_BF16, 1);

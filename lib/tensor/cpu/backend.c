@@ -39,16 +39,15 @@ void kd_cpu_keep_fault(kd_backend *be, kd_status st)
 {
 #pragma omp critical(kd_cpu_fault)
     if (be->fault == KD_OK && st != KD_OK) {
-        kd_cpu *cpu = (kd_cpu *)be;
         be->fault = st;
-        (void)snprintf(cpu->fault_text, sizeof cpu->fault_text, "%s", kd_fault_text());
+        (void)snprintf(be->fault_text, sizeof be->fault_text, "%s", kd_fault_text());
     }
 }
 
-kd_status kd_cpu_tell_fault(kd_backend *be)
+kd_status kd_backend_tell_fault(const kd_backend *be)
 {
     if (be->fault != KD_OK) {
-        kd_fault_recall(((const kd_cpu *)be)->fault_text);
+        kd_fault_recall(be->fault_text);
     }
     return be->fault;
 }

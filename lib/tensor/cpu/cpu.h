@@ -27,7 +27,6 @@ typedef struct kd_cpu {
     kd_matmul_cache **lane;  /* (n_threads) products, of one thread each               */
     kd_scratch scratch;      /* of the operations that run                             */
     uint64_t n_events;       /* recorded                                               */
-    char fault_text[512];    /* of base.fault, whichever thread saw it                 */
     bool prepares;           /* products are made ready, not run                       */
     bool rehearses;          /* no element of a tensor is read or written              */
     size_t held_bytes;       /* of tensors                                             */
@@ -50,9 +49,6 @@ void kd_cpu_scratch_rewind(kd_backend *be, size_t mark);
 
 /* Keeps the first fault and its text. May be called from inside kd_parallel_rows. */
 void kd_cpu_keep_fault(kd_backend *be, kd_status st);
-
-/* The fault that was kept, with its text as this thread's last; KD_OK if there was none. */
-kd_status kd_cpu_tell_fault(kd_backend *be);
 
 /* Whether an operation has nothing to compute: after a fault, and in a rehearsal. */
 static inline bool kd_cpu_is_idle(const kd_backend *be)

@@ -25,7 +25,7 @@ kd_memory_usage KD_KERNEL(memory_usage)(const kd_backend *be)
 
 kd_status KD_KERNEL(wait)(kd_backend *be)
 {
-    return kd_cpu_tell_fault(be); /* operations are done when they return */
+    return kd_backend_tell_fault(be); /* operations are done when they return */
 }
 
 /* Operations are done when they return, and so are events; only faults are left to pass on. */
@@ -43,8 +43,8 @@ bool KD_KERNEL(event_query)(kd_backend *be, kd_event event)
 
 void KD_KERNEL(event_wait)(kd_backend *be, kd_event event)
 {
-    if (event.be != NULL && event.be->fault) {
-        kd_cpu_keep_fault(be, event.be->fault);
+    if (event.be != NULL) {
+        kd_cpu_keep_fault(be, kd_backend_tell_fault(event.be));
     }
 }
 
