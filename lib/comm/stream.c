@@ -394,6 +394,7 @@ static int n_requests(const stream *s)
 static void destroy(kd_channel *channel)
 {
     stream *s = (stream *)channel;
+    kd_backend_drain(s->be); /* what is queued may read or write the buffers */
     if (s->requests != NULL && s->slots != NULL && s->role == KD_ROLE_STUDENT) {
         cancel_receives(s);
     }

@@ -118,6 +118,8 @@ static void local_progress(kd_channel *channel)
 static void local_destroy(kd_channel *channel)
 {
     local_channel *local = (local_channel *)channel;
+    kd_backend_drain(local->writer); /* what is queued may write or read the message */
+    kd_backend_drain(local->reader);
     kd_open_steps_release(&local->steps);
     local->reader->ops->free(local->reader, local->message);
     free(local);

@@ -444,4 +444,7 @@ KD_MUST_USE kd_status kd_backend_wait(kd_backend *be);
  * nothing. */
 KD_MUST_USE kd_status kd_backend_tell_fault(const kd_backend *be);
 
+/* Waits before what queued work reads or writes is freed; this thread's last fault stays what it is. */
+void kd_backend_drain(kd_backend *be);
+
 #endif

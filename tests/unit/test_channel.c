@@ -216,3 +216,21 @@ Test(open_steps, are_a_queue_of_bounded_length)
     EXPECT_FAULT("no room");
     kd_open_steps_release(&steps);
 }
+
+Test(channel, its_memory_stays_until_both_queues_are_past_it)
+{
+    uint64_t base = 100;
+    void *message = NULL;
+    late_queue writer, reader;
+    late_queue_take(&writer, teacher_be);
+    late_queue_take(&reader, student_be);
+    kd_channel *channel = channel_of(write_number, &base, 1);
+    cr_assert_eq(channel->ops->open_step(channel, 0, 1, 1), KD_OK);
+    cr_assert_eq(channel->ops->receive(channel, 0, &message), KD_OK);
+    kd_channel_destroy(channel);
+    cr_expect_eq(writer.n_past, writer.n_recorded);
+    cr_expect_eq(writer.n_waits, 1);
+    cr_expect_eq(reader.n_waits, 1);
+    late_queue_give_back(&reader);
+    late_queue_give_back(&writer);
+}

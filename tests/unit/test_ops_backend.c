@@ -69,6 +69,18 @@ Test(ops_backend, a_fault_keeps_its_text_from_one_back_end_to_another)
     kd_backend_destroy(teacher);
 }
 
+Test(ops_backend, a_drained_queue_leaves_the_last_fault_what_it_is)
+{
+    kd_backend *be = kd_test_backend(KD_F32, 2);
+    (void)kd_parallel_rows(be, 2, 1, fail_in_second_lane, be);
+    kd_fault_recall("why it all ends");
+    kd_backend_drain(be);
+    cr_expect_str_eq(kd_fault_text(), "why it all ends");
+    cr_expect_eq(kd_backend_tell_fault(be), KD_ERR_NOMEM);
+    cr_expect_str_eq(kd_fault_text(), "no memory here");
+    kd_backend_destroy(be);
+}
+
 Test(ops_backend, it_says_what_device_it_drives_and_how_segments_are_cut)
 {
     kd_backend *be = kd_test_backend(KD_BF16, 1);

@@ -203,3 +203,12 @@ kd_status kd_backend_wait(kd_backend *be)
 {
     return be->ops->wait(be);
 }
+
+void kd_backend_drain(kd_backend *be)
+{
+    char last[2048];
+    (void)snprintf(last, sizeof last, "%s", kd_fault_text());
+    if (kd_backend_wait(be)) { /* told to whoever asks for it */
+        kd_fault_recall(last);
+    }
+}
