@@ -157,9 +157,10 @@ static kd_status check_batch(const kd_teacher *teacher, const kd_batch *batch)
     for (int64_t i = 0; i < batch->n_batch * n_tokens; i++) {
         if (batch->tokens[i] < 0 || batch->tokens[i] >= n_vocab) {
             return kd_fail(KD_ERR_INVALID,
-                           "teacher, token %lld of sequence %lld: found %d, expected 0 to %lld",
-                           (long long)(i % n_tokens), (long long)(i / n_tokens), batch->tokens[i],
-                           (long long)n_vocab - 1);
+                           "teacher, token %lld of sequence %llu: found %d, expected 0 to %lld",
+                           (long long)(i % n_tokens),
+                           (unsigned long long)batch->first + (uint64_t)(i / n_tokens),
+                           batch->tokens[i], (long long)n_vocab - 1);
         }
     }
     return KD_OK;

@@ -60,6 +60,19 @@ static kd_status check_count(const kd_student *s, int64_t n_sequences)
     return KD_OK;
 }
 
+/* All of a step's tokens, before anything is made: who called knows them by their place in the call. */
+static kd_status check_tokens(const kd_student *s, kd_logits_source from, const kd_batch *batch)
+{
+    const int64_t n_vocab = kd_trainer_parameters(s->trainer)->config.vocab_size;
+    kd_status st =
+        kd_tokens_check(batch->tokens, batch->labels, batch->n_batch, batch->n_tokens, n_vocab, 0);
+    if (!st && from == KD_LOGITS_TEACHER) {
+        st = kd_tokens_check(batch->tokens, NULL, batch->n_batch, batch->n_tokens,
+                             kd_teacher_config(s->teacher)->vocab_size, 0);
+    }
+    return st;
+}
+
 /* kd_trainer_step() or kd_trainer_losses(). */
 typedef kd_status (*step_function)(kd_trainer *,
                                    const kd_step_work *,
@@ -84,6 +97,9 @@ static kd_status pass(kd_student *s,
     kd_step_result result;
 
     kd_status st = check_count(s, batch->n_batch);
+    if (!st) {
+        st = check_tokens(s, from, batch);
+    }
     if (!st) {
         st = kd_teaching_begin(s, from, work.n_batches);
     }
@@ -171,7 +187,7 @@ static kd_status write_logits(kd_student *s,
     const kd_model_config *config =
         of_teacher ? kd_teacher_config(s->teacher) : &kd_trainer_parameters(s->trainer)->config;
     const kd_batch batch = batch_of(s, tokens, NULL, n_sequences);
-    kd_status st = kd_tokens_check(tokens, NULL, n_sequences, s->n_tokens, config->vocab_size);
+    kd_status st = kd_tokens_check(tokens, NULL, n_sequences, s->n_tokens, config->vocab_size, 0);
     for (int64_t first = 0; first < n_sequences && !st; first += s->micro_size) {
         const kd_batch slice = slice_of(s, &batch, first);
         float *out = logits_out + first * s->n_tokens * config->vocab_size;

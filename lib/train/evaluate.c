@@ -114,7 +114,7 @@ add_batches(evaluation *e, const kd_sequences *sequences, const kd_reduce *reduc
         kd_status st = sequences->read(sequences->user, first, n, e->host_tokens, e->host_labels);
         if (!st) {
             st = kd_tokens_check(e->host_tokens, e->host_labels, n, e->settings.n_tokens,
-                                 e->params->config.vocab_size);
+                                 e->params->config.vocab_size, (uint64_t)first);
         }
         if (!st) {
             add_batch(e, n);

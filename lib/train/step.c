@@ -39,7 +39,7 @@ count_batch(const kd_trainer *trainer, const kd_step_work *work, int64_t i, step
     kd_status st = next_batch(trainer, work, i, &batch);
     if (!st) {
         st = kd_tokens_check(batch.tokens, batch.labels, batch.n_batch, batch.n_tokens,
-                             trainer->params->config.vocab_size);
+                             trainer->params->config.vocab_size, batch.first);
     }
     if (st) {
         return st;

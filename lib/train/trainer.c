@@ -229,7 +229,7 @@ kd_status kd_trainer_logits(kd_trainer *trainer, const kd_batch *batch, float *l
     KD_CHECK(batch->n_batch > 0 && batch->n_batch <= trainer->max_batch);
     KD_CHECK(batch->n_tokens == trainer->n_tokens);
     const kd_status st = kd_tokens_check(batch->tokens, NULL, batch->n_batch, batch->n_tokens,
-                                         trainer->params->config.vocab_size);
+                                         trainer->params->config.vocab_size, batch->first);
     if (st) {
         return st;
     }

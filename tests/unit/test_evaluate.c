@@ -1,11 +1,13 @@
 #include <criterion/criterion.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "data/shard_writer.h"
+#include "tests/support/fault.h"
 #include "tests/support/late_queue.h"
 #include "tests/support/temporary.h"
 #include "tests/support/tiny_train.h"
@@ -108,6 +110,22 @@ Test(evaluate, the_host_waits_once_for_all_batches)
     cr_assert_eq(kd_trainer_evaluate(t->trainer, &sequences, &alone, &e), KD_OK);
     late_queue_give_back(&queue);
     cr_expect_eq(queue.n_waits, 1, "%d", queue.n_waits);
+    tiny_train_destroy(t);
+}
+
+Test(evaluate, a_bad_label_is_named_by_its_sequence_among_all)
+{
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
+    held_out text = make_text();
+    const kd_sequences sequences = sequences_of(&text);
+    const kd_reduce alone = kd_reduce_single();
+    kd_evaluation e;
+    text.labels[(N_SEQUENCES - 1) * TINY_TOKENS + 3] = 11;
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_trainer_evaluate(t->trainer, &sequences, &alone, &e), KD_ERR_INVALID);
+    char words[64];
+    (void)snprintf(words, sizeof words, "sequence %d, label 3: found 11", N_SEQUENCES - 1);
+    EXPECT_FAULT(words);
     tiny_train_destroy(t);
 }
 

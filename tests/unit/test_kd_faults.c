@@ -42,3 +42,19 @@ Test(kd_faults, a_step_whose_targets_have_an_empty_row_is_refused_and_the_next_o
     kd_student_destroy(whole);
     kd_student_destroy(hurt);
 }
+
+Test(kd_faults, a_bad_token_or_label_is_named_by_its_place_in_the_call)
+{
+    kd_student *student = small_student(JOB("batch_size: 4, micro_batch_size: 2"));
+    int32_t tokens[N], labels[N];
+    kd_losses losses;
+    small_text(tokens, labels, 0);
+    cr_assert_eq(kd_student_step(student, tokens, labels, B, &losses), KD_OK);
+    labels[3 * T + 5] = V;
+    cr_expect_eq(kd_student_step(student, tokens, labels, B, &losses), KD_ERR_INVALID);
+    expect_text("sequence 3, label 5: found 256");
+    tokens[2 * T + 1] = -1;
+    cr_expect_eq(kd_student_step(student, tokens, labels, B, &losses), KD_ERR_INVALID);
+    expect_text("sequence 2, token 1: found -1");
+    kd_student_destroy(student);
+}

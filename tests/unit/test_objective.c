@@ -491,12 +491,13 @@ Test(objective, teacher_refuses_tokens_that_it_does_not_know)
     tiny_objective_init(&objective, 0.7, 0.3, 1.0);
     scene s = scene_create(&objective, LOGITS, 11);
     int32_t tokens[N_ROWS] = {0};
-    const kd_batch batch = {.n_batch = N_BATCH, .n_tokens = N_TOKENS, .tokens = tokens};
+    const kd_batch batch = {
+        .n_batch = N_BATCH, .n_tokens = N_TOKENS, .tokens = tokens, .first = 40};
     tokens[7] = 11;
     const kd_teacher_part all = {kd_objective_signals(s.objective), 0, ~UINT64_C(0)};
     kd_fault_quiet(1);
     cr_expect_eq(kd_teacher_fill(s.teacher, &batch, &all, s.message), KD_ERR_INVALID);
-    EXPECT_FAULT("token 2 of sequence 1: found 11, expected 0 to 10");
+    EXPECT_FAULT("token 2 of sequence 41: found 11, expected 0 to 10");
     scene_destroy(&s);
 }
 

@@ -202,6 +202,8 @@ Test(step, tokens_and_labels_out_of_range_are_refused)
     t->batch.tokens[8] = 0;
     t->batch.labels[23] = -99;
     expect_refused(t, &t->whole, KD_ERR_INVALID, "sequence 3, label 5: found -99");
+    t->whole.first = 40; /* a later micro-batch: sequences are those of the order */
+    expect_refused(t, &t->whole, KD_ERR_INVALID, "sequence 43, label 5: found -99");
     tiny_train_destroy(t);
 }
 
