@@ -378,3 +378,38 @@ Test(ops_attention, a_micro_batch_of_padding_gives_zeros)
     expect_padding(&f, 0, 6);
     release(&f);
 }
+
+enum { SEGMENTED = 96 };
+
+/* Segments of 1 to 64 rows, others in each pass. */
+static void cut_anew(int32_t segments[2 * SEGMENTED], uint32_t *state)
+{
+    int32_t number = 0, left = 0;
+    for (int i = 0; i < 2 * SEGMENTED; i++) {
+        if (left-- == 0) {
+            *state = *state * 1664525u + 1013904223u;
+            left = (int32_t)(*state >> 26);
+            number++;
+        }
+        segments[i] = number;
+    }
+}
+
+/* Two products forward, five backward, of spans of six padded lengths, whose last rows may be a copy. */
+Test(ops_attention, segments_of_any_lengths_make_few_products)
+{
+    enum { PRODUCTS = 7, LENGTHS = SEGMENTED / 16, PLACES = 2 };
+
+    int32_t segments[2 * SEGMENTED];
+    uint32_t state = 7;
+    fixture f = make(KD_F32, 1, (shape){2, SEGMENTED, 4, 2, 6});
+    f.a.segments = kd_tensor_1d(segments, KD_I32, INT64_C(2) * SEGMENTED);
+    for (int pass = 0; pass < 40; pass++) {
+        cut_anew(segments, &state);
+        forward(&f);
+        backward(&f);
+    }
+    const int64_t made = kd_cpu_products_made(f.be);
+    cr_expect_leq(made, PRODUCTS * LENGTHS * PLACES, "made %d", (int)made);
+    release(&f);
+}

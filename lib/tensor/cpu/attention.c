@@ -17,19 +17,24 @@ typedef struct forward_args {
 } forward_args;
 
 typedef struct lane_memory {
-    void *k, *v;   /* (T, D) compute     */
-    float *scores; /* (block, T)         */
-    void *probs;   /* (block, T) compute */
+    void *k, *v;   /* (T', D) compute, T' the padded length */
+    void *q, *out; /* (block, D) compute                    */
+    float *scores; /* (block, T')                           */
+    void *probs;   /* (block, T') compute                   */
 } lane_memory;
 
 static void layout(kd_arena *arena, const forward_args *f, lane_memory *memory_out)
 {
     const kd_attention *a = f->a;
     const size_t compute_bytes = kd_dtype_bytes(f->be->compute);
-    const size_t head = (size_t)a->n_tokens * (size_t)a->head_dim;
-    const size_t n_scores = KD_QUERY_BLOCK * (size_t)kd_score_stride(a->n_tokens);
+    const int64_t n_padded = kd_attention_padded(a->n_tokens);
+    const size_t head = (size_t)n_padded * (size_t)a->head_dim;
+    const size_t block = KD_QUERY_BLOCK * (size_t)a->head_dim;
+    const size_t n_scores = KD_QUERY_BLOCK * (size_t)kd_score_stride(n_padded);
     memory_out->k = kd_arena_carve(arena, head * compute_bytes);
     memory_out->v = kd_arena_carve(arena, head * compute_bytes);
+    memory_out->q = kd_arena_carve(arena, block * compute_bytes);
+    memory_out->out = kd_arena_carve(arena, block * compute_bytes);
     memory_out->scores = kd_arena_carve(arena, n_scores * sizeof(float));
     memory_out->probs = kd_arena_carve(arena, n_scores * compute_bytes);
 }
@@ -68,11 +73,11 @@ softmax_row(void *p, kd_dtype dtype, float *scores, int64_t n, int64_t n_keys, f
     return max * scale + logf(sum);
 }
 
-/* Row i of the block is query first + i, which sees the keys up to itself. */
-static void softmax_block(kd_tensor p, kd_tensor scores, float *lse, int64_t first, float scale)
+static void
+softmax_block(kd_tensor p, kd_tensor scores, const kd_query_block *block, float *lse, float scale)
 {
-    for (int64_t i = 0; i < scores.dims[0]; i++) {
-        const int64_t n = first + i + 1, n_keys = scores.dims[1];
+    for (int64_t i = 0; i < block->queries.n; i++) {
+        const int64_t n = block->first + i + 1, n_keys = block->n_keys;
         void *row = kd_row(p, i);
         const float row_lse = p.dtype == KD_BF16
                                   ? softmax_row(row, KD_BF16, kd_row(scores, i), n, n_keys, scale)
@@ -81,34 +86,32 @@ static void softmax_block(kd_tensor p, kd_tensor scores, float *lse, int64_t fir
             lse[i] = row_lse;
         }
     }
+    kd_attention_clear_rows(p, block);
 }
 
 static kd_status forward_block(const forward_args *f,
                                kd_matmul_cache *cache,
                                const lane_memory *memory,
-                               kd_span span,
-                               int64_t h,
-                               int64_t first)
+                               const kd_query_block *block,
+                               int64_t h)
 {
     const kd_attention *a = f->a;
     const kd_dtype compute = f->be->compute;
-    const int64_t left = span.n - first;
-    const int64_t rows = left < KD_QUERY_BLOCK ? left : KD_QUERY_BLOCK;
-    const int64_t n_keys = kd_attention_keys(first + rows, span.n);
-    const kd_span queries = {span.first + first, rows};
-    const kd_tensor q = kd_attention_head(a, a->q, queries, h);
-    const kd_tensor out = kd_attention_head(a, a->out, queries, h);
+    const int64_t n_rows = block->n_rows, n_keys = block->n_keys;
+    const kd_tensor q = kd_attention_read(a, memory->q, a->q, block, h);
+    const kd_tensor out = kd_attention_written(a, memory->out, a->out, block, h);
     const kd_tensor k = kd_tensor_2d(memory->k, compute, n_keys, a->head_dim);
     const kd_tensor v = kd_tensor_2d(memory->v, compute, n_keys, a->head_dim);
-    const kd_tensor scores = kd_attention_scores(memory->scores, KD_F32, rows, n_keys);
-    const kd_tensor probs = kd_attention_scores(memory->probs, compute, rows, n_keys);
+    const kd_tensor scores = kd_attention_scores(memory->scores, KD_F32, n_rows, n_keys);
+    const kd_tensor probs = kd_attention_scores(memory->probs, compute, n_rows, n_keys);
     kd_status st = KD_OK;
     kd_attention_product(cache, &st, &(kd_product){.c = scores, .a = q, .b = k, .trans_b = true});
     if (st) {
         return st;
     }
-    softmax_block(probs, scores, kd_attention_lse(a, queries.first, h), first, f->scale);
+    softmax_block(probs, scores, block, kd_attention_lse(a, block->queries.first, h), f->scale);
     kd_attention_product(cache, &st, &(kd_product){.c = out, .a = probs, .b = v});
+    kd_attention_unpack(a, a->out, block, h, out);
     return st;
 }
 
@@ -121,13 +124,14 @@ static kd_status forward_group(const forward_args *f,
     const kd_attention *a = f->a;
     const int64_t g = item % a->n_kv_heads;
     const kd_span span = f->spans[item / a->n_kv_heads];
-    const int64_t group = a->n_heads / a->n_kv_heads;
+    const int64_t group = a->n_heads / a->n_kv_heads, n_padded = kd_attention_padded(span.n);
     kd_status st = KD_OK;
-    kd_attention_pack(a, memory->k, a->k, span, g);
-    kd_attention_pack(a, memory->v, a->v, span, g);
+    kd_attention_pack(a, memory->k, a->k, span, n_padded, g);
+    kd_attention_pack(a, memory->v, a->v, span, n_padded, g);
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
         for (int64_t first = 0; first < span.n && !st; first += KD_QUERY_BLOCK) {
-            st = forward_block(f, cache, memory, span, h, first);
+            const kd_query_block block = kd_attention_block(span, first);
+            st = forward_block(f, cache, memory, &block, h);
         }
     }
     return st;

@@ -31,11 +31,11 @@ KD_INLINE int64_t kd_score_stride(int64_t n_keys)
 }
 
 /*
- * Keys that a block's products read of those of its span, when its queries see n: n rounded up to one
- * of a few numbers, so that long sequences have few shapes of products. Up to 1024 these are the
- * multiples of a block, beyond it 8 to an octave. What is read in vain has no probability.
+ * Rows that a span of n takes in packed memory: n rounded up to one of a few numbers, so that segments of
+ * any lengths have few shapes of products. Up to 512 these are the multiples of 16, beyond it 16 to an
+ * octave. What lies behind the n rows is zero.
  */
-int64_t kd_attention_keys(int64_t n, int64_t n_span);
+int64_t kd_attention_padded(int64_t n);
 
 /* A (rows, n_keys) matrix of scores in scratch memory. */
 kd_tensor kd_attention_scores(void *data, kd_dtype dtype, int64_t rows, int64_t n_keys);
@@ -44,6 +44,18 @@ kd_tensor kd_attention_scores(void *data, kd_dtype dtype, int64_t rows, int64_t 
 typedef struct kd_span {
     int64_t first, n;
 } kd_span;
+
+/* What one block's products are of. */
+typedef struct kd_query_block {
+    kd_span queries; /* rows of the micro-batch                                              */
+    int64_t first;   /* of the span's: query first + i sees the keys up to itself            */
+    int64_t n_rows;  /* queries.n, or more at the end of a span: rows of zeros               */
+    int64_t
+        n_keys; /* the last query's or more, up to the span's padding: those count for nothing */
+} kd_query_block;
+
+/* The block that begins with row `first` of a span. */
+kd_query_block kd_attention_block(kd_span span, int64_t first);
 
 /* Writes the spans, of which there are at most as many as rows; returns how many. */
 int64_t kd_attention_spans(const kd_attention *a, kd_span *spans_out);
@@ -57,8 +69,36 @@ kd_tensor kd_attention_head(const kd_attention *a, kd_tensor t, kd_span rows, in
 /* Log-sum-exps of head h from that row on; NULL: none are kept. */
 float *kd_attention_lse(const kd_attention *a, int64_t row, int64_t h);
 
-/* Copies one head's columns of a span: packed (n, D). */
-void kd_attention_pack(const kd_attention *a, void *packed, kd_tensor t, kd_span span, int64_t h);
+/* Copies one head's columns of rows, zeros behind them: packed (n_rows, D). */
+void kd_attention_pack(const kd_attention *a,
+                       void *packed,
+                       kd_tensor t,
+                       kd_span span,
+                       int64_t n_rows,
+                       int64_t h);
+
+/*
+ * (n_rows, D) of head h for a block's products: those rows of t, or `memory`, of a whole block, where the
+ * block has more. What is read comes packed; what was written there goes to t by kd_attention_unpack().
+ */
+kd_tensor kd_attention_read(const kd_attention *a,
+                            void *memory,
+                            kd_tensor t,
+                            const kd_query_block *block,
+                            int64_t h);
+kd_tensor kd_attention_written(const kd_attention *a,
+                               void *memory,
+                               kd_tensor t,
+                               const kd_query_block *block,
+                               int64_t h);
+void kd_attention_unpack(const kd_attention *a,
+                         kd_tensor t,
+                         const kd_query_block *block,
+                         int64_t h,
+                         kd_tensor written);
+
+/* Zeroes a block's rows behind its queries. */
+void kd_attention_clear_rows(kd_tensor scores, const kd_query_block *block);
 
 void kd_attention_check(const kd_attention *a, kd_dtype compute);
 

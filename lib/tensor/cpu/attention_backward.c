@@ -23,22 +23,28 @@ typedef struct backward_args {
 } backward_args;
 
 typedef struct lane_memory {
-    void *k, *v;             /* (T, D) compute                          */
-    float *dk, *dv;          /* (T, D)                                  */
-    float *scores, *d_probs; /* (block, T)                              */
-    void *probs, *d_scores;  /* (block, T) compute, d_scores with scale */
+    void *k, *v;             /* (T', D) compute, T' the padded length    */
+    float *dk, *dv;          /* (T', D)                                  */
+    void *q, *dout, *dq;     /* (block, D) compute                       */
+    float *scores, *d_probs; /* (block, T')                              */
+    void *probs, *d_scores;  /* (block, T') compute, d_scores with scale */
 } lane_memory;
 
 static void layout(kd_arena *arena, const backward_args *w, lane_memory *memory_out)
 {
     const kd_attention *a = w->a;
     const size_t compute_bytes = kd_dtype_bytes(w->be->compute);
-    const size_t head = (size_t)a->n_tokens * (size_t)a->head_dim;
-    const size_t n_scores = KD_QUERY_BLOCK * (size_t)kd_score_stride(a->n_tokens);
+    const int64_t n_padded = kd_attention_padded(a->n_tokens);
+    const size_t head = (size_t)n_padded * (size_t)a->head_dim;
+    const size_t block = KD_QUERY_BLOCK * (size_t)a->head_dim;
+    const size_t n_scores = KD_QUERY_BLOCK * (size_t)kd_score_stride(n_padded);
     memory_out->k = kd_arena_carve(arena, head * compute_bytes);
     memory_out->v = kd_arena_carve(arena, head * compute_bytes);
     memory_out->dk = kd_arena_carve(arena, head * sizeof(float));
     memory_out->dv = kd_arena_carve(arena, head * sizeof(float));
+    memory_out->q = kd_arena_carve(arena, block * compute_bytes);
+    memory_out->dout = kd_arena_carve(arena, block * compute_bytes);
+    memory_out->dq = kd_arena_carve(arena, block * compute_bytes);
     memory_out->scores = kd_arena_carve(arena, n_scores * sizeof(float));
     memory_out->d_probs = kd_arena_carve(arena, n_scores * sizeof(float));
     memory_out->probs = kd_arena_carve(arena, n_scores * compute_bytes);
@@ -56,10 +62,10 @@ KD_INLINE float dot_row(const void *x, const void *y, kd_dtype dtype, int64_t n)
 }
 
 typedef struct score_block {
-    kd_tensor p, ds, scores, dp; /* (rows, n_keys) */
-    kd_tensor out, dout;         /* (rows, D)      */
-    const float *lse;            /* (rows)         */
-    int64_t first;
+    const kd_query_block *block;
+    kd_tensor p, ds, scores, dp; /* (n_rows, n_keys) */
+    kd_tensor out, dout;         /* (n, D), queries   */
+    const float *lse;            /* (n)               */
     float scale;
 } score_block;
 
@@ -94,9 +100,9 @@ KD_INLINE void score_gradient_row(const score_block *s,
 KD_INLINE void score_gradient(const score_block *s, kd_dtype dtype)
 {
     const int64_t head_dim = kd_tensor_columns(s->out);
-    for (int64_t row = 0; row < s->p.dims[0]; row++) {
+    for (int64_t row = 0; row < s->block->queries.n; row++) {
         const float delta = dot_row(kd_row(s->out, row), kd_row(s->dout, row), dtype, head_dim);
-        score_gradient_row(s, row, dtype, s->first + row + 1, s->lse[row], delta);
+        score_gradient_row(s, row, dtype, s->block->first + row + 1, s->lse[row], delta);
     }
 }
 
@@ -107,42 +113,41 @@ static void score_gradient_block(const score_block *s)
     } else {
         score_gradient(s, KD_F32);
     }
+    kd_attention_clear_rows(s->p, s->block);
+    kd_attention_clear_rows(s->ds, s->block);
 }
 
 static kd_status backward_block(const backward_args *w,
                                 kd_matmul_cache *cache,
                                 const lane_memory *memory,
-                                kd_span span,
-                                int64_t h,
-                                int64_t first)
+                                const kd_query_block *block,
+                                int64_t h)
 {
     const kd_attention *a = w->a;
     const kd_dtype compute = w->be->compute;
-    const int64_t left = span.n - first;
-    const int64_t rows = left < KD_QUERY_BLOCK ? left : KD_QUERY_BLOCK;
-    const int64_t n_keys = kd_attention_keys(first + rows, span.n);
-    const kd_span queries = {span.first + first, rows};
-    const kd_tensor q = kd_attention_head(a, a->q, queries, h);
-    const kd_tensor dq = kd_attention_head(a, w->dq, queries, h);
+    const int64_t n_rows = block->n_rows, n_keys = block->n_keys;
+    const kd_tensor q = kd_attention_read(a, memory->q, a->q, block, h);
+    const kd_tensor dout = kd_attention_read(a, memory->dout, w->dout, block, h);
+    const kd_tensor dq = kd_attention_written(a, memory->dq, w->dq, block, h);
     const kd_tensor k = kd_tensor_2d(memory->k, compute, n_keys, a->head_dim);
     const kd_tensor v = kd_tensor_2d(memory->v, compute, n_keys, a->head_dim);
     const kd_tensor dk = kd_tensor_2d(memory->dk, KD_F32, n_keys, a->head_dim);
     const kd_tensor dv = kd_tensor_2d(memory->dv, KD_F32, n_keys, a->head_dim);
     const score_block s = {
-        .p = kd_attention_scores(memory->probs, compute, rows, n_keys),
-        .ds = kd_attention_scores(memory->d_scores, compute, rows, n_keys),
-        .scores = kd_attention_scores(memory->scores, KD_F32, rows, n_keys),
-        .dp = kd_attention_scores(memory->d_probs, KD_F32, rows, n_keys),
-        .out = kd_attention_head(a, a->out, queries, h),
-        .dout = kd_attention_head(a, w->dout, queries, h),
-        .lse = kd_attention_lse(a, queries.first, h),
-        .first = first,
+        .block = block,
+        .p = kd_attention_scores(memory->probs, compute, n_rows, n_keys),
+        .ds = kd_attention_scores(memory->d_scores, compute, n_rows, n_keys),
+        .scores = kd_attention_scores(memory->scores, KD_F32, n_rows, n_keys),
+        .dp = kd_attention_scores(memory->d_probs, KD_F32, n_rows, n_keys),
+        .out = kd_attention_head(a, a->out, block->queries, h),
+        .dout = dout,
+        .lse = kd_attention_lse(a, block->queries.first, h),
         .scale = w->scale,
     };
     const kd_product products[] = {
         {.c = s.scores, .a = q, .b = k, .trans_b = true},
-        {.c = s.dp, .a = s.dout, .b = v, .trans_b = true},
-        {.c = dv, .a = s.p, .b = s.dout, .trans_a = true, .accumulate = true},
+        {.c = s.dp, .a = dout, .b = v, .trans_b = true},
+        {.c = dv, .a = s.p, .b = dout, .trans_a = true, .accumulate = true},
         {.c = dk, .a = s.ds, .b = q, .trans_a = true, .accumulate = true},
         {.c = dq, .a = s.ds, .b = k}};
     kd_status st = KD_OK;
@@ -152,6 +157,7 @@ static kd_status backward_block(const backward_args *w,
         }
         kd_attention_product(cache, &st, &products[i]);
     }
+    kd_attention_unpack(a, w->dq, block, h, dq);
     return st;
 }
 
@@ -173,16 +179,17 @@ static kd_status backward_group(const backward_args *w,
     const kd_attention *a = w->a;
     const int64_t g = item % a->n_kv_heads;
     const kd_span span = w->spans[item / a->n_kv_heads];
-    const int64_t group = a->n_heads / a->n_kv_heads;
-    const size_t head_bytes = (size_t)span.n * (size_t)a->head_dim * sizeof(float);
+    const int64_t group = a->n_heads / a->n_kv_heads, n_padded = kd_attention_padded(span.n);
+    const size_t head_bytes = (size_t)n_padded * (size_t)a->head_dim * sizeof(float);
     kd_status st = KD_OK;
-    kd_attention_pack(a, memory->k, a->k, span, g);
-    kd_attention_pack(a, memory->v, a->v, span, g);
+    kd_attention_pack(a, memory->k, a->k, span, n_padded, g);
+    kd_attention_pack(a, memory->v, a->v, span, n_padded, g);
     memset(memory->dk, 0, head_bytes);
     memset(memory->dv, 0, head_bytes);
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
         for (int64_t first = 0; first < span.n && !st; first += KD_QUERY_BLOCK) {
-            st = backward_block(w, cache, memory, span, h, first);
+            const kd_query_block block = kd_attention_block(span, first);
+            st = backward_block(w, cache, memory, &block, h);
         }
     }
     store_sums(kd_attention_head(a, w->dk, span, g), memory->dk);

@@ -6,14 +6,35 @@
 
 #include "tensor/cpu/attention.h"
 
-int64_t kd_attention_keys(int64_t n, int64_t n_span)
+/* Up to the next multiple of `step`, which doubles until there are at most n_steps of it below n. */
+static int64_t round_up(int64_t n, int64_t step, int64_t n_steps)
 {
-    int64_t step = KD_QUERY_BLOCK;
-    while (16 * step < n) {
+    while (n_steps * step < n) {
         step *= 2;
     }
-    const int64_t rounded = (n + step - 1) / step * step;
-    return rounded < n_span ? rounded : n_span;
+    return (n + step - 1) / step * step;
+}
+
+static int64_t least(int64_t x, int64_t y)
+{
+    return x < y ? x : y;
+}
+
+int64_t kd_attention_padded(int64_t n)
+{
+    return round_up(n, KD_SCORE_PAD, 32);
+}
+
+/* Keys are rounded up too, up to 1024 to whole blocks: long sequences have few shapes of products. */
+kd_query_block kd_attention_block(kd_span span, int64_t first)
+{
+    const int64_t n = least(span.n - first, KD_QUERY_BLOCK), padded = kd_attention_padded(span.n);
+    return (kd_query_block){
+        .queries = {span.first + first, n},
+        .first = first,
+        .n_rows = least(padded - first, KD_QUERY_BLOCK),
+        .n_keys = least(round_up(first + n, KD_QUERY_BLOCK, 16), padded),
+    };
 }
 
 kd_tensor kd_attention_scores(void *data, kd_dtype dtype, int64_t rows, int64_t n_keys)
@@ -64,12 +85,60 @@ float *kd_attention_lse(const kd_attention *a, int64_t row, int64_t h)
                                : (float *)a->lse.data + (b * a->n_heads + h) * a->n_tokens + at;
 }
 
-void kd_attention_pack(const kd_attention *a, void *packed, kd_tensor t, kd_span span, int64_t h)
+void kd_attention_pack(const kd_attention *a,
+                       void *packed,
+                       kd_tensor t,
+                       kd_span span,
+                       int64_t n_rows,
+                       int64_t h)
 {
     const kd_tensor head = kd_attention_head(a, t, span, h);
     const size_t row_bytes = (size_t)a->head_dim * kd_dtype_bytes(t.dtype);
     for (int64_t i = 0; i < span.n; i++) {
         memcpy((char *)packed + (size_t)i * row_bytes, kd_row(head, i), row_bytes);
+    }
+    memset((char *)packed + (size_t)span.n * row_bytes, 0, (size_t)(n_rows - span.n) * row_bytes);
+}
+
+kd_tensor kd_attention_written(const kd_attention *a,
+                               void *memory,
+                               kd_tensor t,
+                               const kd_query_block *block,
+                               int64_t h)
+{
+    return block->n_rows == block->queries.n
+               ? kd_attention_head(a, t, block->queries, h)
+               : kd_tensor_2d(memory, t.dtype, block->n_rows, a->head_dim);
+}
+
+kd_tensor kd_attention_read(const kd_attention *a,
+                            void *memory,
+                            kd_tensor t,
+                            const kd_query_block *block,
+                            int64_t h)
+{
+    if (block->n_rows > block->queries.n) {
+        kd_attention_pack(a, memory, t, block->queries, block->n_rows, h);
+    }
+    return kd_attention_written(a, memory, t, block, h);
+}
+
+void kd_attention_unpack(const kd_attention *a,
+                         kd_tensor t,
+                         const kd_query_block *block,
+                         int64_t h,
+                         kd_tensor written)
+{
+    const kd_tensor head = kd_attention_head(a, t, block->queries, h);
+    for (int64_t i = 0; written.data != head.data && i < block->queries.n; i++) {
+        memcpy(kd_row(head, i), kd_row(written, i), (size_t)a->head_dim * kd_dtype_bytes(t.dtype));
+    }
+}
+
+void kd_attention_clear_rows(kd_tensor scores, const kd_query_block *block)
+{
+    for (int64_t i = block->queries.n; i < block->n_rows; i++) {
+        memset(kd_row(scores, i), 0, (size_t)block->n_keys * kd_dtype_bytes(scores.dtype));
     }
 }
 
