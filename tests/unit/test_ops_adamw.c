@@ -160,3 +160,17 @@ Test(ops_adamw, guards_that_are_not_finite_leave_everything_as_it_is)
         release(&untouched);
     }
 }
+
+Test(ops_adamw, the_share_of_the_new_gradient_is_that_of_the_beta_itself)
+{
+    fixture f = make(1, 17);
+    f.args.beta1 = 0.99;
+    f.args.beta2 = 0.999;
+    for (int64_t i = 0; i < 17; i++) {
+        kd_test_set(f.grad, 0, i, 1.0);
+    }
+    steps(&f, 1);
+    cr_expect_eq(kd_test_get(f.m, 0, 16), (double)(float)(1.0 - 0.99));
+    cr_expect_eq(kd_test_get(f.v, 0, 16), (double)(float)(1.0 - 0.999));
+    release(&f);
+}

@@ -62,6 +62,8 @@ typedef struct adamw_args {
     const float *grad;
     uint16_t *copy; /* NULL: none */
     float grad_factor, beta1, beta2, epsilon;
+    float rest1,
+        rest2; /* 1 - beta, of the betas themselves: rounded to f32, 1 - 0.999 is off by 5e-5 */
     float step_size; /* learning rate over the first moment's bias correction */
     float v_unbias;  /* 1 / sqrt of the second moment's bias correction       */
     float decay;     /* learning rate * weight decay                         */
@@ -70,8 +72,8 @@ typedef struct adamw_args {
 KD_INLINE float update(const adamw_args *a, int64_t i)
 {
     const float g = a->grad[i] * a->grad_factor;
-    const float m = a->beta1 * a->m[i] + (1.0f - a->beta1) * g;
-    const float v = a->beta2 * a->v[i] + (1.0f - a->beta2) * g * g;
+    const float m = a->beta1 * a->m[i] + a->rest1 * g;
+    const float v = a->beta2 * a->v[i] + a->rest2 * g * g;
     const float p = a->param[i];
     const float next =
         p - (a->decay * p + a->step_size * m / (sqrtf(v) * a->v_unbias + a->epsilon));
@@ -143,6 +145,8 @@ void KD_KERNEL(adamw)(kd_backend *be, const kd_adamw *args)
         .grad_factor = (float)grad_factor(args),
         .beta1 = (float)args->beta1,
         .beta2 = (float)args->beta2,
+        .rest1 = (float)(1.0 - args->beta1),
+        .rest2 = (float)(1.0 - args->beta2),
         .epsilon = (float)args->epsilon,
         .step_size = (float)(args->learning_rate / (1.0 - pow(args->beta1, steps))),
         .v_unbias = (float)(1.0 / sqrt(1.0 - pow(args->beta2, steps))),
