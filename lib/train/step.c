@@ -343,11 +343,16 @@ kd_status kd_trainer_step(kd_trainer *trainer,
                           kd_step_result *result_out)
 {
     const kd_status st = pass(trainer, work, channels, reduce, true, result_out);
-    if (!st && !result_out->updated && reduce->rank == 0) {
-        kd_log(KD_LOG_WARN, "step %" PRIu64 ": no loss has both a weight and rows: no update",
+    if (st) {
+        return st;
+    }
+    if (!result_out->updated && !trainer->idles && reduce->rank == 0) {
+        kd_log(KD_LOG_WARN,
+               "from step %" PRIu64 " on no loss has both a weight and rows: no update",
                work->step);
     }
-    return st;
+    trainer->idles = !result_out->updated;
+    return KD_OK;
 }
 
 kd_status kd_trainer_losses(kd_trainer *trainer,

@@ -20,6 +20,7 @@ struct kd_trainer {
     int n_teachers;
     void **messages;             /* (n_teachers) of the micro-batch under way; owned */
     kd_channel *const *channels; /* (n_teachers) of the step under way, or NULL */
+    bool idles;                  /* the last step made no update, which was told */
 };
 
 #endif

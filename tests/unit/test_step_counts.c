@@ -2,8 +2,10 @@
 #include <criterion/criterion.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "tests/support/fault.h"
@@ -37,6 +39,39 @@ Test(step, a_batch_without_a_label_teaches_nothing)
     cr_expect_arr_eq(before, after, bytes);
     free(before);
     free(after);
+    tiny_train_destroy(t);
+}
+
+/* Steps with these batches; how many lines of the log say that there was no update. */
+static int lines_of_idle_steps(tiny_train *t, const kd_batch *const *batches, int n_steps)
+{
+    FILE *log = tmpfile();
+    char line[512];
+    int n_lines = 0;
+    cr_assert_not_null(log);
+    const int kept = dup(STDERR_FILENO);
+    cr_assert_eq(dup2(fileno(log), STDERR_FILENO), STDERR_FILENO);
+    for (int step = 0; step < n_steps; step++) {
+        kd_step_result r;
+        cr_assert_eq(tiny_train_step(t, (uint64_t)step, batches[step], 1, &r), KD_OK);
+    }
+    cr_assert_eq(dup2(kept, STDERR_FILENO), STDERR_FILENO);
+    (void)close(kept);
+    rewind(log);
+    while (fgets(line, sizeof line, log) != NULL) {
+        n_lines += strstr(line, "no update") != NULL;
+    }
+    (void)fclose(log);
+    return n_lines;
+}
+
+Test(step, a_stretch_without_an_update_is_told_once)
+{
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
+    const tiny_batch batch = without_a_label();
+    const kd_batch idle = tiny_batch_whole(&batch);
+    const kd_batch *const batches[] = {&idle, &idle, &idle, &t->whole, &idle, &idle};
+    cr_expect_eq(lines_of_idle_steps(t, batches, 6), 2);
     tiny_train_destroy(t);
 }
 
