@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
+#include "tensor/cpu/scratch.h"
 #include "tensor/ops.h"
 
 static int n_left = -1; /* allocations until one fails; negative: none does */
@@ -106,6 +107,24 @@ Test(ops_memory, pages_that_are_refused_are_reported)
     n_left = -1;
     cr_expect_eq(kd_backend_wait(be), KD_ERR_NOMEM, "scratch memory is asked for on the queue");
     kd_backend_destroy(be);
+}
+
+Test(ops_memory, scratch_that_could_have_become_one_block_is_no_fault)
+{
+    kd_scratch scratch = {0};
+    cr_assert_not_null(kd_scratch_take(&scratch, 100));
+    cr_assert_not_null(kd_scratch_take(&scratch, 1 << 20));
+    kd_fault_recall("what was amiss before");
+    n_left = 0;
+    kd_scratch_rewind(&scratch, 0);
+    cr_expect_eq(n_left, -1, "it asked");
+    cr_expect_str_eq(kd_fault_text(), "what was amiss before");
+    cr_expect_not_null(kd_scratch_take(&scratch, 1 << 20));
+    kd_scratch_rewind(&scratch, 0);
+    kd_fault_quiet(1);
+    cr_expect_null(kd_scratch_take(&scratch, SIZE_MAX / 2));
+    cr_expect_str_neq(kd_fault_text(), "what was amiss before");
+    kd_scratch_release(&scratch);
 }
 
 static void count_chunk(void *user, const kd_vocab_chunk *chunk)

@@ -20,17 +20,15 @@ typedef struct block_header {
 _Static_assert(sizeof(block_header) <= KD_ARENA_ALIGN, "the header fits in front");
 
 /* Pages come zeroed, and cost nothing until they are touched. */
-static void *map(size_t size_bytes, bool reserves)
+void *kd_cpu_pages_tried(size_t size_bytes, bool reserves)
 {
     if (size_bytes > SIZE_MAX / 2) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
         return NULL;
     }
     const size_t mapped_bytes = size_bytes + KD_ARENA_ALIGN;
     void *base = mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | (reserves ? 0 : MAP_NORESERVE), -1, 0);
     if (base == MAP_FAILED) {
-        (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
         return NULL;
     }
     if (mapped_bytes >= HUGE_PAGES_FROM_BYTES) {
@@ -41,14 +39,23 @@ static void *map(size_t size_bytes, bool reserves)
     return (char *)base + KD_ARENA_ALIGN;
 }
 
+static void *pages(size_t size_bytes, bool reserves)
+{
+    void *memory = kd_cpu_pages_tried(size_bytes, reserves);
+    if (memory == NULL) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
+    }
+    return memory;
+}
+
 void *kd_cpu_pages(size_t size_bytes)
 {
-    return map(size_bytes, true);
+    return pages(size_bytes, true);
 }
 
 void *kd_cpu_pages_unreserved(size_t size_bytes)
 {
-    return map(size_bytes, false);
+    return pages(size_bytes, false);
 }
 
 size_t kd_cpu_pages_bytes(const void *memory)

@@ -4,6 +4,7 @@
  */
 #include "tensor/cpu/scratch.h"
 
+#include "base/log.h"
 #include "tensor/cpu/cpu.h"
 
 /* Stands in front of its memory. */
@@ -17,8 +18,7 @@ _Static_assert(sizeof(kd_scratch_block) <= KD_ARENA_ALIGN, "the header fits in f
 static kd_scratch_block *push(kd_scratch *scratch, size_t size_bytes)
 {
     const size_t whole_bytes = size_bytes + KD_ARENA_ALIGN;
-    kd_scratch_block *block =
-        scratch->rehearses ? kd_cpu_pages_unreserved(whole_bytes) : kd_cpu_pages(whole_bytes);
+    kd_scratch_block *block = kd_cpu_pages_tried(whole_bytes, !scratch->rehearses);
     if (block != NULL) {
         *block = (kd_scratch_block){.below = scratch->top, .size_bytes = size_bytes};
         scratch->top = block;
@@ -47,6 +47,7 @@ void *kd_scratch_take(kd_scratch *scratch, size_t size_bytes)
         block = push(scratch, size_bytes);
     }
     if (block == NULL) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
         return NULL;
     }
     char *memory = (char *)block + KD_ARENA_ALIGN + block->used_bytes;
