@@ -67,7 +67,8 @@ KD_MUST_USE kd_status kd_job_check(const Kd__Job *job, kd_text *mistakes);
 
 /*
  * The same for a program that gives the tokens itself and keeps the model: output and data.files are
- * not looked at, and a teacher for kd, or a weight for some loss, may come later.
+ * not looked at, a teacher for kd, or a weight for some loss, may come later, and a batch's last
+ * micro-batch may have fewer sequences than the others.
  */
 KD_MUST_USE kd_status kd_job_check_model(const Kd__Job *job, kd_text *mistakes);
 

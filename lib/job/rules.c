@@ -247,7 +247,7 @@ static const rule rules[] = {
     {&kd__schedule__descriptor, "points", points_ascend, false},
     {&kd__objective__descriptor, NULL, taught_losses_have_a_teacher, true},
     {&kd__objective__descriptor, NULL, some_loss_trains, true},
-    {&kd__training__descriptor, "batch_size", batch_divides_over_ranks, false},
+    {&kd__training__descriptor, "batch_size", batch_divides_over_ranks, true},
     {&kd__training__descriptor, "warmup_steps", warmup_ends, false},
 };
 

@@ -193,11 +193,15 @@ Test(job_check, what_needs_a_teacher_is_refused_without_one)
 /* The same mistakes, but for those about files, and about what is there when the job runs. */
 Test(job_check, a_model_without_a_run_needs_no_files_and_no_teacher)
 {
-    const char *sets[] = {"output=", "data.files=", "teachers=", "objective.kd.weight=1",
-                          "objective.hard.weight=0"};
+    const char *sets[] = {"output=",
+                          "data.files=",
+                          "teachers=",
+                          "objective.kd.weight=1",
+                          "objective.hard.weight=0",
+                          "training.micro_batch_size=5"}; /* the last one has fewer */
     const char *wrong[] = {"output=", "data.files=[a]", "training.batch_size=0",
                            "objective.hard.weight=-1"};
-    Kd__Job *job = complete(sets, 5);
+    Kd__Job *job = complete(sets, 6);
     cr_expect(eq(int, kd_job_check_model(job, NULL), KD_OK), "%s", kd_fault_text());
     cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID));
     destroy(job);

@@ -350,8 +350,6 @@ Test(kd, a_bad_job_is_refused_in_the_words_of_a_job_file)
                    KD_ERR_INVALID, "student.resources.threads: found 0, expected 1 to 1024");
     expect_refused(DATA MODEL "training: {steps: 1, learning_rate: .nan}\n", KD_ERR_INVALID,
                    "training.learning_rate: found nan");
-    expect_refused(DATA MODEL "training: {steps: 1, batch_size: 4, micro_batch_size: 3}\n",
-                   KD_ERR_INVALID, "training.batch_size: found 4, expected a multiple of");
     expect_refused(DATA F32 "student: {model: {type: mixtrall, hidden_size: 16, " SHAPE "}}",
                    KD_ERR_INVALID, "mixtral");
     expect_refused(DATA F32 "student: {model: {hidden_size: 0, " SHAPE "}}", KD_ERR_INVALID,

@@ -58,3 +58,21 @@ Test(kd_faults, a_bad_token_or_label_is_named_by_its_place_in_the_call)
     expect_text("sequence 2, token 1: found -1");
     kd_student_destroy(student);
 }
+
+Test(kd_faults, a_batch_need_not_be_whole_micro_batches)
+{
+    kd_student *whole = small_student(JOB("batch_size: 4")),
+               *cut = small_student(JOB("batch_size: 4, "
+                                        "micro_batch_size: 3"));
+    int32_t tokens[N], labels[N];
+    kd_losses wanted, found;
+    small_text(tokens, labels, 0);
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(kd_student_step(whole, tokens, labels, B, &wanted), KD_OK);
+        cr_assert_eq(kd_student_step(cut, tokens, labels, B, &found), KD_OK, "%s", kd_error_text());
+        cr_expect_eq(found.n_tokens, N);
+        cr_expect_float_eq(found.values[0].raw, wanted.values[0].raw, 1e-5);
+    }
+    kd_student_destroy(cut);
+    kd_student_destroy(whole);
+}
