@@ -2,11 +2,11 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <jansson.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "format/manifest.h"
 #include "format/safetensors.h"
 #include "tests/support/fault.h"
@@ -99,54 +99,66 @@ Test(format_memory, names_that_are_no_text_are_told_as_such)
     EXPECT_FAULT("its name is not UTF-8");
 }
 
-/* A header of HEADER_BYTES: `front`, then as many `piece`s as fit, in which '#' becomes a count. */
-static void expect_refused_unread(const char *front, const char *piece)
+/* Opens a file that is this header and nothing else; the file is closed again. */
+static kd_status open_header(const kd_text *header, size_t *count_out)
 {
-    static char text[HEADER_BYTES + 64];
+    kd_text file_text = {0};
     kd_safetensors *file = NULL;
-    size_t n = (size_t)snprintf(text + 8, HEADER_BYTES, "%s", front);
-    for (int i = 0; n < HEADER_BYTES - 32; i++) {
-        const size_t before = strcspn(piece, "#");
-        n += (size_t)(piece[before] == '#' ? snprintf(text + 8 + n, 32, "%.*s%d%s", (int)before,
-                                                      piece, i, piece + before + 1)
-                                           : snprintf(text + 8 + n, 32, "%s", piece));
+    uint8_t length[8];
+    for (size_t i = 0; i < sizeof length; i++) {
+        length[i] = (uint8_t)(header->size >> 8 * i);
     }
-    for (int i = 0; i < 8; i++) {
-        text[i] = (char)(n >> 8 * i);
+    kd_text_add_bytes(&file_text, length, sizeof length);
+    kd_text_add_bytes(&file_text, header->data, header->size);
+    cr_assert(not(file_text.failed));
+    const kd_status st = kd_safetensors_open_memory("x", file_text.data, file_text.size, &file);
+    if (!st) {
+        *count_out = kd_safetensors_count(file);
+        kd_safetensors_close(file);
+    }
+    kd_text_release(&file_text);
+    return st;
+}
+
+/* `front`, then many pieces: the words before and after a number that counts them. */
+static void expect_refused_unread(const char *front, const char *before, const char *after)
+{
+    kd_text header = {0};
+    size_t n;
+    kd_text_add(&header, front);
+    for (int i = 0; header.size < HEADER_BYTES; i++) {
+        kd_text_printf(&header, "%s%d%s", before, i % 10, after);
     }
     n_left = 1 << 30;
     n_made = 0;
     json_set_alloc_funcs(allocate, free);
-    cr_expect(eq(int, kd_safetensors_open_memory("x", text, 8 + n, &file), KD_ERR_PROTO));
+    cr_expect(eq(int, open_header(&header, &n), KD_ERR_PROTO));
     json_set_alloc_funcs(malloc, free);
     EXPECT_FAULT("more than any list of tensors");
-    cr_expect(eq(int, n_made, 0), "%s: nothing is made of it", piece);
+    cr_expect(eq(int, n_made, 0), "%s: nothing is made of it", front);
+    kd_text_release(&header);
 }
 
 Test(format_memory, a_header_that_lists_no_tensors_is_refused_before_it_is_parsed)
 {
-    expect_refused_unread("{\"a\":{\"dtype\":\"F32\",\"shape\":[0", ",0");
-    expect_refused_unread("{\"a\":0", ",\"#\":{}");
-    expect_refused_unread("{\"a\":[[]", ",[]");
+    expect_refused_unread("{\"a\":{\"dtype\":\"F32\",\"shape\":[0", ",", "");
+    expect_refused_unread("{\"a\":0", ",\"", "\":{}");
+    expect_refused_unread("{\"a\":[[]", ",[", "]");
 }
 
 /* A header whose metadata is one string of such pieces: that is one value. */
 Test(format_memory, what_stands_in_a_string_counts_for_nothing)
 {
-    char text[40000] = "", *at = text + 8;
-    kd_safetensors *file = NULL;
-    at += sprintf(at, "{\"__metadata__\":{\"a\":\"");
+    kd_text header = {0};
+    size_t n = 7;
+    kd_text_add(&header, "{\"__metadata__\":{\"a\":\"");
     for (int i = 0; i < 8000; i++) {
-        at += sprintf(at, "[,\\\"");
+        kd_text_add(&header, "[,\\\"");
     }
-    at += sprintf(at, "\"}}");
-    const size_t n = (size_t)(at - text - 8);
-    for (int i = 0; i < 8; i++) {
-        text[i] = (char)(n >> 8 * i);
-    }
-    cr_expect(eq(int, kd_safetensors_open_memory("x", text, 8 + n, &file), KD_OK), "%s",
-              kd_fault_text());
-    kd_safetensors_close(file);
+    kd_text_add(&header, "\"}}");
+    cr_expect(eq(int, open_header(&header, &n), KD_OK), "%s", kd_fault_text());
+    cr_expect(eq(sz, n, 0));
+    kd_text_release(&header);
 }
 
 /* The most values in the fewest bytes that tensors can have. */
@@ -154,22 +166,16 @@ Test(format_memory, the_densest_header_is_read)
 {
     enum { N = 20000 };
 
-    char *text = malloc(N * 100);
-    kd_safetensors *file = NULL;
-    size_t n = 8 + (size_t)snprintf(text + 8, 2, "{");
+    kd_text header = {0};
+    size_t n = 0;
     for (int i = 0; i < N; i++) {
-        n += (size_t)snprintf(text + n, 100,
-                              "%s\"%d\":{\"dtype\":\"I8\",\"shape\":[0,0,0,0,0,0,0,0],"
-                              "\"data_offsets\":[0,0]}",
-                              i > 0 ? "," : "", i);
+        kd_text_printf(&header,
+                       "%s\"%d\":{\"dtype\":\"I8\",\"shape\":[0,0,0,0,0,0,0,0],"
+                       "\"data_offsets\":[0,0]}",
+                       i > 0 ? "," : "{", i);
     }
-    text[n++] = '}';
-    for (int i = 0; i < 8; i++) {
-        text[i] = (char)((n - 8) >> 8 * i);
-    }
-    cr_assert(eq(int, kd_safetensors_open_memory("x", text, n, &file), KD_OK), "%s",
-              kd_fault_text());
-    cr_expect(eq(sz, kd_safetensors_count(file), N));
-    kd_safetensors_close(file);
-    free(text);
+    kd_text_add(&header, "}");
+    cr_assert(eq(int, open_header(&header, &n), KD_OK), "%s", kd_fault_text());
+    cr_expect(eq(sz, n, N));
+    kd_text_release(&header);
 }
