@@ -378,11 +378,14 @@ static kd_status save_values(kd_safetensors_writer *writer,
             const int64_t left = tensors[i].n_elements - at;
             const int64_t n = left < CHUNK ? left : CHUNK;
             kd_parameters_read(params, tensors[i].offset + at, buffer, n);
-            st = kd_safetensors_write_f32(writer, buffer, n);
+            st = kd_backend_wait(params->be); /* of one that failed the buffer holds anything */
+            if (!st) {
+                st = kd_safetensors_write_weights(writer, buffer, n);
+            }
         }
     }
     free(buffer);
-    return st ? st : kd_backend_wait(params->be);
+    return st;
 }
 
 static kd_status create_file(const char *path,

@@ -37,7 +37,8 @@ KD_MUST_USE kd_status kd_model_folder_load_lm_head(const char *folder,
 
 /*
  * Makes the folder if need be and writes model.safetensors (dtype KD_F32 or KD_BF16) and config.json.
- * Each file appears whole or not at all. The same weights give the same bytes.
+ * Each file appears whole or not at all. The same weights give the same bytes. KD_ERR_INVALID names a
+ * tensor with a value that is not finite in that dtype; config.json is not written then.
  */
 KD_MUST_USE kd_status kd_model_folder_save(const char *folder,
                                            const kd_parameters *params,

@@ -109,6 +109,14 @@ KD_MUST_USE kd_status kd_safetensors_write_f32(kd_safetensors_writer *writer,
                                                const float *values,
                                                int64_t n);
 
+/*
+ * The same of values that training is to go on from, or that a model computes with: one that is not
+ * finite as the file would hold it is KD_ERR_INVALID, which names file, tensor and element.
+ */
+KD_MUST_USE kd_status kd_safetensors_write_weights(kd_safetensors_writer *writer,
+                                                   const float *values,
+                                                   int64_t n);
+
 /* After the last value. Frees the writer, also when it fails; then the file is as it was before. */
 KD_MUST_USE kd_status kd_safetensors_commit(kd_safetensors_writer *writer);
 

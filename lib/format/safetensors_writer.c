@@ -3,6 +3,8 @@
  * follow in its order: a model is never twice in memory.
  */
 #include <jansson.h>
+#include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,10 +18,14 @@
 
 enum { ALIGNMENT = 8, CHUNK = 4096 };
 
+/* The bits of the smallest number whose nearest value in the file is infinite. */
+enum { F32_TOO_LARGE = 0x7f800000, BF16_TOO_LARGE = 0x7f7f8000, SIGN_MASK = 0x7fffffff };
+
 /* What is left to write of each tensor. */
 typedef struct piece {
+    char *name; /* owned */
     kd_safetensors_dtype dtype;
-    int64_t n_left;
+    int64_t n_elements, n_left;
 } piece;
 
 struct kd_safetensors_writer {
@@ -126,22 +132,41 @@ static void skip_written(kd_safetensors_writer *writer)
     }
 }
 
+static void release(kd_safetensors_writer *writer)
+{
+    for (size_t i = 0; i < writer->n_pieces; i++) {
+        free(writer->pieces[i].name);
+    }
+    free(writer->pieces);
+    free(writer);
+}
+
+static bool describe_piece(const kd_safetensors_spec *spec, piece *piece_out)
+{
+    KD_CHECK(spec->dtype == KD_SAFETENSORS_F32 || spec->dtype == KD_SAFETENSORS_BF16);
+    piece_out->dtype = spec->dtype;
+    piece_out->n_elements = piece_out->n_left = count_elements(spec);
+    piece_out->name = strdup(spec->name);
+    return piece_out->name != NULL;
+}
+
 static kd_safetensors_writer *allocate(const kd_safetensors_spec *specs, size_t n_specs)
 {
     kd_safetensors_writer *writer = calloc(1, sizeof *writer);
-    piece *pieces = calloc(n_specs + 1, sizeof *pieces);
-    if (writer == NULL || pieces == NULL) {
-        free(writer);
-        free(pieces);
+    if (writer == NULL) {
         return NULL;
     }
-    for (size_t i = 0; i < n_specs; i++) {
-        KD_CHECK(specs[i].dtype == KD_SAFETENSORS_F32 || specs[i].dtype == KD_SAFETENSORS_BF16);
-        pieces[i] = (piece){specs[i].dtype, count_elements(&specs[i])};
-    }
     writer->file.fd = -1;
-    writer->pieces = pieces;
-    writer->n_pieces = n_specs;
+    writer->pieces = calloc(n_specs + 1, sizeof *writer->pieces);
+    writer->n_pieces = writer->pieces != NULL ? n_specs : 0;
+    bool whole = writer->pieces != NULL;
+    for (size_t i = 0; i < n_specs && whole; i++) {
+        whole = describe_piece(&specs[i], &writer->pieces[i]);
+    }
+    if (!whole) {
+        release(writer);
+        return NULL;
+    }
     skip_written(writer);
     return writer;
 }
@@ -212,12 +237,52 @@ kd_status kd_safetensors_write_f32(kd_safetensors_writer *writer, const float *v
     return KD_OK;
 }
 
+/* Without a branch for each value, so that it becomes vectors: weights are looked at as they pass by. */
+static bool all_below(uint32_t limit, const float *values, int64_t n)
+{
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = (kd_float_bits){.value = values[i]}.bits & SIGN_MASK;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest < limit;
+}
+
+static kd_status
+fail_not_finite(const kd_safetensors_writer *writer, uint32_t limit, const float *values)
+{
+    const piece *p = &writer->pieces[writer->current];
+    int64_t i = 0;
+    while (all_below(limit, &values[i], 1)) {
+        i++;
+    }
+    return kd_fail(KD_ERR_INVALID,
+                   "%s: element %lld of tensor \"%s\" is %s in %s, expected a number: not written",
+                   writer->file.path, (long long)(p->n_elements - p->n_left + i), p->name,
+                   isnan(values[i]) ? "not a number" : "infinite",
+                   kd_safetensors_dtype_name(p->dtype));
+}
+
+kd_status
+kd_safetensors_write_weights(kd_safetensors_writer *writer, const float *values, int64_t n)
+{
+    if (n > 0) {
+        KD_CHECK(writer->current < writer->n_pieces);
+        const uint32_t limit = writer->pieces[writer->current].dtype == KD_SAFETENSORS_BF16
+                                   ? BF16_TOO_LARGE
+                                   : F32_TOO_LARGE;
+        if (!all_below(limit, values, n)) {
+            return fail_not_finite(writer, limit, values);
+        }
+    }
+    return kd_safetensors_write_f32(writer, values, n);
+}
+
 kd_status kd_safetensors_commit(kd_safetensors_writer *writer)
 {
     KD_CHECK(writer->current == writer->n_pieces);
     const kd_status st = kd_writer_commit(&writer->file);
-    free(writer->pieces);
-    free(writer);
+    release(writer);
     return st;
 }
 
@@ -227,6 +292,5 @@ void kd_safetensors_abandon(kd_safetensors_writer *writer)
         return;
     }
     kd_writer_abandon(&writer->file);
-    free(writer->pieces);
-    free(writer);
+    release(writer);
 }

@@ -32,6 +32,8 @@ void kd_checkpoint_state_release(kd_checkpoint_state *state);
 /*
  * Writes FOLDER/step-<n>, in place of one of that name; makes FOLDER if needed. On a fault nothing
  * new is visible, and what was there still is.
+ * KD_ERR_INVALID: a weight or a moment is not finite; its tensor is named, in a file whose folder names
+ * the step.
  *   path_out (NULL: not wanted): malloc'ed path of the checkpoint
  */
 KD_MUST_USE kd_status kd_checkpoint_save(const char *folder,
@@ -71,7 +73,8 @@ KD_MUST_USE kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int
 /*
  * Writes a model folder (model.safetensors in the compute dtype, config.json, manifest.json) that
  * appears whole or not at all. One that was written so is replaced; KD_ERR_INVALID names what else the
- * folder holds (kd_manifest_covers()), and then it stays as it is.
+ * folder holds (kd_manifest_covers()), and then it stays as it is; it also names a weight that is
+ * not finite, as above.
  *   add_files (NULL: none): writes more files into the folder it is given, before that is sealed;
  *   it gets `user`
  */

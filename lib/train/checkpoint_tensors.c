@@ -98,7 +98,10 @@ static kd_status write_place(const transfer *t, kd_safetensors_writer *writer, c
         const int64_t left = p->entry->n_elements - at;
         const int64_t n = left < CHUNK ? left : CHUNK;
         fetch(t, p, at, n);
-        const kd_status st = kd_safetensors_write_f32(writer, t->chunk, n);
+        kd_status st = kd_backend_wait(t->optimizer->be); /* else the chunk holds anything */
+        if (!st) {
+            st = kd_safetensors_write_weights(writer, t->chunk, n);
+        }
         if (st) {
             return st;
         }
@@ -115,7 +118,7 @@ static kd_status write_values(const transfer *t, kd_safetensors_writer *writer)
             return st;
         }
     }
-    return kd_backend_wait(t->optimizer->be);
+    return KD_OK;
 }
 
 static kd_status create_file(const transfer *t, kd_safetensors_writer **writer_out)

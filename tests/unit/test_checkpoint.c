@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -416,6 +417,36 @@ Test(checkpoint, a_full_disk_leaves_nothing_half_written)
         cr_expect_eq(latest(), 1);
         kd_fault_quiet(1);
     }
+    tiny_train_destroy(t);
+}
+
+/* A NaN in a weight or a moment, as a last update may leave one that no loss has shown. */
+Test(checkpoint, weights_and_moments_that_are_no_numbers_are_not_saved)
+{
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
+    kd_optimizer *optimizer = kd_trainer_optimizer(t->trainer);
+    kd_parameters *params = kd_trainer_parameters(t->trainer);
+    const kd_tensor moments[] = {optimizer->moments[0].m, optimizer->moments[0].v};
+    cr_assert_eq(save(t, 1), KD_OK);
+    kd_fault_quiet(1);
+    for (int i = 0; i < 2; i++) {
+        float *moment = moments[i].data;
+        const float before = moment[3];
+        moment[3] = INFINITY;
+        cr_expect_eq(save(t, 2), KD_ERR_INVALID);
+        EXPECT_FAULT(i == 0 ? "tensor \"m." : "tensor \"v.");
+        cr_expect_eq(save(t, 1), KD_ERR_INVALID);
+        moment[3] = before;
+    }
+    kd_parameters_write(params, 3, &(float){NAN}, 1);
+    cr_expect_eq(save(t, 2), KD_ERR_INVALID);
+    EXPECT_FAULT(".step-000000000002.tmp/model.safetensors: element ");
+    EXPECT_FAULT(".weight\" is not a number");
+    cr_expect_eq(kd_model_export(temporary_path("final"), params, NULL, NULL), KD_ERR_INVALID);
+    cr_expect_not(kd_file_exists(temporary_path("final")));
+    cr_expect_not(kd_file_exists(temporary_path("step-000000000002")));
+    cr_expect_not(kd_file_exists(temporary_path(".step-000000000002.tmp")));
+    cr_expect_eq(latest(), 1, "what was there still is");
     tiny_train_destroy(t);
 }
 

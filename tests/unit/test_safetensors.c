@@ -156,6 +156,59 @@ Test(safetensors, an_abandoned_writer_leaves_the_file_as_it_was)
     free(data);
 }
 
+/* Of two tensors (2, 3) and (3): which value is bad, in which dtype, and what is said of it. */
+static const struct {
+    kd_safetensors_dtype dtype;
+    int at;
+    uint32_t bits;
+    const char *text;
+} bad_weights[] = {
+    {KD_SAFETENSORS_F32, 0, 0x7fc00000, "element 0 of tensor \"first\" is not a number in F32"},
+    {KD_SAFETENSORS_F32, 5, 0xff800000, "element 5 of tensor \"first\" is infinite in F32"},
+    {KD_SAFETENSORS_BF16, 7, 0xffffffff, "element 1 of tensor \"second\" is not a number in BF16"},
+    {KD_SAFETENSORS_BF16, 8, 0x7f7f8000, "element 2 of tensor \"second\" is infinite in BF16"},
+};
+
+static kd_status write_weights(kd_safetensors_dtype dtype, const float *weights)
+{
+    const kd_safetensors_spec two[] = {
+        {.name = "first", .dtype = dtype, .n_dims = 2, .dims = {2, 3}},
+        {.name = "second", .dtype = dtype, .n_dims = 1, .dims = {3}},
+    };
+    kd_safetensors_writer *writer;
+    cr_assert(eq(int, kd_safetensors_create("x", two, 2, &writer), KD_OK));
+    kd_status st = kd_safetensors_write_weights(writer, weights, 4);
+    if (!st) {
+        st = kd_safetensors_write_weights(writer, weights + 4, 2);
+    }
+    if (!st) {
+        st = kd_safetensors_write_weights(writer, weights + 6, 3);
+    }
+    if (st) {
+        kd_safetensors_abandon(writer);
+        return st;
+    }
+    return kd_safetensors_commit(writer);
+}
+
+Test(safetensors, weights_that_the_file_would_not_hold_as_numbers_are_refused_by_name)
+{
+    const float largest[] = {(kd_float_bits){.bits = 0x7f7fffff}.value,  /* of F32 */
+                             (kd_float_bits){.bits = 0xff7f7fff}.value}; /* that BF16 holds */
+    for (size_t i = 0; i < sizeof bad_weights / sizeof *bad_weights; i++) {
+        float weights[9] = {largest[bad_weights[i].dtype == KD_SAFETENSORS_BF16], -0.0f, 1e-42f};
+        cr_expect(eq(int, write_weights(bad_weights[i].dtype, weights), KD_OK), "case %zu", i);
+        cr_assert(unlink("x") == 0);
+        weights[bad_weights[i].at] = (kd_float_bits){.bits = bad_weights[i].bits}.value;
+        kd_fault_quiet(1);
+        cr_expect(eq(int, write_weights(bad_weights[i].dtype, weights), KD_ERR_INVALID));
+        EXPECT_FAULT("x: ");
+        EXPECT_FAULT(bad_weights[i].text);
+        cr_expect(not(kd_file_exists("x")));
+        kd_fault_quiet(0);
+    }
+}
+
 Test(safetensors, names_that_clash_or_are_not_utf8_are_refused)
 {
     kd_safetensors_writer *writer = NULL;
