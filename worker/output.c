@@ -234,8 +234,20 @@ static void log_step(output *out, const Kd__StepMetrics *metrics)
     }
 }
 
+/* No reason to end where it fails: what was to be saved is saved. */
+static void prune(output *out)
+{
+    const uint32_t keep = out->w->job->checkpoint->keep;
+    if (out->is_prune_due && kd_checkpoint_prune(out->checkpoints, out->saved_step,
+                                                 keep < INT_MAX ? (int)keep : INT_MAX)) {
+        kd_log(KD_LOG_WARN, "old checkpoints are left behind in %s", out->checkpoints);
+    }
+    out->is_prune_due = false;
+}
+
 kd_status output_add_step(output *out, uint64_t step, const kd_step_result *result, double step_s)
 {
+    prune(out); /* a step was made from what was saved: no loss was out of bounds */
     Kd__Loss losses[KD_LOSSES_MAX];
     Kd__Loss *pointers[KD_LOSSES_MAX];
     Kd__RankMessage message = KD__RANK_MESSAGE__INIT;
@@ -287,7 +299,6 @@ static void report_checkpoint(const output *out, uint64_t step, char *path)
 
 kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step)
 {
-    const Kd__Job *job = out->w->job;
     const kd_checkpoint_state state = {.step = step,
                                        .job_hash = out->w->hash,
                                        .job = out->w->identity.data,
@@ -306,10 +317,7 @@ kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step
     kd_log(KD_LOG_INFO, "saved %s", path);
     report_checkpoint(out, step, path);
     free(path);
-    const uint32_t keep = job->checkpoint->keep;
-    if (kd_checkpoint_prune(out->checkpoints, step, keep < INT_MAX ? (int)keep : INT_MAX)) {
-        kd_log(KD_LOG_WARN, "old checkpoints are left behind in %s", out->checkpoints);
-    } /* no reason to end: what was to be saved is saved */
+    out->is_prune_due = true;
     return KD_OK;
 }
 
@@ -321,5 +329,8 @@ kd_status output_save_final(output *out, kd_trainer *trainer)
                                       : kd_model_export(path, kd_trainer_parameters(trainer),
                                                         lineage_add_files, &files);
     free(path);
+    if (!st) {
+        prune(out);
+    }
     return st;
 }

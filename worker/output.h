@@ -26,6 +26,7 @@ typedef struct output {
     csv metrics, evaluations;
     bool is_saved; /* a checkpoint of saved_step is there */
     uint64_t saved_step;
+    bool is_prune_due;  /* for the one saved last */
     double logged_at_s; /* monotonic */
 } output;
 
@@ -58,6 +59,10 @@ KD_MUST_USE kd_status output_add_step(output *out,
 KD_MUST_USE kd_status output_add_evaluation(output *out,
                                             uint64_t step,
                                             const kd_evaluation *evaluation);
+/*
+ * Older checkpoints than the job keeps go only after the next step, or with final/: until then nobody knows
+ * that this one can be trained on, and weights far out of bounds are numbers still.
+ */
 KD_MUST_USE kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step);
 KD_MUST_USE kd_status output_save_final(output *out, kd_trainer *trainer);
 

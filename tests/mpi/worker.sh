@@ -387,6 +387,17 @@ case_bad_input() {
     # Numbers that leave all bounds would do so again.
     expect_exit 65 "expected a number" 2 student.yaml output=diverged training.learning_rate=1e30
     ! grep -i '[^a-z]nan' log || fail "the log says nan"
+    # A checkpoint that no step can be made from takes no other's place.
+    run 1 teacher.yaml output=kept training.steps=4 checkpoint.every_steps=1 checkpoint.keep=3
+    rm -r kept/checkpoints/step-00000000000[34]
+    expect_exit 65 "expected a number" 1 teacher.yaml output=kept training.steps=4 training.learning_rate=1e30 \
+        checkpoint.every_steps=1 checkpoint.keep=1
+    [ -e kept/checkpoints/step-000000000003 ] || fail "nothing was saved before the losses left all bounds"
+    [ -e kept/checkpoints/step-000000000002 ] || fail "the last good checkpoint is gone"
+    # Nobody sees the losses of what the last update makes.
+    expect_exit 65 ".weight\" is not a number in F32, expected a number: not written" 1 teacher.yaml \
+        output=overflown training.steps=1 training.learning_rate=1e38 training.weight_decay=100 data.held_out=0
+    [ ! -e overflown/final ] || fail "weights that are no numbers are a final model"
     : >file
     expect_exit 65 "cannot make folder" 2 student.yaml output=file/student
 }
