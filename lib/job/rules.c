@@ -38,6 +38,16 @@ static void name_steers_no_terminal(const subject *s)
     }
 }
 
+/* A folder of the job's own: its files have names that others use there. */
+static void output_is_a_folder(const subject *s)
+{
+    const char *output = s->job->output != NULL ? s->job->output : "";
+    if (output[0] == '/' && output[strspn(output, "/.")] == '\0') {
+        kd_checker_add(s->c, s->path, "found \"%.80s\", expected a folder of the job's own",
+                       output);
+    }
+}
+
 static void after_names_jobs(const subject *s)
 {
     for (size_t i = 0; i < s->job->n_after && !kd_checker_is_full(s->c); i++) {
@@ -160,7 +170,11 @@ static void points_ascend(const subject *s)
 
 static bool is_zero(const Kd__Schedule *s)
 {
-    return s->has_value && s->value == 0.0;
+    bool zero = !s->has_value || s->value == 0.0;
+    for (size_t i = 0; i < s->n_points; i++) {
+        zero = zero && s->points[i]->value == 0.0;
+    }
+    return zero;
 }
 
 /* Whether a loss of the objective is there and has a weight at some step. */
@@ -237,6 +251,7 @@ typedef struct rule {
 
 static const rule rules[] = {
     {&kd__job__descriptor, "name", name_steers_no_terminal, false},
+    {&kd__job__descriptor, "output", output_is_a_folder, true},
     {&kd__job__descriptor, "after", after_names_jobs, false},
     {&kd__model__descriptor, "head_dim", head_width_is_known, false},
     {&kd__model__descriptor, NULL, shape_can_be_run, false},

@@ -104,6 +104,39 @@ void kd_checker_number(kd_checker *c,
     kd_text_release(&words);
 }
 
+/*
+ * Where a number goes, f32 is what computes with it: there it must not be an end that its range leaves out,
+ * an epsilon of 0 say, nor infinite.
+ */
+static void check_nearest(kd_checker *c, const place *p, double found)
+{
+    const double nearest = (double)(float)found;
+    const kd_range *range = p->range;
+    kd_text number = {0}, words = {0};
+    kd_text_add_double(&number, found);
+    if (!isfinite(nearest)) {
+        kd_checker_add(c, p->path, "found %s, expected a number that f32 holds",
+                       number.failed ? "one" : number.data);
+    } else if (range != NULL && ((range->least_open && nearest <= range->least) ||
+                                 (range->most_open && nearest >= range->most))) {
+        words_of_real(&words, range);
+        kd_checker_add(c, p->path, "found %s, which is %g in f32, expected a number %s",
+                       number.failed ? "one" : number.data, nearest,
+                       words.data != NULL ? words.data : "within the range");
+    }
+    kd_text_release(&words);
+    kd_text_release(&number);
+}
+
+static void check_real(kd_checker *c, const place *p, double found)
+{
+    if (isfinite(found) && (p->range == NULL || kd_range_holds(p->range, found))) {
+        check_nearest(c, p, found);
+    } else {
+        kd_checker_number(c, p->path, found, p->range, false);
+    }
+}
+
 static void check_enum(kd_checker *c, const place *p, int found)
 {
     const ProtobufCEnumDescriptor *type = p->field->descriptor;
@@ -180,10 +213,10 @@ static void check_element(kd_checker *c, const place *p, const void *element)
         check_enum(c, p, *(const int *)element);
         break;
     case PROTOBUF_C_TYPE_DOUBLE:
-        kd_checker_number(c, p->path, *(const double *)element, p->range, false);
+        check_real(c, p, *(const double *)element);
         break;
     case PROTOBUF_C_TYPE_FLOAT:
-        kd_checker_number(c, p->path, (double)*(const float *)element, p->range, false);
+        check_real(c, p, (double)*(const float *)element);
         break;
     case PROTOBUF_C_TYPE_UINT32:
     case PROTOBUF_C_TYPE_FIXED32:

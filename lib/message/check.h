@@ -43,8 +43,8 @@ void kd_checker_number(kd_checker *c,
                        bool is_whole);
 
 /*
- * Every field of a filled message (reflect.h) by its facts: required ones are there, numbers,
- * lengths and counts within range, texts UTF-8, paths absolute; enums have a known value, since bytes from a
+ * Every field of a filled message (reflect.h) by its facts: required ones are there, numbers (real ones
+ * as their nearest f32 too), lengths and counts within range, texts UTF-8, paths absolute; enums have a known value, since bytes from a
  * client may say otherwise.
  */
 void kd_checker_message(kd_checker *c, const ProtobufCMessage *message);

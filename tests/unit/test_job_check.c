@@ -60,6 +60,8 @@ Test(job_check, each_rule_names_path_found_and_expected)
         {"output=", "output: found nothing, expected a path: it is required\n"},
         {"output=''", "output: found nothing, expected a path: it is required\n"},
         {"output=here", "output: found \"here\", expected an absolute path\n"},
+        {"output=/", "output: found \"/\", expected a folder of the job's own\n"},
+        {"output=//.", "output: found \"//.\", expected a folder of the job's own\n"},
         {"after=[first]", "after.0: found \"first\", expected the id of a job, a whole number\n"},
         {"data.files=", "data.files: found no file, expected at least one: it is required\n"},
         {"data.files=[a]", "data.files.0: found \"a\", expected an absolute path\n"},
@@ -141,6 +143,19 @@ Test(job_check, each_rule_names_path_found_and_expected)
          "objective.kd.temperature.points.0.value: found 0, expected a number of at least 0.001\n"},
         {"objective={kd: {weight: 0}, hard: {weight: 0}}",
          "objective: found only weights of 0, expected a loss to train on\n"},
+        {"objective={kd: {weight: 0}, hard: {weight: {points: [{step: 0, value: 0}, "
+         "{step: 9, value: 0}]}}}",
+         "objective: found only weights of 0, expected a loss to train on\n"},
+        {"objective.hard.weight=1e300",
+         "objective.hard.weight: found 1e+300, expected a number that f32 holds\n"},
+        {"training.epsilon=1e-300", "training.epsilon: found 1e-300, which is 0 in f32, expected a "
+                                    "number above 0\n"},
+        {"training.beta1=0.9999999999999", "training.beta1: found 0.9999999999999, which is 1 in "
+                                           "f32, expected a number between 0 and 1\n"},
+        {"training.beta2=1e-300", "training.beta2: found 1e-300, which is 0 in f32, expected a "
+                                  "number between 0 and 1\n"},
+        {"student.model.norm_eps=1e-300", "student.model.norm_eps: found 1e-300, which is 0 in "
+                                          "f32, expected a number above 0\n"},
         {"objective.balance.weight=-1",
          "objective.balance.weight: found -1, expected a number of at least 0\n"},
         {"objective.z.weight=-1",
