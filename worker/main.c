@@ -6,15 +6,12 @@
  * Up to `run` the ranks agree after each phase, so that all end with the true reason. In `run` they
  * wait for each other in many places: whoever fails reports its fault and ends them all.
  */
-#include <errno.h>
 #include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "job/hash.h"
 #include "job/job.h"
@@ -26,7 +23,6 @@
 #include "worker/student.h"
 #include "worker/teacher.h"
 
-#define JOB_BYTES_MAX        (1u << 20)
 #define LAST_WORD_TIMEOUT_MS 30000 /* the outcome is worth waiting for a daemon that restarts */
 #define FAULT_TIMEOUT_MS     5000
 #define GOODBYE_TIMEOUT_MS   2000
@@ -74,34 +70,9 @@ static kd_status open_link(worker *w, const options *o)
     return st;
 }
 
-/* Relative paths of a job are below the folder of its file. */
-static kd_status resolve_paths(Kd__Job *job, const char *job_path)
-{
-    char *absolute = realpath(job_path, NULL);
-    if (absolute == NULL) {
-        const int error = errno;
-        return kd_fail(error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error),
-                       "cannot resolve %s: %s", job_path, strerror(error));
-    }
-    *strrchr(absolute, '/') = '\0';
-    const kd_status st = kd_job_resolve_paths(job, absolute);
-    free(absolute);
-    return st;
-}
-
 static kd_status load_job(worker *w, const options *o)
 {
-    char *text = NULL;
-    size_t size = 0;
-    kd_status st = kd_file_read(o->job_path, JOB_BYTES_MAX, &text, &size);
-    if (st) {
-        return st;
-    }
-    st = kd_job_parse(text, size, o->job_path, o->sets, o->n_sets, &w->job);
-    free(text);
-    if (!st) {
-        st = resolve_paths(w->job, o->job_path);
-    }
+    kd_status st = kd_job_read(o->job_path, o->sets, o->n_sets, &w->job);
     if (!st) {
         st = kd_job_complete(w->job);
     }

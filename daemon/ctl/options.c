@@ -65,8 +65,11 @@ static void print_command_help(const ctl_command *command)
         char letter;
         const char *text;
     } texts[] = {
-        {'s',
-         "  --set PATH=VALUE  change a field of the job, e.g. training.steps=200; may be repeated"},
+        {'s', "  --set PATH=VALUE  change a field of the job, e.g. training.steps=200; may be "
+              "repeated.\n"
+              "                    Relative paths here are below the current folder, those in FILE "
+              "below\n"
+              "                    FILE's"},
         {'a', "  --after JOB       start only when that job has succeeded; may be repeated"},
         {'t', "  --token TEXT      submit once: the same token again gives the same job"},
         {'w', "  --watch           stay and show progress, as watch does"},

@@ -1,13 +1,10 @@
 /* submit.c - submit and validate: a job file becomes a job. */
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 
-#include "base/file.h"
 #include "base/json_print.h"
 #include "base/log.h"
 #include "daemon/ctl/client.h"
@@ -17,33 +14,9 @@
 #include "message/reflect.h"
 #include "message/yaml.h"
 
-/* Reads the file, applies --set, and makes paths absolute from the current folder. */
 static kd_status read_job(const ctl_options *options, Kd__Job **job_out)
 {
-    char *text = NULL;
-    size_t size = 0;
-    char *here = NULL;
-    Kd__Job *job = NULL;
-
-    kd_status st = kd_file_read(options->argument, KD_YAML_BYTES_MAX, &text, &size);
-    if (st) {
-        return st;
-    }
-    st = kd_job_parse(text, size, options->argument, options->sets, options->n_sets, &job);
-    free(text);
-    if (st) {
-        return st;
-    }
-    here = getcwd(NULL, 0);
-    st = here ? kd_job_resolve_paths(job, here)
-              : kd_fail(KD_ERR_IO, "the current folder cannot be read");
-    free(here);
-    if (st) {
-        kd__job__free_unpacked(job, NULL);
-        return st;
-    }
-    *job_out = job;
-    return KD_OK;
+    return kd_job_read(options->argument, options->sets, options->n_sets, job_out);
 }
 
 /* --after, as if the file's list were longer. */

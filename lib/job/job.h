@@ -1,15 +1,15 @@
 /*
  * job.h - what a job file means: from text to a Kd__Job whose every field is there and in range.
  *
- *     kd_job_parse -> kd_job_resolve_paths -> kd_job_complete -> kd_job_check -> kd_job_check_files
+ *     kd_job_read -> kd_job_complete -> kd_job_check -> kd_job_check_files
  *
- * A client does the first two, since the file and its folder are the client's; the daemon does the
+ * A client does the first, since the file and its folder are the client's; the daemon does the
  * others, and again on what a client sent. Mistakes are KD_ERR_INVALID with a text that starts with
  * the file's place or the field's path:
  *
  *     training.batch_size: found 10, expected a multiple of student ranks * micro_batch_size (4)
  *
- * No tensor code. Only kd_job_check_files() touches the disk.
+ * No tensor code. Only kd_job_read() and kd_job_check_files() touch the disk.
  */
 #ifndef KD_JOB_JOB_H
 #define KD_JOB_JOB_H
@@ -21,6 +21,16 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "proto/job.pb-c.h"
+
+/*
+ * Reads the job file at `path` and applies `sets` ("training.steps=200") in order. Relative paths that
+ * stand in the file are below its folder, those in `sets` below the current one; all are absolute then.
+ * KD_ERR_NOT_FOUND without such a file. The caller frees *job_out with kd__job__free_unpacked(job, NULL).
+ */
+KD_MUST_USE kd_status kd_job_read(const char *path,
+                                  const char *const *sets,
+                                  size_t n_sets,
+                                  Kd__Job **job_out);
 
 /*
  * Reads a job file's text and applies `sets` ("training.steps=200") in order. `name` is the file's

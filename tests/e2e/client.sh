@@ -29,6 +29,9 @@ expect 2 'expected a job.s number' distillctl show one
 expect 2 'not an option of this command' distillctl list --csv
 expect 3 'control character' distillctl submit "$dir/job.yaml" --set 'name="a\e[31mb"'
 expect 3 'control character' distillctl submit "$dir/job.yaml" --set 'name="a\u009b31mb"'
+sed "s#$dir/##" "$dir/job.yaml" >"$dir/beside.yaml" # its text and its output are named without a folder
+expect 0 'valid' env -C / distillctl validate "$dir/beside.yaml"
+expect 3 ': /text.txt: No such file' env -C / distillctl validate "$dir/beside.yaml" --set 'data.files=[text.txt]'
 mkdir "$dir/"$'\xff'
 expect 3 'output: found 0xff at byte [0-9]+, expected UTF-8' \
     env -C "$dir/"$'\xff' distillctl validate "$dir/job.yaml" --set output=out

@@ -312,6 +312,10 @@ case_bad_input() {
     expect_exit 65 "MPI started 3 ranks" 3 student.yaml
     expect_exit 65 "training.stpes" 2 student.yaml training.stpes=3
     expect_exit 65 "missing.txt" 2 student.yaml 'data.files=[missing.txt]'
+    mkdir aside
+    cp student.yaml aside # what it names is below its own folder, what is set below this one
+    expect_exit 65 "$folder/missing.txt" 2 aside/student.yaml 'data.files=[missing.txt]'
+    expect_exit 65 "$folder/aside/text.txt" 2 aside/student.yaml output=aside/out
     : >empty.txt
     expect_exit 65 "empty.txt" 2 student.yaml 'data.files=[empty.txt]'
     expect_exit 65 "nowhere" 2 student.yaml teachers.0.checkpoint=nowhere

@@ -3,8 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "message/fields.h"
+#include "tests/support/temporary.h"
 #include "tests/unit/job_fixture.h"
 
 TestSuite(job, .init = be_quiet);
@@ -45,6 +48,45 @@ Test(job, relative_paths_are_below_the_base_folder)
 
     Kd__Job empty = KD__JOB__INIT;
     cr_expect(eq(int, kd_job_resolve_paths(&empty, "/home/x"), KD_OK), "nothing there is fine");
+}
+
+static void expect_path(const char *found, const char *below_folder)
+{
+    cr_expect(eq(str, (char *)found, (char *)temporary_path("%s", below_folder)));
+}
+
+Test(job, paths_are_below_the_folder_of_who_names_them)
+{
+    const char *const sets[] = {"data.files.2=d.txt", "student.checkpoint=s/final"};
+    Kd__Job *job = NULL;
+    temporary_enter();
+    cr_assert(mkdir("jobs", 0700) == 0);
+    temporary_write("jobs/job.yaml", "output: out\ndata: {files: [a.txt, /b.txt, c.txt]}\n");
+    cr_assert(eq(int, kd_job_read("jobs/job.yaml", sets, 2, &job), KD_OK), "%s", kd_fault_text());
+    expect_path(job->output, "jobs/out");
+    expect_path(job->data->files[0], "jobs/a.txt");
+    cr_expect(eq(str, job->data->files[1], "/b.txt"));
+    expect_path(job->data->files[2], "d.txt");
+    expect_path(job->student->checkpoint, "s/final");
+    destroy(job);
+
+    cr_assert(chdir("jobs") == 0);
+    cr_assert(eq(int, kd_job_read("job.yaml", NULL, 0, &job), KD_OK));
+    expect_path(job->output, "jobs/out");
+    destroy(job);
+    temporary_leave();
+}
+
+Test(job, a_file_that_cannot_be_read_and_a_bad_set_give_no_job)
+{
+    const char *const bad[] = {"training.stps=5"};
+    Kd__Job *job = NULL;
+    temporary_enter();
+    temporary_write("job.yaml", "output: out\n");
+    cr_expect(eq(int, kd_job_read("none.yaml", NULL, 0, &job), KD_ERR_NOT_FOUND));
+    cr_expect(eq(int, kd_job_read("job.yaml", bad, 1, &job), KD_ERR_INVALID));
+    cr_expect(job == NULL);
+    temporary_leave();
 }
 
 Test(job, complete_fills_in_defaults_that_depend_on_other_fields)
