@@ -32,10 +32,14 @@ static kd_status check_data_file(const char *field, const char *path)
     if (S_ISDIR(file.st_mode)) {
         return fault(field, path, EISDIR, expected);
     }
+    if (!S_ISREG(file.st_mode)) { /* a pipe waits for its writer, and is read once */
+        return kd_fail(KD_ERR_INVALID, "%s: %s: found no regular file, expected %s", field, path,
+                       expected);
+    }
     if (access(path, R_OK) != 0) {
         return fault(field, path, errno, expected);
     }
-    if (S_ISREG(file.st_mode) && file.st_size == 0) {
+    if (file.st_size == 0) {
         return kd_fail(KD_ERR_INVALID, "%s: %s: found an empty file, expected text", field, path);
     }
     return KD_OK;

@@ -541,6 +541,17 @@ Test(job_files, a_pipe_is_no_config)
     destroy(job);
 }
 
+Test(job_files, a_pipe_or_a_device_is_no_text)
+{
+    Kd__Job *job = job_with_files();
+    cr_assert(mkfifo("pipe", 0600) == 0);
+    replace(&job->data->files[0], temporary_path("pipe"));
+    expect_file_mistake(job, "data.files.0: ", "pipe: found no regular file, expected a file that");
+    replace(&job->data->files[0], "/dev/null");
+    expect_file_mistake(job, "data.files.0: /dev/null: found no regular file", "can be read");
+    destroy(job);
+}
+
 /* A job is not at fault where its files cannot be read just now. */
 Test(job_files, a_disk_that_fails_is_told_from_a_bad_config)
 {
