@@ -107,8 +107,12 @@ static kd_status follow(kd_yaml_reader *r, char *path, target *at)
     return KD_OK;
 }
 
+/* An element cannot be absent: those behind it would move up. */
 static kd_status set_element(kd_yaml_reader *r, const yaml_event_t *event, const target *at)
 {
+    if (kd_yaml_is_null(event)) {
+        return kd_yaml_mistake(r, NULL, "expected a value, found null");
+    }
     const size_t n = kd_message_count(at->message, at->field);
     kd_status st = kd_yaml_read_element(r, event, at->message, at->field);
     if (!st && at->index < n) {
@@ -194,6 +198,18 @@ no_field(const char *shown, const ProtobufCMessageDescriptor *type, const char *
                    nearest != NULL ? "\"?" : "");
 }
 
+static bool is_number(const char *part)
+{
+    return part[0] != '\0' && part[strspn(part, "0123456789")] == '\0';
+}
+
+/* A list of which no element is chosen yet. */
+static bool is_whole_list(const kd_path_place *place)
+{
+    return place->field != NULL && place->field->label == PROTOBUF_C_LABEL_REPEATED &&
+           !place->has_index;
+}
+
 /* A step by type alone: an index behind a list may be any, or left out. */
 static kd_status step_of_type(const char *shown,
                               const char *part,
@@ -201,8 +217,7 @@ static kd_status step_of_type(const char *shown,
                               kd_path_place *place)
 {
     const ProtobufCFieldDescriptor *at = place->field;
-    const bool is_number = part[0] != '\0' && part[strspn(part, "0123456789")] == '\0';
-    if (at != NULL && at->label == PROTOBUF_C_LABEL_REPEATED && !place->has_index && is_number) {
+    if (is_whole_list(place) && is_number(part)) {
         place->has_index = true;
         place->index = strtoul(part, NULL, 10);
         return KD_OK;
@@ -232,13 +247,17 @@ static const ProtobufCMessage *message_at(const ProtobufCMessage *message, const
     return *(ProtobufCMessage *const *)kd_message_at(message, at->field, at->index);
 }
 
-/* `message` may be NULL; *in_out is the message that the field is in, or NULL if that is absent. */
+/*
+ * `message` is NULL where only the type is asked for; then indexes may be left out. *in_out is the message that
+ * the field is in, or NULL if that is absent.
+ */
 static kd_status find(const ProtobufCMessageDescriptor *type,
                       const ProtobufCMessage *message,
                       const char *path,
                       kd_path_place *place_out,
                       const ProtobufCMessage **in_out)
 {
+    const bool needs_index = message != NULL;
     char *parts = strdup(path), *rest = parts;
     char shown[KD_PATH_SHOWN] = "";
     kd_path_place place = {0};
@@ -246,6 +265,10 @@ static kd_status find(const ProtobufCMessageDescriptor *type,
     while (!st && rest != NULL) {
         const char *part = strsep(&rest, ".");
         const kd_path_place before = place;
+        if (needs_index && is_whole_list(&place) && !is_number(part)) {
+            st = kd_fail(KD_ERR_INVALID, "%s: found \"%.60s\", expected an index", shown, part);
+            break;
+        }
         st = step_of_type(shown, part, &type, &place);
         if (!st && before.field != NULL && before.field != place.field) {
             message = message_at(message, &before);

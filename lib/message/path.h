@@ -25,8 +25,8 @@
 
 /*
  * Sets a field, or an element of a list; messages on the way are made. An index equal to the list's
- * length appends; an empty or null value makes the field absent. `name` and ": " stand before
- * mistakes; NULL: nothing does. On an error the message is as it was.
+ * length appends. An empty or null value makes a field absent; an element cannot be. `name` and ": "
+ * stand before mistakes; NULL: nothing does. On an error the message is as it was.
  */
 KD_MUST_USE kd_status kd_path_set(ProtobufCMessage *message,
                                   const char *path,

@@ -224,7 +224,7 @@ wrong_kind(const kd_yaml_reader *r, const yaml_event_t *event, const char *expec
     return st;
 }
 
-static bool is_null(const yaml_event_t *event)
+bool kd_yaml_is_null(const yaml_event_t *event)
 {
     if (event->type != YAML_SCALAR_EVENT) {
         return false;
@@ -305,8 +305,8 @@ static kd_status read_list(kd_yaml_reader *r,
             char index[24];
             (void)snprintf(index, sizeof index, "%zu", i);
             const size_t size = kd_yaml_path_push(r, index);
-            st = is_null(&event) ? wrong_kind(r, &event, kd_field_kind(field))
-                                 : kd_yaml_read_element(r, &event, message, field);
+            st = kd_yaml_is_null(&event) ? wrong_kind(r, &event, kd_field_kind(field))
+                                         : kd_yaml_read_element(r, &event, message, field);
             path_pop(r, size);
         }
         yaml_event_delete(&event);
@@ -322,7 +322,7 @@ kd_status kd_yaml_read_field(kd_yaml_reader *r,
                              const ProtobufCFieldDescriptor *field)
 {
     kd_message_clear(message, field);
-    if (is_null(event)) {
+    if (kd_yaml_is_null(event)) {
         return KD_OK;
     }
     if (field->label == PROTOBUF_C_LABEL_REPEATED) {

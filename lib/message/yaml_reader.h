@@ -51,6 +51,9 @@ KD_MUST_USE kd_status kd_yaml_begin(kd_yaml_reader *r, yaml_event_t *event_out, 
 /* Checks that nothing follows the value. */
 KD_MUST_USE kd_status kd_yaml_end(kd_yaml_reader *r);
 
+/* Whether the value says that there is none. */
+bool kd_yaml_is_null(const yaml_event_t *event);
+
 /*
  * The value that begins with `event` becomes the message's fields, the field, or one more element.
  */

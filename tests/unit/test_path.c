@@ -88,6 +88,20 @@ Test(path, what_is_absent_reads_as_its_default_or_as_nothing)
     kd_message_destroy(job);
 }
 
+/* As of the setter: the first of a list is not the list's. */
+Test(path, no_element_is_got_without_its_index)
+{
+    ProtobufCMessage *job = empty_job();
+    set(job, "teachers.0.checkpoint", "/m");
+    kd_text text = {0};
+    cr_expect(eq(int, kd_path_get(job, "teachers.checkpoint", &text), KD_ERR_INVALID));
+    cr_expect(
+        eq(str, (char *)kd_fault_text(), "teachers: found \"checkpoint\", expected an index"));
+    cr_expect(eq(sz, text.size, 0));
+    expect_value(job, "teachers.0.checkpoint", "/m");
+    kd_message_destroy(job);
+}
+
 Test(path, a_mistake_names_the_path_and_changes_nothing)
 {
     static const struct {
@@ -98,6 +112,10 @@ Test(path, a_mistake_names_the_path_and_changes_nothing)
         {"training.steps.x", "1", "training.steps: has no fields, so no \"x\""},
         {"teachers.x", "a", "teachers: found \"x\", expected an index from 0 to 0"},
         {"", "a", "no such field"},
+        {"data.files.0", "null", "data.files.0: expected a value, found null"},
+        {"data.files.0", "~", "data.files.0: expected a value, found null"},
+        {"data.files.0", "", "data.files.0: expected a value, found nothing"},
+        {"teachers.0", "null", "teachers.0: expected a value, found null"},
         {"training..steps", "1", "training.: no such field"},
     };
 
