@@ -1,6 +1,6 @@
 /*
- * Whether a field was left to be decided is seen by its value, which is then "auto" or nothing: so a job
- * that names what was decided is the same job, and an output's own job.yaml resumes it.
+ * A field that was left to be decided is absent, or "auto": so a job that names what was decided is the
+ * same job, and an output's own job.yaml resumes it.
  */
 #include "worker/resolved.h"
 
@@ -78,7 +78,7 @@ static kd_status take_line(Kd__Job *job, char *line)
     *value++ = '\0';
     kd_status st = kd_path_get(&job->base, line, &mine);
     const char *found = mine.data != NULL ? mine.data : "";
-    if (!st && (*found == '\0' || strcmp(found, "auto") == 0)) {
+    if (!st && (!kd_path_is_set(&job->base, line) || strcmp(found, "auto") == 0)) {
         st = kd_path_set(&job->base, line, value, "the checkpoint");
     } else if (!st && strcmp(found, value) != 0) {
         st = kd_fail(KD_ERR_INVALID, "%s: found %s, the checkpoint was made with %s" OTHERWISE,

@@ -345,8 +345,20 @@ kd_status kd_path_get(const ProtobufCMessage *message, const char *path, kd_text
         return kd_fail(KD_ERR_NOT_FOUND, "%s: found %zu elements, expected more", path, n);
     } else if (n > 0) {
         add_element(value, place.field, kd_message_at(in, place.field, place.index));
+    } else if (in != NULL && kd_message_unset_value(in, place.field) != NULL) {
+        kd_scalar_add(value, place.field, kd_message_unset_value(in, place.field));
     } else {
         kd_path_add_default(value, place.field);
     }
     return value->failed ? kd_fail(KD_ERR_NOMEM, "%s: no memory", path) : KD_OK;
+}
+
+bool kd_path_is_set(const ProtobufCMessage *message, const char *path)
+{
+    kd_path_place place = {0};
+    const ProtobufCMessage *in = NULL;
+    const int quiet = kd_fault_quiet(1);
+    const bool is_path = find(message->descriptor, message, path, &place, &in) == KD_OK;
+    (void)kd_fault_quiet(quiet);
+    return is_path && in != NULL && place.index < kd_message_count(in, place.field);
 }

@@ -35,11 +35,15 @@ KD_MUST_USE kd_status kd_path_set(ProtobufCMessage *message,
 
 /*
  * Adds the value on one line, as kd_path_set() reads it. Of a field that is absent it is the default
- * of its proto, or nothing if that has none. KD_ERR_NOT_FOUND: the list has no such element.
+ * of its proto, or nothing if that has none, unless it is worth something all the same
+ * (kd_message_unset_value()). KD_ERR_NOT_FOUND: the list has no such element.
  */
 KD_MUST_USE kd_status kd_path_get(const ProtobufCMessage *message,
                                   const char *path,
                                   kd_text *value);
+
+/* Whether a path of the message's type leads to something that is there. */
+bool kd_path_is_set(const ProtobufCMessage *message, const char *path);
 
 /* What a path leads to. */
 typedef struct kd_path_place {

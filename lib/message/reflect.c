@@ -39,18 +39,6 @@ static uint8_t *pack(const ProtobufCMessage *message, size_t *size_out)
     return bytes;
 }
 
-ProtobufCMessage *kd_message_copy(const ProtobufCMessage *message)
-{
-    size_t size;
-    uint8_t *bytes = pack(message, &size);
-    if (bytes == NULL) {
-        return NULL;
-    }
-    ProtobufCMessage *copy = protobuf_c_message_unpack(message->descriptor, NULL, size, bytes);
-    free(bytes);
-    return copy;
-}
-
 bool kd_message_equal(const ProtobufCMessage *a, const ProtobufCMessage *b)
 {
     size_t size_a, size_b;
@@ -162,6 +150,56 @@ void *kd_message_at(const ProtobufCMessage *message, const field_descriptor *fie
     return elements + i * element_bytes(field);
 }
 
+/* One whose bytes are its value, and which can be absent: its place is its own even then. */
+static bool is_lone_number(const field_descriptor *field)
+{
+    return field->label == PROTOBUF_C_LABEL_OPTIONAL && !is_pointer(field) && !is_oneof(field) &&
+           field->type != PROTOBUF_C_TYPE_BYTES;
+}
+
+const void *kd_message_unset_value(const ProtobufCMessage *message, const field_descriptor *field)
+{
+    static const uint8_t zero[sizeof(double)];
+    if (!is_lone_number(field) || kd_message_count(message, field) > 0) {
+        return NULL;
+    }
+    const void *usual = field->default_value != NULL ? field->default_value : zero;
+    const void *value = member(message, field);
+    return memcmp(value, usual, element_bytes(field)) != 0 ? value : NULL;
+}
+
+/* What packing leaves out: absent fields are not written, whatever they are worth. */
+static void copy_unset_values(const ProtobufCMessage *from, ProtobufCMessage *to)
+{
+    for (unsigned f = 0; f < from->descriptor->n_fields; f++) {
+        const field_descriptor *field = &from->descriptor->fields[f];
+        const void *value = kd_message_unset_value(from, field);
+        if (value != NULL) {
+            memcpy(member(to, field), value, element_bytes(field));
+        }
+        const size_t n = field->type == PROTOBUF_C_TYPE_MESSAGE ? kd_message_count(from, field) : 0;
+        for (size_t i = 0; i < n; i++) {
+            copy_unset_values(*(ProtobufCMessage **)kd_message_at(from, field, i),
+                              *(ProtobufCMessage **)kd_message_at(to, field, i));
+        }
+    }
+}
+
+ProtobufCMessage *kd_message_copy(const ProtobufCMessage *message)
+{
+    size_t size;
+    uint8_t *bytes = pack(message, &size);
+    if (bytes == NULL) {
+        return NULL;
+    }
+    ProtobufCMessage *copy = protobuf_c_message_unpack(message->descriptor, NULL, size, bytes);
+    free(bytes);
+    if (copy != NULL) {
+        copy_unset_values(message, copy);
+    }
+    return copy;
+}
+
 /* Frees what an element points to, which is not a default. */
 static void release_element(const field_descriptor *field, void *element)
 {
@@ -205,7 +243,7 @@ void kd_message_clear(ProtobufCMessage *message, const field_descriptor *field)
         free(*elements);
         *elements = NULL;
         *(size_t *)quantifier(message, field) = 0;
-    } else if (n != 0) {
+    } else if (n != 0 || is_lone_number(field)) { /* absent already, it may be worth something */
         set_default(field, member(message, field));
         set_quantifier(message, field, false);
     }

@@ -18,7 +18,7 @@
 #include "base/status.h"
 #include "base/text.h"
 
-/* NULL without memory. */
+/* NULL without memory. A copy has what absent numbers are worth, too (kd_message_unset_value()). */
 ProtobufCMessage *kd_message_create(const ProtobufCMessageDescriptor *type);
 ProtobufCMessage *kd_message_copy(const ProtobufCMessage *message);
 void kd_message_destroy(ProtobufCMessage *message); /* NULL is fine */
@@ -58,6 +58,12 @@ size_t kd_message_count(const ProtobufCMessage *message, const ProtobufCFieldDes
  */
 void *
 kd_message_at(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field, size_t i);
+/*
+ * Where the number of an absent field stands that is worth another than its default, as kd_job_complete()
+ * leaves one that is not the job's own; NULL of all other fields.
+ */
+const void *kd_message_unset_value(const ProtobufCMessage *message,
+                                   const ProtobufCFieldDescriptor *field);
 /* Frees what is there; the field is absent (or empty, if repeated) and reads as its default. */
 void kd_message_clear(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field);
 /*

@@ -88,6 +88,25 @@ Test(path, what_is_absent_reads_as_its_default_or_as_nothing)
     kd_message_destroy(job);
 }
 
+Test(path, what_is_absent_and_worth_something_reads_as_that)
+{
+    ProtobufCMessage *job = empty_job();
+    cr_assert(eq(int, kd_message_fill(job), KD_OK));
+    ((Kd__Job *)job)->training->micro_batch_size = 8;
+    expect_value(job, "training.micro_batch_size", "8");
+    cr_expect(not(kd_path_is_set(job, "training.micro_batch_size")));
+    set(job, "name", "x"); /* through a copy */
+    expect_value(job, "training.micro_batch_size", "8");
+    set(job, "training.micro_batch_size", "4");
+    cr_expect(kd_path_is_set(job, "training.micro_batch_size"));
+    set(job, "training.micro_batch_size", "");
+    expect_value(job, "training.micro_batch_size", "");
+    cr_expect(kd_path_is_set(job, "name"));
+    cr_expect(not(kd_path_is_set(job, "teachers.0.name")));
+    cr_expect(not(kd_path_is_set(job, "no.such.field")));
+    kd_message_destroy(job);
+}
+
 /* As of the setter: the first of a list is not the list's. */
 Test(path, no_element_is_got_without_its_index)
 {

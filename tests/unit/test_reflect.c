@@ -83,6 +83,30 @@ Test(reflect, a_copy_is_equal_until_one_is_changed)
     kd_message_destroy(&copy->base);
 }
 
+/* As a completed job has them: a size that follows from the ranks is no field of its own. */
+Test(reflect, what_an_absent_number_is_worth_is_copied_and_cleared)
+{
+    Kd__Job *job = new_job();
+    cr_assert(eq(int, kd_message_fill(&job->base), KD_OK));
+    const ProtobufCFieldDescriptor *size = field_of(job->training, "micro_batch_size");
+    cr_expect(kd_message_unset_value(&job->training->base, size) == NULL);
+    job->training->micro_batch_size = 8;
+    Kd__Job *copy = (Kd__Job *)kd_message_copy(&job->base);
+    cr_expect(eq(u32, copy->training->micro_batch_size, 8));
+    cr_expect(not(copy->training->has_micro_batch_size));
+    cr_expect(kd_message_equal(&job->base, &copy->base));
+    const uint32_t *value = kd_message_unset_value(&copy->training->base, size);
+    cr_assert(value != NULL);
+    cr_expect(eq(u32, *value, 8));
+    kd_message_clear(&copy->training->base, size);
+    cr_expect(eq(u32, copy->training->micro_batch_size, 0));
+
+    job->training->has_micro_batch_size = 1;
+    cr_expect(kd_message_unset_value(&job->training->base, size) == NULL, "it is set");
+    kd_message_destroy(&job->base);
+    kd_message_destroy(&copy->base);
+}
+
 Test(reflect, equal_tells_types_apart)
 {
     ProtobufCMessage *a = kd_message_create(&kd__job_list__descriptor);
