@@ -86,6 +86,7 @@ Test(hash, paths_what_may_change_and_who_computes_it_are_left_out)
                                 "after=['7']",
                                 "data.files=[/b.txt]",
                                 "teachers.0.checkpoint=/m2",
+                                "teachers.0.name=renamed",
                                 "objective.kd.temperature=2",
                                 "objective.hard.weight={points: [{step: 1, value: 2}]}",
                                 "evaluation.every_steps=5",
