@@ -166,11 +166,40 @@ static void on_checked(uv_work_t *work, int status)
     }
 }
 
+/* The first name in a path, and its length, 0 at the end; slashes and "." between names are none. */
+static const char *next_name(const char *path, size_t *n_out)
+{
+    path += strspn(path, "/");
+    while (path[0] == '.' && (path[1] == '/' || path[1] == '\0')) {
+        path++;
+        path += strspn(path, "/");
+    }
+    *n_out = strcspn(path, "/");
+    return path;
+}
+
+/* Whether a path is a folder's, or of something in it, by the names in them: neither may be there yet. */
+static bool is_within(const char *path, const char *folder)
+{
+    for (;;) {
+        size_t n, n_folder;
+        path = next_name(path, &n);
+        folder = next_name(folder, &n_folder);
+        if (n_folder == 0) {
+            return true;
+        }
+        if (n != n_folder || memcmp(path, folder, n) != 0) {
+            return false;
+        }
+        path += n;
+        folder += n;
+    }
+}
+
 static bool is_made_later(const submission *s, const char *path)
 {
     for (size_t i = 0; path != NULL && i < s->n_made_later; i++) {
-        const size_t n = strlen(s->made_later[i]);
-        if (strncmp(path, s->made_later[i], n) == 0 && (path[n] == '/' || path[n] == '\0')) {
+        if (is_within(path, s->made_later[i])) {
             return true;
         }
     }

@@ -75,8 +75,13 @@ for i in {1..260}; do
 done
 steering=$(distillctl submit "$dir/job.yaml" --set "output=\"$dir/a\\u009b31mb\"")
 equal "a folder that would steer a terminal" "$(distillctl show "$steering" | grep -c '/a?31mb$')" 1
+# What a job before will write is not looked for yet, however its folder is written.
+before=$(distillctl submit "$dir/job.yaml" --set output="$dir/before/")
+later() { distillctl submit "$dir/job.yaml" --set output="$dir/later" --after "$before" --set "teachers.0.checkpoint=$1"; }
+expect 0 '' later "$dir/./before//final"
+expect 3 'before-it/final: No such file' later "$dir/before-it/final"
 one_value distillctl list --json
-equal "jobs" "$(distillctl list --json | jq '.jobs | length')" 264
+equal "jobs" "$(distillctl list --json | jq '.jobs | length')" 266
 equal "header lines" "$(distillctl list | grep -c 'JOB')" 1
 equal "a reader that leaves" "$(distillctl list 2>&1 | head -n 1 | cut -c 1-6)" "   JOB"
 code=0
