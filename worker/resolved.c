@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "distill/loss.h"
 #include "format/model_folder.h"
+#include "message/check.h"
 #include "message/path.h"
 #include "train/dtype.h"
 #include "worker/dtype.h"
@@ -88,6 +89,17 @@ static kd_status take_line(Kd__Job *job, char *line)
     return st;
 }
 
+/* The job's own values were checked before; what is out of range now came from the checkpoint. */
+static kd_status check_ranges(const Kd__Job *job)
+{
+    kd_checker checker = {0};
+    const int quiet = kd_fault_quiet(1);
+    kd_checker_message(&checker, &job->base);
+    const kd_status st = kd_checker_end(&checker, NULL);
+    (void)kd_fault_quiet(quiet);
+    return st ? kd_fail(st, "the checkpoint: %s", kd_fault_text()) : KD_OK;
+}
+
 /* Other ranks than those it was made on may not be able to cut batches as it did. */
 static kd_status check_cut(const Kd__Job *job)
 {
@@ -111,6 +123,9 @@ kd_status resolved_take(Kd__Job *job, const char *made_with)
         st = *line != '\0' ? take_line(job, line) : KD_OK;
     }
     free(lines);
+    if (!st) {
+        st = check_ranges(job);
+    }
     return st ? st : check_cut(job);
 }
 

@@ -16,8 +16,8 @@
 KD_MUST_USE kd_status resolved_settle(worker *w, const char *made_with);
 
 /*
- * Gives the job what a checkpoint holds. KD_ERR_INVALID: it names another value, or its ranks cannot
- * share batches in such parts; names the field.
+ * Gives a job that was checked what a checkpoint holds. KD_ERR_INVALID: it names another value, its ranks
+ * cannot share batches in such parts, or the checkpoint's value is out of range; names the field.
  */
 KD_MUST_USE kd_status resolved_take(Kd__Job *job, const char *made_with);
 

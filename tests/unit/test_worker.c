@@ -167,6 +167,8 @@ Test(resolved, another_wish_is_refused_by_its_field)
          "teachers.0.transport: found hidden, the checkpoint was made with logits"},
         {"training.micro_batch_size=5\n",
          "student.resources.ranks: found 1, but the checkpoint was made with micro-batches of 5"},
+        {"training.micro_batch_size=0\n",
+         "the checkpoint: training.micro_batch_size: found 0, expected 1 to 1048576"},
         {"training.dtype=f16\n", "training.dtype"},
         {"training.dtype\n", "expected PATH=VALUE"},
     };
