@@ -38,9 +38,9 @@
  * daemon alone needs may be left out, and is not used: output, data.files, ranks, limits, times of saving.
  * All runs in this process, on student.resources.threads.
  *
- * Models are folders in the form of Hugging Face: config.json and model.safetensors, of type llama,
- * mixtral, qwen2_moe, qwen3_moe or olmoe. Losses have names: "kd" (the teacher's distribution),
- * "hard" (the labels), "balance" and "z" (the router).
+ * Models are folders in the form of Hugging Face: config.json and model.safetensors, of a type that
+ * student.model.type takes (another is answered with those that there are). Losses have names: "kd"
+ * (the teacher's distribution), "hard" (the labels), "balance" and "z" (the router).
  *
  * Errors: every kd_status but KD_OK comes with a text that names what was wrong, what was found and
  * what was expected: kd_error_text(). Outputs are then untouched. The text is also a line on

@@ -5,7 +5,7 @@
  * at its default, in strcmp's order:
  *
  *     v1
- *     data.files.0=content 00c0ffee00c0ffee
+ *     data.files=content 00c0ffee00c0ffee
  *     student.model.hidden_size=64
  *     teachers=1 element
  *     training.steps=100
@@ -28,7 +28,7 @@
 #include "base/text.h"
 #include "proto/job.pb-c.h"
 
-/* What stands where a field of the job says: "data.files.0", "teachers.0.checkpoint". */
+/* What stands where a field of the job says: "data.files", "teachers.0.checkpoint". */
 typedef struct kd_job_content {
     const char *path; /* the field's */
     uint64_t hash;    /* of what a reader takes from there */

@@ -12,7 +12,7 @@
 static const char help[] =
     "usage: distill-model inspect FOLDER [--json] [--log-level debug|info|warn|error]\n"
     "\n"
-    "prints the shape and size of a model folder (config.json, model.safetensors)\n";
+    "prints the shape and size of a model folder, from its config.json\n";
 
 typedef struct arguments {
     const char *folder;
