@@ -11,6 +11,7 @@
 
 #include "daemon/run.h"
 #include "daemon/session.h"
+#include "daemon/state_folder.h"
 
 #define PIECE_BYTES (64u << 10)
 #define POLL_MS     250
@@ -154,7 +155,7 @@ static void look(log_reader *r)
     int error;
     if (r->file < 0) {
         char path[PATH_MAX];
-        run_log_path(r->co, r->entry->job.id, r->attempt, path);
+        state_log_path(r->co->folder, r->entry->job.id, r->attempt, path);
         error = uv_fs_open(r->co->loop, &r->request, path, O_RDONLY | O_CLOEXEC, 0, on_opened);
     } else {
         const uv_buf_t piece = uv_buf_init(r->piece, sizeof r->piece);

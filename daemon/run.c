@@ -16,23 +16,10 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "daemon/launch_mpirun.h"
+#include "daemon/preparation.h"
 #include "daemon/process.h"
 #include "daemon/rank.h"
 #include "job/job.h"
-#include "message/yaml.h"
-#include "proto/worker.pb-c.h"
-
-/* What a pool thread needs to prepare a launch; the run leaves it alone meanwhile. */
-typedef struct preparation {
-    uv_work_t work;
-    launch launch;
-    Kd__Job *spec;
-    kd_text yaml;
-    uint8_t *attempt;
-    char folder[PATH_MAX], job_file[PATH_MAX], attempt_file[PATH_MAX], log_file[PATH_MAX];
-    kd_status status;
-    char fault[ATTEMPT_TEXT_BYTES];
-} preparation;
 
 struct run {
     run *next;
@@ -66,31 +53,6 @@ attempt *run_attempt(run *r)
 static uint64_t now_ms(const run *r)
 {
     return uv_now(r->co->loop);
-}
-
-/* Paths below PATH_MAX: the state folder's was resolved by realpath(3) and what follows is short. */
-static void job_path(const coordinator *co, uint64_t id, const char *name, char *path_out)
-{
-    if (snprintf(path_out, PATH_MAX, "%s/jobs/%" PRIu64 "%s", co->folder, id, name) >= PATH_MAX) {
-        path_out[0] = '\0'; /* no file has that name: opening it fails and is reported */
-    }
-}
-
-void run_log_path(const coordinator *co, uint64_t job_id, uint32_t number, char *path_out)
-{
-    char name[64];
-    (void)snprintf(name, sizeof name, "/attempt-%u.log", number);
-    job_path(co, job_id, name, path_out);
-}
-
-static void preparation_destroy(preparation *p)
-{
-    if (p != NULL) {
-        kd__job__free_unpacked(p->spec, NULL);
-        kd_text_release(&p->yaml);
-        free(p->attempt);
-        free(p);
-    }
 }
 
 static void run_destroy(run *r)
@@ -168,8 +130,8 @@ static void spawn(run *r)
     entry *e = r->entry;
     process_stat stat;
     kd_fault_quiet(1);
-    const kd_status st =
-        launch_mpirun(r->co->loop, &r->preparation->launch, on_launcher_exit, r, &e->launcher_pid);
+    const kd_status st = launch_mpirun(r->co->loop, preparation_launch(r->preparation),
+                                       on_launcher_exit, r, &e->launcher_pid);
     kd_fault_quiet(0);
     if (st) {
         attempt_fault(&r->attempt, kd_fault_text(), false);
@@ -184,17 +146,16 @@ static void spawn(run *r)
                      r->attempt.number, r->attempt.n_ranks, e->launcher_pid);
 }
 
-static void on_prepared(uv_work_t *work, int status)
+static void on_prepared(void *context, kd_status st, const char *fault)
 {
-    run *r = work->data;
+    run *r = context;
     preparation *p = r->preparation;
     r->co->n_on_pool--;
     if (r->co->over) { /* the next daemon finds an attempt without a process, and tries again */
         return;
     }
-    if (status != 0 || p->status) {
-        attempt_unprepared(&r->attempt, status != 0 ? KD_ERR_IO : p->status,
-                           status != 0 ? "the launch was interrupted" : p->fault);
+    if (st) {
+        attempt_unprepared(&r->attempt, st, fault);
         attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
     } else if (r->attempt.cause != ATTEMPT_CAUSE_NONE) { /* stopped meanwhile */
         attempt_launcher_gone(&r->attempt, ATTEMPT_EXIT_UNKNOWN, now_ms(r));
@@ -204,67 +165,6 @@ static void on_prepared(uv_work_t *work, int status)
     r->preparation = NULL;
     preparation_destroy(p);
     run_drive(r);
-}
-
-/* On a pool thread. Files are looked at again: a job before this one may have made them, or not. */
-static void prepare(uv_work_t *work)
-{
-    const run *r = work->data;
-    preparation *p = r->preparation;
-    kd_fault_quiet(1);
-    p->status = kd_job_check_files(p->spec);
-    if (p->status == KD_OK) {
-        p->status = launch_prepare(&p->launch);
-    }
-    if (p->status) {
-        (void)snprintf(p->fault, sizeof p->fault, "%s", kd_fault_text());
-    }
-    kd_fault_quiet(0);
-}
-
-static void name_files(const run *r, preparation *p)
-{
-    const uint64_t id = r->entry->job.id;
-    char name[64];
-    job_path(r->co, id, "", p->folder);
-    job_path(r->co, id, "/job.yaml", p->job_file);
-    (void)snprintf(name, sizeof name, "/attempt-%u", r->attempt.number);
-    job_path(r->co, id, name, p->attempt_file);
-    run_log_path(r->co, id, r->attempt.number, p->log_file);
-}
-
-static bool pack_attempt(const run *r, preparation *p)
-{
-    Kd__Attempt file = KD__ATTEMPT__INIT;
-    file.has_job_id = file.has_number = file.has_secret = 1;
-    file.job_id = r->entry->job.id;
-    file.number = r->attempt.number;
-    file.secret.data = (uint8_t *)r->attempt.secret; /* only read */
-    file.secret.len = sizeof r->attempt.secret;
-    file.address = (char *)r->co->rank_address; /* only read */
-    p->attempt = malloc(kd__attempt__get_packed_size(&file));
-    p->launch.attempt_bytes = p->attempt == NULL ? 0 : kd__attempt__pack(&file, p->attempt);
-    return p->attempt != NULL;
-}
-
-static bool fill_preparation(const run *r, preparation *p)
-{
-    p->spec = entry_unpack(r->entry);
-    if (p->spec == NULL || kd_job_complete(p->spec) || !pack_attempt(r, p)) {
-        return false;
-    }
-    kd_yaml_print(&p->yaml, &p->spec->base);
-    name_files(r, p);
-    p->launch.worker = r->co->worker;
-    p->launch.folder = p->folder;
-    p->launch.job_file = p->job_file;
-    p->launch.attempt_file = p->attempt_file;
-    p->launch.log_file = p->log_file;
-    p->launch.mark = r->mark;
-    p->launch.n_ranks = r->attempt.n_ranks;
-    p->launch.job_yaml = p->yaml.data;
-    p->launch.attempt = p->attempt;
-    return !p->yaml.failed;
 }
 
 /* Another attempt that writes to the same folder, or is about to; NULL if there is none. */
@@ -303,15 +203,12 @@ static void on_recorded(void *context, kd_status st)
         refuse_output(r, writer);
         return;
     }
-    preparation *p = calloc(1, sizeof *p);
-    if (p == NULL || !fill_preparation(r, p)) {
-        preparation_destroy(p);
-        coordinator_fail(r->co);
-        return;
-    }
-    r->preparation = p;
-    p->work.data = r;
-    if (uv_queue_work(r->co->loop, &p->work, prepare, on_prepared) != 0) {
+    const preparation_place place = {.folder = r->co->folder,
+                                     .worker = r->co->worker,
+                                     .address = r->co->rank_address,
+                                     .mark = r->mark};
+    r->preparation = preparation_create(r->entry, &r->attempt, &place);
+    if (r->preparation == NULL || preparation_start(r->preparation, r->co->loop, on_prepared, r)) {
         coordinator_fail(r->co);
         return;
     }

@@ -45,7 +45,4 @@ bool run_is_told_to_stop(const run *r);
 /* Carries out what the attempt wants; may destroy the run. After everything told to the attempt. */
 void run_drive(run *r);
 
-/* STATE/jobs/ID/attempt-N.log into a buffer of PATH_MAX bytes. */
-void run_log_path(const coordinator *co, uint64_t job_id, uint32_t number, char *path_out);
-
 #endif

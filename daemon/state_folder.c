@@ -6,6 +6,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,4 +78,19 @@ kd_status state_folder_open(const char *folder, char **path_out, int *lock_out)
     }
     *path_out = path;
     return KD_OK;
+}
+
+/* Below PATH_MAX: the folder was resolved by realpath(3) and what follows is short. */
+void state_job_path(const char *folder, uint64_t job_id, const char *name, char *path_out)
+{
+    if (snprintf(path_out, PATH_MAX, "%s/jobs/%" PRIu64 "%s", folder, job_id, name) >= PATH_MAX) {
+        path_out[0] = '\0'; /* no file has that name: opening it fails and is reported */
+    }
+}
+
+void state_log_path(const char *folder, uint64_t job_id, uint32_t attempt, char *path_out)
+{
+    char name[64];
+    (void)snprintf(name, sizeof name, "/attempt-%u.log", attempt);
+    state_job_path(folder, job_id, name, path_out);
 }

@@ -7,6 +7,8 @@
 #ifndef KD_DAEMON_STATE_FOLDER_H
 #define KD_DAEMON_STATE_FOLDER_H
 
+#include <stdint.h>
+
 #include "base/status.h"
 
 /*
@@ -15,5 +17,12 @@
  * be closed at the end. Blocks on the disk.
  */
 KD_MUST_USE kd_status state_folder_open(const char *folder, char **path_out, int *lock_out);
+
+/*
+ * Paths in it, into buffers of PATH_MAX bytes: DIR/jobs/ID with `name` behind it ("/job.yaml"), and
+ * DIR/jobs/ID/attempt-N.log.
+ */
+void state_job_path(const char *folder, uint64_t job_id, const char *name, char *path_out);
+void state_log_path(const char *folder, uint64_t job_id, uint32_t attempt, char *path_out);
 
 #endif

@@ -9,7 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "base/progress.h"
 #include "message/reflect.h"
@@ -17,7 +16,6 @@
 #include "wire/hello.h"
 #include "worker/link_queue.h"
 
-#define ATTEMPT_BYTES_MAX    65536
 #define PROGRAM              "distill-worker"
 #define RETRY_MS_MIN         100
 #define RETRY_MS_MAX         2000
@@ -58,25 +56,6 @@ struct rank_link {
     uint64_t retry_ms;
     uint64_t heartbeat_ms;
 };
-
-kd_status rank_link_read_attempt(const char *path, Kd__Attempt **attempt_out)
-{
-    char *bytes = NULL;
-    size_t size = 0;
-    const kd_status st = kd_file_read(path, ATTEMPT_BYTES_MAX, &bytes, &size);
-    if (st) {
-        return st;
-    }
-    Kd__Attempt *attempt = kd__attempt__unpack(NULL, size, (const uint8_t *)bytes);
-    explicit_bzero(bytes, size); /* it holds the secret */
-    free(bytes);
-    if (attempt == NULL || !attempt->has_secret || attempt->address == NULL) {
-        kd__attempt__free_unpacked(attempt, NULL);
-        return kd_fail(KD_ERR_PROTO, "%s: expected an attempt with secret and address", path);
-    }
-    *attempt_out = attempt;
-    return KD_OK;
-}
 
 static void send_hello(rank_link *link)
 {

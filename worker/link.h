@@ -32,9 +32,6 @@ typedef struct rank_link_settings {
     void (*on_refused)(const char *text);
 } rank_link_settings;
 
-/* Reads and checks an attempt file; kd__attempt__free_unpacked() frees it. */
-KD_MUST_USE kd_status rank_link_read_attempt(const char *path, Kd__Attempt **attempt_out);
-
 /* Returns at once; the connection comes when it comes. KD_ERR_INVALID for a bad address. */
 KD_MUST_USE kd_status rank_link_open(const rank_link_settings *settings, rank_link **link_out);
 

@@ -16,6 +16,7 @@
 #include "job/hash.h"
 #include "job/job.h"
 #include "message/reflect.h"
+#include "worker/attempt_file.h"
 #include "worker/identity.h"
 #include "worker/lineage.h"
 #include "worker/options.h"
@@ -55,7 +56,7 @@ static kd_status open_link(worker *w, const options *o)
     if (o->attempt_path == NULL) {
         return KD_OK;
     }
-    kd_status st = rank_link_read_attempt(o->attempt_path, &attempt);
+    kd_status st = attempt_file_read(o->attempt_path, &attempt);
     if (st) {
         return st;
     }

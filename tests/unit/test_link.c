@@ -9,6 +9,7 @@
 #include "base/progress.h"
 #include "wire/hello.h"
 #include "wire/listener.h"
+#include "worker/attempt_file.h"
 #include "worker/link.h"
 
 /* A daemon of one connection, on the test's own thread. */
@@ -478,8 +479,8 @@ Test(link, a_file_that_is_no_attempt_is_refused)
     cr_assert(fd >= 0);
     cr_assert(write(fd, "not an attempt", 14) == 14);
     (void)close(fd);
-    cr_expect(eq(int, rank_link_read_attempt(path, &attempt), KD_ERR_PROTO));
+    cr_expect(eq(int, attempt_file_read(path, &attempt), KD_ERR_PROTO));
     (void)unlink(path);
-    cr_expect(eq(int, rank_link_read_attempt(path, &attempt), KD_ERR_NOT_FOUND));
+    cr_expect(eq(int, attempt_file_read(path, &attempt), KD_ERR_NOT_FOUND));
     cr_expect(attempt == NULL);
 }
