@@ -51,7 +51,10 @@ void batch_reader_close(batch_reader *reader); /* fine on {0} */
 /* next() of a kd_source whose user is the reader. */
 KD_MUST_USE kd_status batch_reader_next(void *reader, uint64_t m, kd_batch *batch_out);
 
-/* The held-out split, or as large a sample of it as is wanted, the same for every model. Only if has_test; `b` must outlive it. */
+/*
+ * The held-out split, or as large a sample of it as is wanted, the same for every model. Only if has_test; `b`
+ * must outlive it.
+ */
 kd_sequences batches_held_out(batches *b);
 
 #endif

@@ -1,4 +1,8 @@
-/* clock.h - the two clocks. Intervals are measured on the monotonic one only. */
+/*
+ * clock.h - the two clocks. Intervals are measured on the monotonic one only.
+ *
+ * Threads: any.
+ */
 #ifndef KD_BASE_CLOCK_H
 #define KD_BASE_CLOCK_H
 

@@ -3,6 +3,8 @@
  *
  * Every function reports a fault with the path, the operation and errno's text.
  * All of them block on the disk.
+ *
+ * Threads: any.
  */
 #ifndef KD_BASE_FILE_H
 #define KD_BASE_FILE_H
@@ -58,7 +60,8 @@ bool kd_file_exists(const char *path);
 /*
  * What an errno of a path means to whoever would try again: KD_ERR_INVALID where the path itself
  * is wrong and stays so (a file where a folder must be, no permission, too long); else KD_ERR_IO, also
- * for ENOENT, which only those call KD_ERR_NOT_FOUND who open to read. The functions of this file and of writer.h answer by it.
+ * for ENOENT, which only those call KD_ERR_NOT_FOUND who open to read. The functions of this file and of
+ * writer.h answer by it.
  */
 kd_status kd_status_of_errno(int error);
 

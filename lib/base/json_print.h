@@ -10,6 +10,8 @@
  * Commas and line breaks come by themselves. Lacking memory is told by text->failed, once at the end.
  * Bytes of a string that are not UTF-8 become U+FFFD; what is safe in JSON but not in YAML is escaped
  * too, so that a string here is one there. NaN and infinities are null.
+ *
+ * Threads: any, one printer at a time.
  */
 #ifndef KD_BASE_JSON_PRINT_H
 #define KD_BASE_JSON_PRINT_H

@@ -4,7 +4,9 @@
  *     kd_option_begin();
  *     while (!(st = kd_option_next(argc, argv, ":h", known, &letter)) && letter != KD_OPTION_END) ...
  *
- * An option may be shortened as far as it stays clear. Threads: one command line at a time, getopt() keeps its place in globals.
+ * An option may be shortened as far as it stays clear.
+ *
+ * Threads: one command line at a time, since getopt() keeps its place in globals.
  */
 #ifndef KD_BASE_OPTION_H
 #define KD_BASE_OPTION_H

@@ -4,6 +4,8 @@
  * kd_text starts as {0}; kd_text_release() frees it and makes it {0} again. `data` is
  * always NUL-terminated once something was added. An append that finds no memory sets
  * `failed` and changes nothing; the caller looks once, at the end.
+ *
+ * Threads: any, one text at a time. Pure.
  */
 #ifndef KD_BASE_TEXT_H
 #define KD_BASE_TEXT_H

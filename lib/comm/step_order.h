@@ -10,6 +10,8 @@
  * live values that act from its step on. Orders for the first `lead` steps are issued at creation;
  * they are KD_ORDER_CONTINUE without changes. Broadcasts are non-blocking, of one size, and posted in the
  * same order everywhere.
+ *
+ * Threads: MPI's, as comm/world.h says.
  */
 #ifndef KD_COMM_STEP_ORDER_H
 #define KD_COMM_STEP_ORDER_H

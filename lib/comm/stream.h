@@ -11,6 +11,8 @@
  * Requests are persistent, one for each slot, peer and group, made when first used. Between a replica
  * and a student the sends and receives of a group start in ascending order of m, with the group's own
  * tag; MPI's rule that messages do not overtake each other pairs them.
+ *
+ * Threads: MPI's, which is that of the back end too.
  */
 #ifndef KD_COMM_STREAM_H
 #define KD_COMM_STREAM_H

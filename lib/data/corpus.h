@@ -6,6 +6,8 @@
  *
  * Every document is followed by the tokenizer's end token. Files are streamed: memory is that of
  * one piece of a text file, or of one line.
+ *
+ * Threads: any. Blocks on the disk.
  */
 #ifndef KD_DATA_CORPUS_H
 #define KD_DATA_CORPUS_H

@@ -14,6 +14,8 @@
  * sequence_length: the same bytes on any machine, at any time.
  *
  * Memory does not grow with the files. Everything blocks on the disk.
+ *
+ * Threads: any; one packing into a folder at a time.
  */
 #ifndef KD_DATA_PACK_H
 #define KD_DATA_PACK_H

@@ -14,6 +14,8 @@
  * Each loss is a mean over the rows of the whole step, on all ranks, that it counts: its gradient is
  * divided by that count as it is formed, its sum when it is reported. A loss that counts no row is 0
  * and has no gradient; one whose weight is 0 at a step is not computed.
+ *
+ * Threads: that of the back end.
  */
 #ifndef KD_DISTILL_LOSS_H
 #define KD_DISTILL_LOSS_H

@@ -7,6 +7,8 @@
  * added, kd_signal_plan_lay_out() gives each its place: the signals of a teacher that the same losses
  * read lie side by side and form a group, which travels while any of those losses has weight and is
  * neither computed nor sent otherwise. A set of groups is a mask, bit g for group g.
+ *
+ * Pure. Threads: any; a plan that was laid out is not changed by its use.
  */
 #ifndef KD_DISTILL_SIGNAL_H
 #define KD_DISTILL_SIGNAL_H

@@ -4,6 +4,8 @@
  * Parameters that are fused here (queries, keys and values; gate and up; the experts of a layer) are
  * tensors of their own in a checkpoint. Every one of those is a contiguous range, since fusing puts
  * rows below rows, and experts behind experts.
+ *
+ * Pure. Threads: any.
  */
 #ifndef KD_FORMAT_HF_NAMES_H
 #define KD_FORMAT_HF_NAMES_H

@@ -11,6 +11,8 @@
  *                            with KD_IDENTITY_FULL all of it
  *
  * so that a teacher of terabytes is known within seconds. Blocks on the disk.
+ *
+ * Threads: any. Blocks on the disk.
  */
 #ifndef KD_FORMAT_IDENTITY_H
 #define KD_FORMAT_IDENTITY_H

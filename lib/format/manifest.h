@@ -9,6 +9,8 @@
  *
  * Folders inside the folder, hidden files and *.tmp are not part of it.
  * Writing and verifying read every byte of every file.
+ *
+ * Threads: any. Blocks on the disk.
  */
 #ifndef KD_FORMAT_MANIFEST_H
 #define KD_FORMAT_MANIFEST_H

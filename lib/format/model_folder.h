@@ -9,6 +9,8 @@
  *   KD_ERR_INVALID               a tensor is missing or has another shape or dtype: a checkpoint of
  *                                another architecture
  * All functions block on the disk; load and save also wait for the back end.
+ *
+ * Threads: that of the back end. Blocks on the disk.
  */
 #ifndef KD_FORMAT_MODEL_FOLDER_H
 #define KD_FORMAT_MODEL_FOLDER_H

@@ -4,6 +4,8 @@
  *
  * An index is believed only if every tensor it names is in the file it names, and those files hold
  * no others. Faults are reported with the file; statuses as in safetensors.h.
+ *
+ * Threads: any; an open set is not changed by its use. Blocks on the disk.
  */
 #ifndef KD_FORMAT_SHARDS_H
 #define KD_FORMAT_SHARDS_H

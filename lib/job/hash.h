@@ -16,6 +16,8 @@
  * is in the files is known to callers alone, who pass its hashes.
  *
  * micro_batch_size is in where it is given; its default depends on the ranks.
+ *
+ * Pure. Threads: any.
  */
 #ifndef KD_JOB_HASH_H
 #define KD_JOB_HASH_H

@@ -84,7 +84,8 @@ KD_MUST_USE kd_status kd_job_check_model(const Kd__Job *job, kd_text *mistakes);
 
 /*
  * Checks that data files and checkpoint folders are there and readable, that the models which
- * config.json tells of fit the job and each other, and that output can be made: its nearest existing ancestor is a writable folder. For a checked job; blocks on the disk.
+ * config.json tells of fit the job and each other, and that output can be made: its nearest existing
+ * ancestor is a writable folder. For a checked job; blocks on the disk.
  */
 KD_MUST_USE kd_status kd_job_check_files(const Kd__Job *job);
 

@@ -3,6 +3,8 @@
  *
  * A mistake is a line "PATH: found X, expected Y". A person gets up to KD_MISTAKES_MAX of them, and
  * so corrects a file once; there the walk ends, since what a peer sent may have millions.
+ *
+ * Pure. Threads: any, one checker at a time.
  */
 #ifndef KD_MESSAGE_CHECK_H
 #define KD_MESSAGE_CHECK_H

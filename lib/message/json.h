@@ -4,6 +4,8 @@
  * Field names are those of the proto, enums are lower-case words, 64-bit integers are plain
  * numbers, bytes are base64, doubles have 15 to 17 significant digits, as few as read back the
  * same; NaN and infinities are null. Bytes of a string that are not UTF-8 become U+FFFD.
+ *
+ * Pure. Threads: any.
  */
 #ifndef KD_MESSAGE_JSON_H
 #define KD_MESSAGE_JSON_H

@@ -12,6 +12,8 @@
  *     teachers: found "x", expected an index from 0 to 1
  *
  * Ranges and rules are for check.h and lib/job to judge. Nothing here blocks.
+ *
+ * Pure. Threads: any, one message at a time.
  */
 #ifndef KD_MESSAGE_PATH_H
 #define KD_MESSAGE_PATH_H

@@ -7,6 +7,8 @@
  *
  * Enum words are the proto names in lower case. A type whose first field is named `value`
  * (Schedule) may be written as that bare value, and its absence means something of its own.
+ *
+ * Threads: any, one message at a time.
  */
 #ifndef KD_MESSAGE_REFLECT_H
 #define KD_MESSAGE_REFLECT_H

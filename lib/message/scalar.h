@@ -1,5 +1,7 @@
 /*
  * scalar.h - one YAML scalar as the value of a protobuf field, and back.
+ *
+ * Pure. Threads: any.
  */
 #ifndef KD_MESSAGE_SCALAR_H
 #define KD_MESSAGE_SCALAR_H

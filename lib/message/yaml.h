@@ -14,6 +14,8 @@
  * A field whose value is null, ~ or nothing is left out. Refused: a field given twice, anchors,
  * aliases and tags, more than one document, text above KD_YAML_BYTES_MAX. Nesting is bounded by
  * that of the message types. An empty text is an empty message.
+ *
+ * Pure. Threads: any, one message at a time.
  */
 #ifndef KD_MESSAGE_YAML_H
 #define KD_MESSAGE_YAML_H

@@ -4,6 +4,8 @@
  * With B = n_batch, T = n_tokens and N = B * T rows, every array has N entries, sequence by
  * sequence. The arrays are borrowed: a model reads them until its forward pass and the backward
  * pass that belongs to it have returned.
+ *
+ * Threads: whoever has it; nobody writes it while it is on its way through a model.
  */
 #ifndef KD_MODEL_BATCH_H
 #define KD_MODEL_BATCH_H

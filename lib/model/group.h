@@ -4,6 +4,8 @@
  * A step works on a list of groups. Each has slabs and an all-reduce of its own, and its gradient
  * is measured and clipped by itself. A group whose parameters were created for inference is frozen:
  * it has neither master weights nor gradient nor moments, and nothing is computed for them.
+ *
+ * Threads: that of the back end.
  */
 #ifndef KD_MODEL_GROUP_H
 #define KD_MODEL_GROUP_H

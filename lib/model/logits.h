@@ -1,5 +1,7 @@
 /*
  * logits.h - all logits of a micro-batch, for those who want to see them; training never does.
+ *
+ * Threads: that of the back end.
  */
 #ifndef KD_MODEL_LOGITS_H
 #define KD_MODEL_LOGITS_H

@@ -23,6 +23,8 @@
  *
  * Listeners put operations on the back end's queue and do not wait for it. They are called in the
  * order of the list. Where nobody listens nothing is done and nothing is kept.
+ *
+ * Threads: that of the back end.
  */
 #ifndef KD_MODEL_TAPS_H
 #define KD_MODEL_TAPS_H

@@ -1,6 +1,8 @@
 /*
  * count.h - what a shape costs: parameters, and floating-point operations per token. No tensors. A
  * configuration that kd_model_config_check() accepts overflows none of the counts.
+ *
+ * Pure. Threads: any.
  */
 #ifndef KD_SHAPE_COUNT_H
 #define KD_SHAPE_COUNT_H

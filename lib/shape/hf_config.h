@@ -12,6 +12,8 @@
  *   KD_ERR_PROTO                 it is not JSON, a field is missing or of the wrong type
  *   KD_ERR_INVALID               a value that is not supported, or a file of more than
  *                                KD_HF_CONFIG_BYTES_MAX
+ *
+ * Threads: any. Blocks on the disk.
  */
 #ifndef KD_SHAPE_HF_CONFIG_H
 #define KD_SHAPE_HF_CONFIG_H

@@ -1,5 +1,7 @@
 /*
  * json_file.h - a JSON file as a whole: jansson reads it, our own printer writes it. Blocks on the disk.
+ *
+ * Threads: any.
  */
 #ifndef KD_SHAPE_JSON_FILE_H
 #define KD_SHAPE_JSON_FILE_H

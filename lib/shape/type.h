@@ -1,6 +1,8 @@
 /*
  * type.h - the types of models, in the words of Hugging Face: one row each, which holds all that
  * only the type knows. A new one is a file in types/ and a line in types/list.h.
+ *
+ * Constant, so it may be read from any thread.
  */
 #ifndef KD_SHAPE_TYPE_H
 #define KD_SHAPE_TYPE_H

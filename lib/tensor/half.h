@@ -2,6 +2,8 @@
  * half.h - the two 16-bit floating-point formats, one value at a time.
  *
  * Conversions of bf16 have no branch and are always inlined, so that a loop over them becomes vectors.
+ *
+ * Pure. Threads: any.
  */
 #ifndef KD_TENSOR_HALF_H
 #define KD_TENSOR_HALF_H

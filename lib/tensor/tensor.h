@@ -8,6 +8,8 @@
  * Shape letters of this project: B batch (sequences), T tokens of a sequence, N = B * T rows,
  * C width of the residual stream, H heads, G key/value heads, D head width, E experts,
  * K experts per token, F width of an MLP, V vocabulary.
+ *
+ * A view owns nothing: who owns the memory says which thread may touch it.
  */
 #ifndef KD_TENSOR_TENSOR_H
 #define KD_TENSOR_TENSOR_H

@@ -12,6 +12,8 @@
  * A checkpoint is written into FOLDER/.step-<n>.tmp, every file and the folder fsynced, then
  * renamed: a name step-<n> never stands for half a checkpoint. Only one process writes below
  * FOLDER. All functions block on the disk.
+ *
+ * Threads: that of the back end.
  */
 #ifndef KD_TRAIN_CHECKPOINT_H
 #define KD_TRAIN_CHECKPOINT_H

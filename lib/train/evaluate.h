@@ -1,9 +1,11 @@
 /*
  * evaluate.h - how well a model predicts text it was not trained on.
  *
- * loss = mean cross-entropy over valid tokens in nats, perplexity = exp(loss), accuracy = share of
- * valid tokens whose largest logit is the label. Each is over all sequences of all ranks, so it
+ * loss = mean cross-entropy over labelled rows in nats, perplexity = exp(loss), accuracy = share of
+ * labelled rows whose largest logit is the label. Each is over all sequences of all ranks, so it
  * does not depend on how many ranks share the work but for rounding.
+ *
+ * Threads: that of the back end.
  */
 #ifndef KD_TRAIN_EVALUATE_H
 #define KD_TRAIN_EVALUATE_H
@@ -22,7 +24,7 @@ typedef struct kd_sequences {
         *read)(void *user, int64_t first, int64_t n, int32_t *tokens_out, int32_t *labels_out);
 } kd_sequences;
 
-/* All sequences of a shard in a sequential order; both, and this, outlive the kd_sequences. */
+/* All sequences of a shard in an order (data/order.h); both, and this, outlive the kd_sequences. */
 typedef struct kd_shard_sequences {
     const kd_shard *shard;
     const kd_order *order;

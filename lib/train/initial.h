@@ -1,5 +1,7 @@
 /*
  * initial.h - the model that a job's student starts as: a checkpoint's, or a random one of a shape.
+ *
+ * Threads: that of the back end. Blocks on the disk where there is a checkpoint.
  */
 #ifndef KD_TRAIN_INITIAL_H
 #define KD_TRAIN_INITIAL_H

@@ -5,6 +5,8 @@
  * is measured and clipped by itself and has a learning rate of its own, a factor times the step's. In
  * bf16 training the pass that updates the master weights also writes the copy that products read. A
  * frozen group has no moments and stays as it is.
+ *
+ * Threads: that of the back end.
  */
 #ifndef KD_TRAIN_OPTIMIZER_H
 #define KD_TRAIN_OPTIMIZER_H

@@ -4,6 +4,8 @@
  * Over MPI it is kd_world_reduce() of comm/world.h; for one student rank kd_reduce_single(), which does
  * nothing. Every student rank makes the same calls in the same order; each call blocks until its
  * values are the sum over all ranks, bitwise the same on each.
+ *
+ * Threads: that of the back end.
  */
 #ifndef KD_TRAIN_REDUCE_H
 #define KD_TRAIN_REDUCE_H

@@ -1,5 +1,7 @@
 /*
  * tokens.h - token ids and labels from outside, before they become rows of a table.
+ *
+ * Pure. Threads: any.
  */
 #ifndef KD_TRAIN_TOKENS_H
 #define KD_TRAIN_TOKENS_H

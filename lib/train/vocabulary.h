@@ -6,6 +6,8 @@
  * and its loss says nothing. A model folder tells its tokenizer by distilld.json (format/lineage.h), or
  * by tokenizer.json; one that has neither is believed if its vocabulary has the tokenizer's size, padded
  * by less than KD_VOCAB_PADDING_MAX. Blocks on the disk.
+ *
+ * Threads: any. Blocks on the disk.
  */
 #ifndef KD_TRAIN_VOCABULARY_H
 #define KD_TRAIN_VOCABULARY_H

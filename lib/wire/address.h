@@ -3,6 +3,8 @@
  *
  * TCP is plain text, so its host has to be this machine: 127.0.0.0/8, [::1] or localhost, which
  * means 127.0.0.1. An IPv6 host stands in brackets. Port 0 lets the kernel choose (listeners only).
+ *
+ * Pure. Threads: any.
  */
 #ifndef KD_WIRE_ADDRESS_H
 #define KD_WIRE_ADDRESS_H

@@ -4,6 +4,8 @@
  * The check functions refuse, with KD_ERR_PROTO and a text that is fit for the peer, a first frame
  * that is not the expected message, and a protocol version other than KD_PROTOCOL_VERSION (both are
  * named). They allocate the message; protobuf-c's free_unpacked function frees it.
+ *
+ * Threads: that of the connection's loop.
  */
 #ifndef KD_WIRE_HELLO_H
 #define KD_WIRE_HELLO_H
