@@ -13,95 +13,10 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/text.h"
+#include "daemon/store_columns.h"
 #include "daemon/store_op.h"
-
-static const char schema[] = "BEGIN;"
-                             "CREATE TABLE job ("
-                             " id INTEGER PRIMARY KEY,"
-                             " token TEXT UNIQUE,"
-                             " spec BLOB NOT NULL,"
-                             " name TEXT NOT NULL,"
-                             " output TEXT NOT NULL,"
-                             " steps INTEGER NOT NULL,"
-                             " state INTEGER NOT NULL,"
-                             " cancel_asked INTEGER NOT NULL,"
-                             " attempts INTEGER NOT NULL,"
-                             " failures INTEGER NOT NULL,"
-                             " max_restarts INTEGER NOT NULL,"
-                             " reason TEXT NOT NULL,"
-                             " step INTEGER NOT NULL,"
-                             " last_step BLOB,"
-                             " submitted_at REAL NOT NULL,"
-                             " started_at REAL NOT NULL,"
-                             " finished_at REAL NOT NULL,"
-                             " test_loss REAL,"
-                             " test_accuracy REAL,"
-                             " launcher_pid INTEGER NOT NULL,"
-                             " launcher_start INTEGER NOT NULL,"
-                             " secret BLOB NOT NULL);"
-                             "CREATE TABLE event ("
-                             " seq INTEGER PRIMARY KEY,"
-                             " job_id INTEGER NOT NULL,"
-                             " time REAL NOT NULL,"
-                             " kind TEXT NOT NULL,"
-                             " text TEXT NOT NULL,"
-                             " state INTEGER NOT NULL);"
-                             "CREATE INDEX event_by_job ON event (job_id, seq);"
-                             "CREATE TABLE step ("
-                             " job_id INTEGER NOT NULL,"
-                             " step INTEGER NOT NULL,"
-                             " metrics BLOB NOT NULL,"
-                             " PRIMARY KEY (job_id, step)) WITHOUT ROWID;"
-                             "PRAGMA user_version = 1;"
-                             "COMMIT;";
-_Static_assert(STORE_SCHEMA_VERSION == 1, "the schema above says its version");
-
-typedef enum statement {
-    SQL_BEGIN,
-    SQL_COMMIT,
-    SQL_ROLLBACK,
-    SQL_INSERT_JOB,
-    SQL_UPDATE_JOB,
-    SQL_INSERT_EVENT,
-    SQL_PUT_STEP,
-    SQL_EVENTS,
-    SQL_STEPS,
-    SQL_JOBS,
-    SQL_LAST_STEP,
-    SQL_LAST_SEQ,
-    SQL_COUNT,
-} statement;
-
-/* Parameters 1 to 15 of the first two are the same, so one function binds both. */
-static const char *const sql[SQL_COUNT] = {
-    [SQL_BEGIN] = "BEGIN IMMEDIATE",
-    [SQL_COMMIT] = "COMMIT",
-    [SQL_ROLLBACK] = "ROLLBACK",
-    [SQL_INSERT_JOB] =
-        "INSERT INTO job (id, state, cancel_asked, attempts, failures, reason, step, last_step,"
-        " started_at, finished_at, test_loss, test_accuracy, launcher_pid, launcher_start, secret,"
-        " token, spec, name, output, steps, max_restarts, submitted_at)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,"
-        " ?19, ?20, ?21, ?22)",
-    [SQL_UPDATE_JOB] =
-        "UPDATE job SET state = ?2, cancel_asked = ?3, attempts = ?4, failures = ?5, reason = ?6,"
-        " step = ?7, last_step = ?8, started_at = ?9, finished_at = ?10, test_loss = ?11,"
-        " test_accuracy = ?12, launcher_pid = ?13, launcher_start = ?14, secret = ?15"
-        " WHERE id = ?1",
-    [SQL_INSERT_EVENT] = "INSERT INTO event (seq, job_id, time, kind, text, state)"
-                         " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    [SQL_PUT_STEP] = "INSERT OR REPLACE INTO step (job_id, step, metrics) VALUES (?1, ?2, ?3)",
-    [SQL_EVENTS] = "SELECT seq, time, kind, text, state FROM event"
-                   " WHERE job_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
-    [SQL_STEPS] = "SELECT step, metrics FROM step"
-                  " WHERE job_id = ?1 AND step >= ?2 ORDER BY step LIMIT ?3",
-    [SQL_JOBS] = "SELECT id, state, cancel_asked, attempts, failures, reason, step, last_step,"
-                 " started_at, finished_at, test_loss, test_accuracy, launcher_pid, launcher_start,"
-                 " secret, token, spec, name, output, steps, max_restarts, submitted_at"
-                 " FROM job ORDER BY id",
-    [SQL_LAST_STEP] = "SELECT step, metrics FROM step WHERE job_id = ?1 ORDER BY step DESC LIMIT 1",
-    [SQL_LAST_SEQ] = "SELECT coalesce(max(seq), 0) FROM event",
-};
+#include "daemon/store_sql.h"
 
 struct database {
     sqlite3 *handle;
@@ -116,6 +31,11 @@ static kd_status fail(const database *db, const char *what)
                          : code == SQLITE_NOMEM                          ? KD_ERR_NOMEM
                                                                          : KD_ERR_IO;
     return kd_fail(st, "store %s: cannot %s: %s", db->path, what, sqlite3_errmsg(db->handle));
+}
+
+static kd_status no_memory(const database *db)
+{
+    return kd_fail(KD_ERR_NOMEM, "store %s: no memory", db->path);
 }
 
 static kd_status execute(database *db, const char *text, const char *what)
@@ -139,6 +59,15 @@ static kd_status read_version(database *db, int *version_out)
     return st;
 }
 
+static kd_status make_tables(database *db)
+{
+    kd_text text = {0};
+    store_sql_tables(&text);
+    const kd_status st = text.failed ? no_memory(db) : execute(db, text.data, "make its tables");
+    kd_text_release(&text);
+    return st;
+}
+
 /* Version 0 is a file that was just made, or whose making was interrupted. */
 static kd_status bring_schema(database *db)
 {
@@ -153,26 +82,32 @@ static kd_status bring_schema(database *db)
                        "a newer distilld wrote it",
                        db->path, version, STORE_SCHEMA_VERSION);
     }
-    return version == 0 ? execute(db, schema, "make its tables") : KD_OK;
+    return version == 0 ? make_tables(db) : KD_OK;
 }
 
 static kd_status prepare_all(database *db)
 {
-    for (int i = 0; i < SQL_COUNT; i++) {
-        if (sqlite3_prepare_v3(db->handle, sql[i], -1, SQLITE_PREPARE_PERSISTENT,
-                               &db->statements[i], NULL) != SQLITE_OK) {
-            return fail(db, "prepare its statements");
+    kd_text text = {0};
+    kd_status st = KD_OK;
+    for (int i = 0; i < SQL_COUNT && !st; i++) {
+        kd_text_clear(&text);
+        store_sql_statement(&text, (store_statement)i);
+        if (text.failed) {
+            st = no_memory(db);
+        } else if (sqlite3_prepare_v3(db->handle, text.data, -1, SQLITE_PREPARE_PERSISTENT,
+                                      &db->statements[i], NULL) != SQLITE_OK) {
+            st = fail(db, "prepare its statements");
         }
     }
-    return KD_OK;
+    kd_text_release(&text);
+    return st;
 }
 
 static kd_status set_up(database *db)
 {
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     if (sqlite3_open_v2(db->path, &db->handle, flags, NULL) != SQLITE_OK) {
-        return db->handle == NULL ? kd_fail(KD_ERR_NOMEM, "store %s: no memory", db->path)
-                                  : fail(db, "open it");
+        return db->handle == NULL ? no_memory(db) : fail(db, "open it");
     }
     kd_status st = execute(db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
                            "switch to write-ahead logging");
@@ -230,34 +165,45 @@ static void bind_blob(sqlite3_stmt *stmt, int at, const uint8_t *bytes, size_t n
     (void)sqlite3_bind_blob64(stmt, at, bytes, n_bytes, SQLITE_STATIC);
 }
 
-static void bind_changing(sqlite3_stmt *stmt, const store_job *row)
+/* One column of a row. A member of another type would be another kind. */
+static void bind_column(sqlite3_stmt *stmt, int i, const store_job *row)
 {
-    bind_number(stmt, 1, row->job.id);
-    bind_number(stmt, 2, row->job.state);
-    bind_number(stmt, 3, row->job.cancel_asked);
-    bind_number(stmt, 4, row->job.attempts);
-    bind_number(stmt, 5, row->job.failures);
-    bind_text(stmt, 6, row->reason == NULL ? "" : row->reason);
-    bind_number(stmt, 7, row->step);
-    bind_blob(stmt, 8, row->last_step, row->last_step_bytes);
-    (void)sqlite3_bind_double(stmt, 9, row->started_at);
-    (void)sqlite3_bind_double(stmt, 10, row->finished_at);
-    (void)sqlite3_bind_double(stmt, 11, row->test_loss); /* a NaN is stored as NULL */
-    (void)sqlite3_bind_double(stmt, 12, row->test_accuracy);
-    (void)sqlite3_bind_int64(stmt, 13, row->launcher_pid);
-    bind_number(stmt, 14, row->launcher_start);
-    bind_blob(stmt, 15, row->secret, sizeof row->secret);
-}
-
-static void bind_fixed(sqlite3_stmt *stmt, const store_job *row)
-{
-    bind_text(stmt, 16, row->token); /* NULL is no text, and not unique */
-    bind_blob(stmt, 17, row->spec, row->spec_bytes);
-    bind_text(stmt, 18, row->name);
-    bind_text(stmt, 19, row->output);
-    bind_number(stmt, 20, row->steps);
-    bind_number(stmt, 21, row->job.max_restarts);
-    (void)sqlite3_bind_double(stmt, 22, row->submitted_at);
+    const store_column *column = &store_columns[i];
+    const char *member = (const char *)row + column->offset;
+    const char *text = NULL;
+    switch (column->kind) {
+    case COLUMN_U64:
+        bind_number(stmt, i + 1, *(const uint64_t *)member);
+        return;
+    case COLUMN_I64:
+        (void)sqlite3_bind_int64(stmt, i + 1, *(const int64_t *)member);
+        return;
+    case COLUMN_U32:
+        bind_number(stmt, i + 1, *(const uint32_t *)member);
+        return;
+    case COLUMN_BOOL:
+        bind_number(stmt, i + 1, *(const bool *)member);
+        return;
+    case COLUMN_STATE:
+        bind_number(stmt, i + 1, *(const job_state *)member);
+        return;
+    case COLUMN_REAL:
+    case COLUMN_REAL_OR_NONE: /* a NaN is stored as NULL */
+        (void)sqlite3_bind_double(stmt, i + 1, *(const double *)member);
+        return;
+    case COLUMN_TEXT:
+    case COLUMN_TEXT_OR_NONE: /* NULL is no text, and not unique */
+        text = *(const char *const *)member;
+        bind_text(stmt, i + 1, text == NULL && column->kind == COLUMN_TEXT ? "" : text);
+        return;
+    case COLUMN_BLOB:
+        bind_blob(stmt, i + 1, *(const uint8_t *const *)member,
+                  *(const size_t *)((const char *)row + column->size_offset));
+        return;
+    case COLUMN_SECRET:
+        bind_blob(stmt, i + 1, (const uint8_t *)member, ATTEMPT_SECRET_BYTES);
+        return;
+    }
 }
 
 static void reset(sqlite3_stmt *stmt)
@@ -267,7 +213,7 @@ static void reset(sqlite3_stmt *stmt)
 }
 
 /* For statements that answer no rows. A parameter that could not be bound is NULL and refused here. */
-static kd_status finish(database *db, statement which, const char *what)
+static kd_status finish(database *db, store_statement which, const char *what)
 {
     sqlite3_stmt *stmt = db->statements[which];
     const kd_status st = sqlite3_step(stmt) == SQLITE_DONE ? KD_OK : fail(db, what);
@@ -290,10 +236,11 @@ static kd_status insert_event(database *db, const store_event *event)
 static kd_status write_job(database *db, const store_op *op)
 {
     const bool is_new = op->kind == STORE_OP_INSERT_JOB;
-    const statement which = is_new ? SQL_INSERT_JOB : SQL_UPDATE_JOB;
-    bind_changing(db->statements[which], &op->row);
-    if (is_new) {
-        bind_fixed(db->statements[which], &op->row);
+    const store_statement which = is_new ? SQL_INSERT_JOB : SQL_UPDATE_JOB;
+    for (int i = 0; i < store_n_columns; i++) {
+        if (is_new || i == 0 || !store_columns[i].is_fixed) { /* 0: the id */
+            bind_column(db->statements[which], i, &op->row);
+        }
     }
     const kd_status st = finish(db, which, is_new ? "add a job" : "change a job");
     return st || !op->has_event ? st : insert_event(db, &op->event);
@@ -416,37 +363,65 @@ static double column_or_nan(sqlite3_stmt *stmt, int at)
                                                         : sqlite3_column_double(stmt, at);
 }
 
-/* Columns are in the order of bind_changing() and bind_fixed(). */
+/* False: not what such a column can hold. */
+static bool read_column(sqlite3_stmt *stmt, int i, store_job *row)
+{
+    const store_column *column = &store_columns[i];
+    char *member = (char *)row + column->offset;
+    size_t size = 0;
+    const uint8_t *bytes = NULL;
+    switch (column->kind) {
+    case COLUMN_U64:
+        *(uint64_t *)member = column_number(stmt, i);
+        return true;
+    case COLUMN_I64:
+        *(int64_t *)member = sqlite3_column_int64(stmt, i);
+        return true;
+    case COLUMN_U32:
+        *(uint32_t *)member = (uint32_t)column_number(stmt, i);
+        return true;
+    case COLUMN_BOOL:
+        *(bool *)member = column_number(stmt, i) != 0;
+        return true;
+    case COLUMN_STATE:
+        return column_state(stmt, i, (job_state *)member);
+    case COLUMN_REAL:
+        *(double *)member = sqlite3_column_double(stmt, i);
+        return true;
+    case COLUMN_REAL_OR_NONE:
+        *(double *)member = column_or_nan(stmt, i);
+        return true;
+    case COLUMN_TEXT:
+        *(const char **)member = column_text(stmt, i);
+        return true;
+    case COLUMN_TEXT_OR_NONE:
+        *(const char **)member = (const char *)sqlite3_column_text(stmt, i);
+        return true;
+    case COLUMN_BLOB:
+        *(const uint8_t **)member =
+            column_blob(stmt, i, (size_t *)((char *)row + column->size_offset));
+        return true;
+    case COLUMN_SECRET:
+        bytes = column_blob(stmt, i, &size);
+        if (size == ATTEMPT_SECRET_BYTES) {
+            memcpy(member, bytes, size);
+        }
+        return size == ATTEMPT_SECRET_BYTES;
+    }
+    return false;
+}
+
 static kd_status read_job(database *db, sqlite3_stmt *stmt, store_job *row_out)
 {
-    store_job row = {.job = {.id = column_number(stmt, 0),
-                             .cancel_asked = column_number(stmt, 2) != 0,
-                             .attempts = (uint32_t)column_number(stmt, 3),
-                             .failures = (uint32_t)column_number(stmt, 4),
-                             .max_restarts = (uint32_t)column_number(stmt, 20)},
-                     .reason = column_text(stmt, 5),
-                     .step = column_number(stmt, 6),
-                     .started_at = sqlite3_column_double(stmt, 8),
-                     .finished_at = sqlite3_column_double(stmt, 9),
-                     .test_loss = column_or_nan(stmt, 10),
-                     .test_accuracy = column_or_nan(stmt, 11),
-                     .launcher_pid = sqlite3_column_int64(stmt, 12),
-                     .launcher_start = column_number(stmt, 13),
-                     .token = (const char *)sqlite3_column_text(stmt, 15),
-                     .name = column_text(stmt, 17),
-                     .output = column_text(stmt, 18),
-                     .steps = column_number(stmt, 19),
-                     .submitted_at = sqlite3_column_double(stmt, 21)};
-    row.last_step = column_blob(stmt, 7, &row.last_step_bytes);
-    row.spec = column_blob(stmt, 16, &row.spec_bytes);
-    size_t secret_bytes;
-    const uint8_t *secret = column_blob(stmt, 14, &secret_bytes);
-    if (row.job.id == 0 || !column_state(stmt, 1, &row.job.state) ||
-        secret_bytes != sizeof row.secret) {
+    store_job row = {0};
+    bool is_sound = true;
+    for (int i = 0; i < store_n_columns; i++) {
+        is_sound = read_column(stmt, i, &row) && is_sound;
+    }
+    if (row.job.id == 0 || !is_sound) {
         return kd_fail(KD_ERR_PROTO, "store %s: the row of job %" PRIu64 " is damaged", db->path,
                        row.job.id);
     }
-    memcpy(row.secret, secret, sizeof row.secret);
     *row_out = row;
     return KD_OK;
 }
