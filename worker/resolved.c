@@ -15,6 +15,7 @@
 #include "message/path.h"
 #include "train/dtype.h"
 #include "worker/dtype.h"
+#include "worker/level.h"
 
 #define OTHERWISE "; name another output folder, or submit the job as it was"
 
@@ -120,7 +121,7 @@ kd_status resolved_take(Kd__Job *job, const char *made_with)
     char *lines = strdup(made_with), *rest = lines, *line;
     kd_status st = lines == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for what was decided") : KD_OK;
     while (!st && (line = strsep(&rest, "\n")) != NULL) {
-        st = *line != '\0' ? take_line(job, line) : KD_OK;
+        st = *line != '\0' && !level_owns(line) ? take_line(job, line) : KD_OK;
     }
     free(lines);
     if (!st) {
@@ -153,7 +154,11 @@ static kd_status decide(worker *w)
     }
     w->job->training->has_micro_batch_size = 1;
     w->batches.n_batch = w->job->training->micro_batch_size;
-    return st ? st : resolved_write(w->job, &w->resolved);
+    if (!st) {
+        st = resolved_write(w->job, &w->resolved);
+    }
+    level_write(w, &w->resolved);
+    return st;
 }
 
 kd_status resolved_settle(worker *w, const char *made_with)
@@ -163,7 +168,10 @@ kd_status resolved_settle(worker *w, const char *made_with)
     if (!st && *lines != '\0') {
         st = resolved_take(w->job, lines);
     }
-    free(lines);
     st = kd_world_agree(w->world, st);
+    if (!st) {
+        st = level_settle(w, lines);
+    }
+    free(lines);
     return st ? st : kd_world_agree(w->world, decide(w));
 }

@@ -1,8 +1,9 @@
 /*
- * resolved.h - the fields that a job may leave to be decided: dtypes, transports, the micro-batch size.
+ * resolved.h - what a job may leave to be decided: dtypes, transports, the micro-batch size, all fields of
+ * its own, and the level of its kernels (level.h), which is none.
  *
- * They are decided once, when the job first starts, and kept by its checkpoints as lines PATH=VALUE. At
- * a resume those win over what this machine and these ranks would come to; a job that names another
+ * This is decided once, when the job first starts, and kept by its checkpoints as lines PATH=VALUE. At
+ * a resume these win over what this machine and these ranks would come to; a job that names another
  * value than it began with is refused. The job then has the words that hold, and so has the job.yaml
  * that is written.
  */

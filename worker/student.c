@@ -20,13 +20,19 @@ static bool is_leader(const student_rank *rank)
     return kd_world_is_leader(rank->w->world);
 }
 
+static const char *level_of(const worker *w)
+{
+    return w->cpu_level[0] != '\0' ? w->cpu_level : NULL;
+}
+
 /* The model in this process, or only its lm_head if that is all that is needed here. */
 static kd_status open_source(student_rank *rank, int i)
 {
     const kd_dtype dtype = rank->teaching.teachers[i].compute;
     teacher_pupil *pupil = &rank->teachers[i];
     if (dtype != rank->be->compute) {
-        const kd_status st = kd_backend_create_cpu(dtype, rank->be->n_threads, &pupil->be);
+        const kd_status st =
+            kd_backend_create_cpu_at(dtype, rank->be->n_threads, level_of(rank->w), &pupil->be);
         if (st) {
             return st;
         }
@@ -115,8 +121,9 @@ kd_status student_rank_prepare(worker *w, student_rank *rank)
     *rank = (student_rank){.w = w, .tokens = {.user = &rank->reader, .next = batch_reader_next}};
     kd_status st = teaching_plan(w, &rank->teaching);
     if (!st) {
-        st = kd_backend_create_cpu(kd_dtype_of_word(w->job->training->dtype),
-                                   (int)w->job->student->resources->threads, &rank->be);
+        st = kd_backend_create_cpu_at(kd_dtype_of_word(w->job->training->dtype),
+                                      (int)w->job->student->resources->threads, level_of(w),
+                                      &rank->be);
     }
     if (!st) {
         st = open_teachers(rank);

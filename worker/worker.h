@@ -16,6 +16,8 @@
 #include "worker/link.h"
 #include "worker/live.h"
 
+#define LEVEL_NAME_BYTES 16
+
 /* Where this attempt goes on: of the leader, the same on every rank. */
 typedef struct resume_point {
     uint64_t step;       /* updates made before */
@@ -30,6 +32,7 @@ typedef struct worker {
     batches batches;
     kd_text identity; /* of the job, its tokens and models (identity.h); owned */
     kd_text resolved; /* what it left to be decided (resolved.h); owned */
+    char cpu_level[LEVEL_NAME_BYTES]; /* of the students' kernels (level.h); "": none in common */
     uint64_t hash;    /* of the identity: of another one no checkpoint is resumed */
     resume_point resume;
     uint64_t done; /* updates made so far, those before this attempt included */

@@ -417,6 +417,21 @@ static inline int64_t kd_expert_rows(const kd_backend *be, int64_t n, int64_t k,
 KD_MUST_USE kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out);
 
 /*
+ * The same with kernels of one level; NULL: the highest that is to be had. Two levels differ in rounding,
+ * so ranks that must come to the same bits agree on one. KD_ERR_ARG: that one is not to be had.
+ */
+KD_MUST_USE kd_status kd_backend_create_cpu_at(kd_dtype compute,
+                                               int n_threads,
+                                               const char *level,
+                                               kd_backend **be_out);
+
+/* The levels of this kind of processor, lowest first: "v2", "v3", ...; NULL from the last on. Any thread. */
+const char *kd_cpu_level_name(int i);
+
+/* Whether this processor has it, and KD_CPU_LEVEL leaves it. Any thread. */
+bool kd_cpu_has_level(const char *name);
+
+/*
  * The same back end, but no tensor's element is read or written: what alloc gives is address space, reads
  * as zeros and costs nothing, and an operation takes the scratch memory and prepares the products that it
  * would need. So whatever is built and run on it has the memory_usage that it would have, in no time;

@@ -184,6 +184,49 @@ case_resume() {
     grep -q "resumes at step" log || fail "nothing was resumed"
 }
 
+# ranked LEVELS...: from now on rank i of a run has no kernels above that level, as an older processor.
+ranked() {
+    local levels=("$@") i
+    { # what mpirun starts
+        echo '#!/usr/bin/env bash'
+        for i in "${!levels[@]}"; do
+            echo "[ \"\$OMPI_COMM_WORLD_RANK\" != $i ] || export KD_CPU_LEVEL=${levels[i]}"
+        done
+        echo "exec '$true_worker' \"\$@\""
+    } >ranked
+    chmod +x ranked
+    worker=$folder/ranked
+}
+
+# Student ranks on unlike processors round alike: they stay one model, and a resume is exact.
+case_levels() {
+    local true_worker=$worker students=(student.resources.ranks=2 teachers.0.resources.ranks=0 checkpoint.every_steps=6)
+    grep -q '\bavx2\b' /proc/cpuinfo || return 0 # one level is all there is here
+    make_teacher
+    ranked v3 v2
+    run 2 student.yaml output=mixed "${students[@]}"
+    grep -q '"cpu_level=v2"' mixed/checkpoints/step-*6/state.json || fail "the lowest level is not recorded"
+    cp -r mixed again
+    cp -r mixed newer
+    rm -r {again,newer}/{final,checkpoints/step-*12}
+    run 2 student.yaml output=again "${students[@]}"
+    cmp mixed/final/model.safetensors again/final/model.safetensors || fail "unlike ranks: a resume is not exact"
+    ranked v3 v3 # what was recorded wins
+    run 2 student.yaml output=newer "${students[@]}"
+    cmp mixed/final/model.safetensors newer/final/model.safetensors || fail "another level than the recorded one"
+    run 2 student.yaml output=high "${students[@]}"
+    ! cmp -s mixed/final/model.safetensors high/final/model.safetensors || fail "two levels round alike: nothing was tested"
+
+    # Where the recorded one is not to be had the job goes on, and says what that means.
+    rm -r high/{final,checkpoints/step-*12}
+    ranked v3 v2
+    : >log
+    run 2 student.yaml output=high "${students[@]}"
+    grep -q 'made with kernels of level v3, which not all student ranks have: goes on with v2' log ||
+        fail "a lower level was not told"
+    worker=$true_worker
+}
+
 case_stop() {
     make_teacher
     run 2 student.yaml output=whole "${long[@]}"
@@ -458,7 +501,7 @@ case_dtype() {
     cmp remote/final/model.safetensors local/final/model.safetensors || fail "the models differ"
     grep -q '^ *dtype: bf16' remote/job.yaml || fail "job.yaml lacks the student's dtype"
     state=$(tr -d ' \n' <"$(ls -d remote/checkpoints/step-*/ | tail -n 1)state.json")
-    [[ $state == *'"resolved":["training.dtype=bf16","training.micro_batch_size=4","teachers.0.dtype=f32","teachers.0.transport=hidden"]'* ]] ||
+    [[ $state == *'"resolved":["training.dtype=bf16","training.micro_batch_size=4","teachers.0.dtype=f32","teachers.0.transport=hidden","cpu_level='* ]] ||
         fail "state.json has $state"
     run 2 student.yaml output=auto training.dtype=auto teachers.0.dtype=auto
     ! grep -q 'dtype: auto' auto/job.yaml || fail "auto was not resolved"

@@ -42,6 +42,32 @@ Test(ops_level, an_unknown_level_is_refused)
     cr_expect_not_null(strstr(kd_fault_text(), "KD_CPU_LEVEL: found \"v1\", expected " LOWEST));
 }
 
+Test(ops_level, a_back_end_is_made_at_the_level_that_is_asked_for)
+{
+    kd_backend *be = NULL;
+    cr_assert_eq(unsetenv("KD_CPU_LEVEL"), 0);
+    cr_expect_str_eq(kd_cpu_level_name(0), LOWEST);
+    cr_expect_null(kd_cpu_level_name(-1));
+    for (int i = 0; kd_cpu_level_name(i) != NULL; i++) {
+        const char *name = kd_cpu_level_name(i);
+        kd_fault_quiet(1);
+        const kd_status st = kd_backend_create_cpu_at(KD_F32, 1, name, &be);
+        cr_expect_eq(st, kd_cpu_has_level(name) ? KD_OK : KD_ERR_ARG, "%s", name);
+        if (!st) {
+            cr_expect_str_eq(be->ops->name + strlen("cpu "), name);
+            kd_backend_destroy(be);
+        }
+    }
+    limit_to(LOWEST);
+    cr_expect(kd_cpu_has_level(LOWEST));
+    cr_expect_not(kd_cpu_has_level("v1"));
+    cr_expect_not(kd_cpu_has_level("v3"));
+    be = NULL;
+    cr_expect_eq(kd_backend_create_cpu_at(KD_F32, 1, "v3", &be), KD_ERR_ARG);
+    cr_expect_null(be);
+    cr_expect_not_null(strstr(kd_fault_text(), "found the level v3"));
+}
+
 /* What two levels make of one row differs in rounding alone. */
 Test(ops_level, levels_agree)
 {

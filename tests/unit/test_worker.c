@@ -141,6 +141,7 @@ Test(resolved, what_was_decided_wins_over_what_this_run_would_come_to)
 {
     static const char made_with[] = "training.dtype=bf16\ntraining.micro_batch_size=2\n"
                                     "teachers.0.dtype=f32\nteachers.0.transport=hidden\n";
+    static const char with_level[] = "cpu_level=v3\ntraining.dtype=bf16\n"; /* which is no field */
     Kd__Job *job = job_of(open_job);
     kd_text lines = {0};
     cr_expect(eq(u32, job->training->micro_batch_size, 8));
@@ -151,6 +152,7 @@ Test(resolved, what_was_decided_wins_over_what_this_run_would_come_to)
     cr_assert(eq(int, resolved_write(job, &lines), KD_OK));
     cr_expect(eq(str, lines.data, (char *)made_with));
     cr_assert(eq(int, resolved_take(job, made_with), KD_OK), "the words that hold are no others");
+    cr_assert(eq(int, resolved_take(job, with_level), KD_OK), "%s", kd_fault_text());
     cr_assert(eq(int, resolved_forget(job), KD_OK));
     cr_expect(not(job->training->has_micro_batch_size));
     cr_expect(not(job->teachers[0]->has_transport));

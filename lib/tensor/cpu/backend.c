@@ -141,7 +141,8 @@ static void say_widened(void)
     kd_log(KD_LOG_INFO, "this processor does not multiply bf16: operands are widened to f32");
 }
 
-static kd_status create(kd_dtype compute, int n_threads, bool rehearses, kd_backend **be_out)
+static kd_status
+create(kd_dtype compute, int n_threads, const char *level_name, bool rehearses, kd_backend **be_out)
 {
     if ((compute != KD_F32 && compute != KD_BF16) || n_threads < 1 || n_threads > N_THREADS_MAX) {
         return kd_fail(KD_ERR_ARG,
@@ -150,7 +151,7 @@ static kd_status create(kd_dtype compute, int n_threads, bool rehearses, kd_back
                        (int)compute, n_threads, N_THREADS_MAX);
     }
     const kd_cpu_level *level = NULL;
-    kd_status st = kd_cpu_level_choose(&level);
+    kd_status st = kd_cpu_level_choose(level_name, &level);
     if (st) {
         return st;
     }
@@ -179,7 +180,13 @@ static kd_status create(kd_dtype compute, int n_threads, bool rehearses, kd_back
 
 kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be_out)
 {
-    const kd_status st = create(compute, n_threads, false, be_out);
+    return kd_backend_create_cpu_at(compute, n_threads, NULL, be_out);
+}
+
+kd_status
+kd_backend_create_cpu_at(kd_dtype compute, int n_threads, const char *level, kd_backend **be_out)
+{
+    const kd_status st = create(compute, n_threads, level, false, be_out);
     if (!st && compute == KD_BF16 && !kd_cpu_multiplies_bf16()) {
         static pthread_once_t once = PTHREAD_ONCE_INIT;
         KD_CHECK(pthread_once(&once, say_widened) == 0);
@@ -189,7 +196,7 @@ kd_status kd_backend_create_cpu(kd_dtype compute, int n_threads, kd_backend **be
 
 kd_status kd_backend_create_rehearsal(kd_dtype compute, int n_threads, kd_backend **be_out)
 {
-    return create(compute, n_threads, true, be_out);
+    return create(compute, n_threads, NULL, true, be_out);
 }
 
 void kd_backend_destroy(kd_backend *be)

@@ -66,7 +66,29 @@ static int n_allowed(const char *limit)
     return limit == NULL || *limit == '\0' ? N_LEVELS : 0;
 }
 
-kd_status kd_cpu_level_choose(const kd_cpu_level **level_out)
+/* The highest of the first n that is here and of that name, if one is given; NULL without one. */
+static const kd_cpu_level *find(const char *name, int n)
+{
+    for (int i = n - 1; i >= 0; i--) {
+        const kd_cpu_level *level = levels[i].level;
+        if ((name == NULL || strcmp(level->name, name) == 0) && levels[i].is_here()) {
+            return level;
+        }
+    }
+    return NULL;
+}
+
+const char *kd_cpu_level_name(int i)
+{
+    return i >= 0 && i < N_LEVELS ? levels[i].level->name : NULL;
+}
+
+bool kd_cpu_has_level(const char *name)
+{
+    return find(name, n_allowed(getenv("KD_CPU_LEVEL"))) != NULL;
+}
+
+kd_status kd_cpu_level_choose(const char *name, const kd_cpu_level **level_out)
 {
     const char *limit = getenv("KD_CPU_LEVEL");
     const int n = n_allowed(limit);
@@ -74,12 +96,15 @@ kd_status kd_cpu_level_choose(const kd_cpu_level **level_out)
         return kd_fail(KD_ERR_ARG, "KD_CPU_LEVEL: found \"%s\", expected %s to %s", limit,
                        levels[0].level->name, levels[N_LEVELS - 1].level->name);
     }
-    for (int i = n - 1; i >= 0; i--) {
-        if (levels[i].is_here()) {
-            *level_out = levels[i].level;
-            return KD_OK;
-        }
+    const kd_cpu_level *level = find(name, n);
+    if (level == NULL && name != NULL) {
+        return kd_fail(KD_ERR_ARG, "found the level %s of kernels, which is not to be had here",
+                       name);
     }
-    return kd_fail(KD_ERR_IO, "this processor is older than the level %s of its kind",
-                   levels[0].level->name);
+    if (level == NULL) {
+        return kd_fail(KD_ERR_IO, "this processor is older than the level %s of its kind",
+                       levels[0].level->name);
+    }
+    *level_out = level;
+    return KD_OK;
 }

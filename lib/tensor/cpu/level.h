@@ -19,9 +19,10 @@ typedef struct kd_cpu_level {
 } kd_cpu_level;
 
 /*
- * The highest that this processor has, at most that of the variable KD_CPU_LEVEL of the environment.
- * KD_ERR_ARG if that names none, KD_ERR_IO if the processor has none.
+ * The level of that name; NULL: the highest that this processor has, at most that of the variable
+ * KD_CPU_LEVEL of the environment. KD_ERR_ARG if the variable names none, or the name is of none that is
+ * left; KD_ERR_IO if the processor has none.
  */
-KD_MUST_USE kd_status kd_cpu_level_choose(const kd_cpu_level **level_out);
+KD_MUST_USE kd_status kd_cpu_level_choose(const char *name, const kd_cpu_level **level_out);
 
 #endif
