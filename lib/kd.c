@@ -2,6 +2,7 @@
 #include "kd.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "format/model_folder.h"
@@ -10,6 +11,19 @@
 #include "train/checkpoint.h"
 #include "train/dtype.h"
 #include "train/initial.h"
+
+kd_status kd_given(const char *names, const void *const *arguments, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const size_t size = strcspn(names, ",");
+        if (arguments[i] == NULL) {
+            return kd_fail(KD_ERR_ARG, "%.*s: found NULL, expected a pointer to one", (int)size,
+                           names);
+        }
+        names += size + strspn(names + size, ", ");
+    }
+    return KD_OK;
+}
 
 static kd_status make_trainer(kd_student *s, const Kd__Job *whole)
 {
@@ -51,11 +65,15 @@ static kd_status build(kd_student *s, const Kd__Job *whole)
 kd_status kd_student_create(const char *yaml, kd_student **student_out)
 {
     Kd__Job *whole = NULL;
+    kd_status st = KD_GIVEN(yaml, student_out);
+    if (st) {
+        return st;
+    }
     kd_student *s = calloc(1, sizeof *s);
     if (s == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a student");
     }
-    kd_status st = kd_values_read(yaml, &s->job);
+    st = kd_values_read(yaml, &s->job);
     if (!st) {
         st = kd_values_complete(s->job, false, &whole);
     }
@@ -91,14 +109,16 @@ static kd_status add_files(void *student, const char *folder)
     return kd_tokenizer_files_write(&s->tokenizer_files, folder);
 }
 
-kd_status kd_student_save(kd_student *s, const char *folder)
+kd_status kd_student_save(kd_student *student, const char *folder)
 {
-    return kd_model_export(folder, kd_trainer_parameters(s->trainer), add_files, s);
+    const kd_status st = KD_GIVEN(student, folder);
+    return st ? st
+              : kd_model_export(folder, kd_trainer_parameters(student->trainer), add_files, student);
 }
 
 uint64_t kd_student_steps(const kd_student *s)
 {
-    return s->n_steps;
+    return s != NULL ? s->n_steps : 0;
 }
 
 const char *kd_error_text(void)

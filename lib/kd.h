@@ -44,7 +44,9 @@
  *
  * Errors: every kd_status but KD_OK comes with a text that names what was wrong, what was found and
  * what was expected: kd_error_text(). Outputs are then untouched. The text is also a line on
- * standard error, unless kd_set_quiet() said otherwise.
+ * standard error, unless kd_set_quiet() said otherwise. An argument that is NULL is KD_ERR_ARG, which names
+ * it, where a call does not say what NULL means; without a student what gives no status does nothing, and
+ * tells false or 0.
  * Threads: an object belongs to one thread at a time; two objects may be used at once.
  */
 #ifndef KD_KD_H
@@ -167,7 +169,7 @@ KD_MUST_USE kd_status kd_student_teacher_logits(kd_student *student,
 
 /*
  * The same step against target logits of the caller's, (n_sequences * T, vocab_size) f32, instead of a
- * teacher's. KD_ERR_ARG if target_logits is NULL.
+ * teacher's.
  */
 KD_MUST_USE kd_status kd_student_step_on_logits(kd_student *student,
                                                 const int32_t *tokens,

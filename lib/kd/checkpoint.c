@@ -45,10 +45,14 @@ static kd_status write_identity(const kd_student *s, kd_text *identity_out)
     return KD_OK;
 }
 
-kd_status kd_student_checkpoint(kd_student *s, const char *folder)
+kd_status kd_student_checkpoint(kd_student *student, const char *folder)
 {
+    const kd_student *s = student;
     kd_text identity = {0};
-    kd_status st = write_identity(s, &identity);
+    kd_status st = KD_GIVEN(student, folder);
+    if (!st) {
+        st = write_identity(s, &identity);
+    }
     if (st) {
         return st;
     }
@@ -93,15 +97,18 @@ static kd_status load(kd_student *s, const char *path, const char *made_by)
     return KD_OK;
 }
 
-kd_status kd_student_resume(kd_student *s, const char *folder)
+kd_status kd_student_resume(kd_student *student, const char *folder)
 {
     kd_checkpoint_state state = {0};
     char *path;
-    kd_status st = kd_checkpoint_find_latest(folder, &path, &state);
+    kd_status st = KD_GIVEN(student, folder);
+    if (!st) {
+        st = kd_checkpoint_find_latest(folder, &path, &state);
+    }
     if (st) {
         return st;
     }
-    st = path != NULL ? load(s, path, state.job)
+    st = path != NULL ? load(student, path, state.job)
                       : kd_fail(KD_ERR_NOT_FOUND, "%s holds no checkpoint to go on from", folder);
     kd_checkpoint_state_release(&state);
     free(path);

@@ -138,43 +138,50 @@ update(kd_student *s, kd_logits_source from, const kd_batch *batch, kd_losses *l
     return st;
 }
 
-kd_status kd_student_step(kd_student *s,
+kd_status kd_student_step(kd_student *student,
                           const int32_t *tokens,
                           const int32_t *labels,
                           int64_t n_sequences,
                           kd_losses *losses_out)
 {
-    const kd_batch batch = batch_of(s, tokens, labels, n_sequences);
-    s->logits = NULL;
-    return update(s, kd_teaching_own(s), &batch, losses_out);
+    const kd_status st = KD_GIVEN(student, tokens, losses_out);
+    if (st) {
+        return st;
+    }
+    const kd_batch batch = batch_of(student, tokens, labels, n_sequences);
+    student->logits = NULL;
+    return update(student, kd_teaching_own(student), &batch, losses_out);
 }
 
-kd_status kd_student_losses(kd_student *s,
+kd_status kd_student_losses(kd_student *student,
                             const int32_t *tokens,
                             const int32_t *labels,
                             int64_t n_sequences,
                             kd_losses *losses_out)
 {
-    const kd_batch batch = batch_of(s, tokens, labels, n_sequences);
-    s->logits = NULL;
-    return pass(s, kd_teaching_own(s), &batch, kd_trainer_losses, losses_out);
+    const kd_status st = KD_GIVEN(student, tokens, losses_out);
+    if (st) {
+        return st;
+    }
+    const kd_batch batch = batch_of(student, tokens, labels, n_sequences);
+    student->logits = NULL;
+    return pass(student, kd_teaching_own(student), &batch, kd_trainer_losses, losses_out);
 }
 
-kd_status kd_student_step_on_logits(kd_student *s,
+kd_status kd_student_step_on_logits(kd_student *student,
                                     const int32_t *tokens,
                                     const int32_t *labels,
                                     const float *target_logits,
                                     int64_t n_sequences,
                                     kd_losses *losses_out)
 {
-    if (target_logits == NULL) {
-        return kd_fail(KD_ERR_ARG, "found no target logits, expected (%lld, %lld) of them",
-                       (long long)n_sequences * s->n_tokens,
-                       (long long)kd_trainer_parameters(s->trainer)->config.vocab_size);
+    const kd_status st = KD_GIVEN(student, tokens, target_logits, losses_out);
+    if (st) {
+        return st;
     }
-    const kd_batch batch = batch_of(s, tokens, labels, n_sequences);
-    s->logits = target_logits;
-    return update(s, s->distils ? KD_LOGITS_GIVEN : KD_LOGITS_NONE, &batch, losses_out);
+    const kd_batch batch = batch_of(student, tokens, labels, n_sequences);
+    student->logits = target_logits;
+    return update(student, student->distils ? KD_LOGITS_GIVEN : KD_LOGITS_NONE, &batch, losses_out);
 }
 
 /* The forward pass of the student, or of the teacher. All tokens are looked at before any logit. */
@@ -197,26 +204,37 @@ static kd_status write_logits(kd_student *s,
     return st;
 }
 
-kd_status
-kd_student_logits(kd_student *s, const int32_t *tokens, int64_t n_sequences, float *logits_out)
+static kd_status check_logits(const kd_student *student,
+                              const int32_t *tokens,
+                              int64_t n_sequences,
+                              const float *logits_out)
 {
-    const kd_status st = check_count(s, n_sequences);
-    return st ? st : write_logits(s, false, tokens, n_sequences, logits_out);
+    const kd_status st = KD_GIVEN(student, tokens, logits_out);
+    return st ? st : check_count(student, n_sequences);
 }
 
-kd_status kd_student_teacher_logits(kd_student *s,
+kd_status kd_student_logits(kd_student *student,
+                            const int32_t *tokens,
+                            int64_t n_sequences,
+                            float *logits_out)
+{
+    const kd_status st = check_logits(student, tokens, n_sequences, logits_out);
+    return st ? st : write_logits(student, false, tokens, n_sequences, logits_out);
+}
+
+kd_status kd_student_teacher_logits(kd_student *student,
                                     const int32_t *tokens,
                                     int64_t n_sequences,
                                     float *logits_out)
 {
-    const kd_status st = check_count(s, n_sequences);
+    const kd_status st = check_logits(student, tokens, n_sequences, logits_out);
     if (st) {
         return st;
     }
-    if (s->teacher == NULL) {
+    if (student->teacher == NULL) {
         return kd_fail(KD_ERR_STATE, "found no teacher, expected one that is attached");
     }
-    return write_logits(s, true, tokens, n_sequences, logits_out);
+    return write_logits(student, true, tokens, n_sequences, logits_out);
 }
 
 /* Sequences in arrays of the caller's. */
@@ -235,21 +253,21 @@ read_arrays(void *user, int64_t first, int64_t n, int32_t *tokens_out, int32_t *
     return KD_OK;
 }
 
-kd_status kd_student_evaluate(kd_student *s,
+kd_status kd_student_evaluate(kd_student *student,
                               const int32_t *tokens,
                               const int32_t *labels,
                               int64_t n_sequences,
                               kd_scores *scores_out)
 {
-    arrays from = {.tokens = tokens, .labels = labels, .n_tokens = s->n_tokens};
+    kd_status st = KD_GIVEN(student, tokens, labels, scores_out);
+    if (st) {
+        return st;
+    }
+    arrays from = {.tokens = tokens, .labels = labels, .n_tokens = student->n_tokens};
     const kd_sequences sequences = {.user = &from, .n_sequences = n_sequences, .read = read_arrays};
     const kd_reduce alone = kd_reduce_single();
     kd_evaluation evaluation;
-    if (labels == NULL) {
-        return kd_fail(KD_ERR_ARG, "found no labels, expected (%lld, %lld) of them",
-                       (long long)n_sequences, (long long)s->n_tokens);
-    }
-    const kd_status st = kd_trainer_evaluate(s->trainer, &sequences, &alone, &evaluation);
+    st = kd_trainer_evaluate(student->trainer, &sequences, &alone, &evaluation);
     if (st) {
         return st;
     }

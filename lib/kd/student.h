@@ -22,6 +22,15 @@ typedef enum kd_logits_source {
     KD_LOGITS_GIVEN,   /* the caller's                       */
 } kd_logits_source;
 
+/*
+ * KD_ERR_ARG if any of these is NULL; the first one is named as it stands in kd.h. At the head of each call
+ * of kd.h, whose callers may hand over anything.
+ */
+#define KD_GIVEN(...)                                                                              \
+    kd_given(#__VA_ARGS__, (const void *const[]){__VA_ARGS__},                                     \
+             sizeof(const void *[]){__VA_ARGS__} / sizeof(void *))
+KD_MUST_USE kd_status kd_given(const char *names, const void *const *arguments, size_t n);
+
 struct kd_student {
     Kd__Job *job;   /* as the caller gave and set it, not completed; owned, as are the next five */
     kd_backend *be; /* of the student */

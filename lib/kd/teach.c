@@ -16,12 +16,14 @@ kd_logits_source kd_teaching_own(const kd_student *s)
 
 void kd_student_set_distillation(kd_student *s, bool on)
 {
-    s->distils = on;
+    if (s != NULL) {
+        s->distils = on;
+    }
 }
 
 bool kd_student_distils(const kd_student *s)
 {
-    return kd_teaching_own(s) == KD_LOGITS_TEACHER;
+    return s != NULL && kd_teaching_own(s) == KD_LOGITS_TEACHER;
 }
 
 /* Queues micro-batch m's message: the local channel calls it. */
@@ -208,13 +210,17 @@ kd_status kd_teaching_load(kd_student *s, const Kd__Job *job)
     return KD_OK;
 }
 
-kd_status kd_student_attach_teacher(kd_student *s, const char *folder)
+kd_status kd_student_attach_teacher(kd_student *student, const char *folder)
 {
+    kd_student *s = student;
     Kd__Job *job = NULL;
-    if (folder != NULL && folder[0] == '\0') { /* it would be the working directory */
-        return kd_fail(KD_ERR_ARG, "found \"\", expected the folder of a teacher");
+    kd_status st = KD_GIVEN(student);
+    if (!st && folder != NULL && folder[0] == '\0') { /* it would be the working directory */
+        st = kd_fail(KD_ERR_ARG, "found \"\", expected the folder of a teacher");
     }
-    kd_status st = kd_values_with_teacher(s->job, folder, &job);
+    if (!st) {
+        st = kd_values_with_teacher(s->job, folder, &job);
+    }
     if (st) {
         return st;
     }

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -397,7 +398,7 @@ Test(kd, bad_calls_leave_the_student_usable)
     cr_expect_eq(kd_student_step_on_logits(student, tokens, labels, NULL, B, &losses), KD_ERR_ARG);
     kd_scores scores = {.loss = -7.0};
     cr_expect_eq(kd_student_evaluate(student, tokens, NULL, B, &scores), KD_ERR_ARG);
-    cr_expect_str_eq(kd_error_text(), "found no labels, expected (4, 8) of them");
+    cr_expect_str_eq(kd_error_text(), "labels: found NULL, expected a pointer to one");
     cr_expect_eq(scores.loss, -7.0);
     cr_expect_eq(kd_student_attach_teacher(student, ""), KD_ERR_ARG);
     cr_expect_str_eq(kd_error_text(), "found \"\", expected the folder of a teacher");
@@ -452,4 +453,63 @@ Test(kd, the_library_shows_nothing_but_its_header)
     cr_expect_null(dlsym(RTLD_DEFAULT, "kd_trainer_create"));
     cr_expect_null(dlsym(RTLD_DEFAULT, "kd_fail"));
     cr_expect_str_eq(kd_version(), "0.1.0");
+}
+
+Test(kd, a_teacher_that_cannot_be_attached_leaves_the_one_before)
+{
+    kd_student *student = small_student(SMALL(2));
+    int32_t tokens[N], labels[N];
+    kd_losses before, after;
+    small_text(tokens, labels, 0);
+    kd_student *wide =
+        small_student(DATA "student: {model: {vocab_size: 512, hidden_size: 16, " SHAPE "}}\n" F32);
+    cr_assert_eq(kd_student_save(wide, temporary_path("wide")), KD_OK);
+    cr_assert_eq(kd_student_attach_teacher(student, small_teacher()), KD_OK);
+    cr_assert_eq(kd_student_losses(student, tokens, labels, B, &before), KD_OK);
+    kd_set_quiet(true);
+    cr_expect_eq(kd_student_attach_teacher(student, "wide"), KD_ERR_INVALID);
+    cr_expect_eq(kd_student_attach_teacher(student, "nobody"), KD_ERR_NOT_FOUND);
+    expect_value(student, "teachers.0.checkpoint", temporary_path("teacher"));
+    cr_assert_eq(kd_student_losses(student, tokens, labels, B, &after), KD_OK);
+    cr_expect_not_null(find(&after, "kd"));
+    cr_expect_eq(after.total, before.total);
+    kd_student_destroy(wide);
+    kd_student_destroy(student);
+}
+
+typedef struct trained {
+    const char *job;
+    kd_losses losses;
+} trained;
+
+static void *train_one(void *user)
+{
+    trained *t = user;
+    kd_student *student = small_student(t->job);
+    if (kd_student_attach_teacher(student, "teacher") == KD_OK) {
+        t->losses = small_train(student, 30);
+    }
+    kd_student_destroy(student);
+    return NULL;
+}
+
+/* Nothing is shared that one object would change under another. */
+Test(kd, two_students_may_be_trained_at_once)
+{
+    trained alone[2] = {{.job = SMALL(2)}, {.job = SMALL(3)}}, together[2];
+    pthread_t threads[2];
+    (void)small_teacher();
+    memcpy(together, alone, sizeof together);
+    for (int i = 0; i < 2; i++) {
+        (void)train_one(&alone[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(pthread_create(&threads[i], NULL, train_one, &together[i]), 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(pthread_join(threads[i], NULL), 0);
+        cr_expect_gt(alone[i].losses.total, 0.0);
+        cr_expect_eq(together[i].losses.total, alone[i].losses.total);
+        cr_expect_eq(together[i].losses.gradient_norm, alone[i].losses.gradient_norm);
+    }
 }
