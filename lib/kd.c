@@ -113,7 +113,8 @@ kd_status kd_student_save(kd_student *student, const char *folder)
 {
     const kd_status st = KD_GIVEN(student, folder);
     return st ? st
-              : kd_model_export(folder, kd_trainer_parameters(student->trainer), add_files, student);
+              : kd_model_export(folder, kd_trainer_parameters(student->trainer), add_files,
+                                student);
 }
 
 uint64_t kd_student_steps(const kd_student *s)

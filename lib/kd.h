@@ -47,6 +47,7 @@
  * standard error, unless kd_set_quiet() said otherwise. An argument that is NULL is KD_ERR_ARG, which names
  * it, where a call does not say what NULL means; without a student what gives no status does nothing, and
  * tells false or 0.
+ * Memory: what is handed over stays the caller's, and is read during the call alone.
  * Threads: an object belongs to one thread at a time; two objects may be used at once.
  */
 #ifndef KD_KD_H
@@ -78,7 +79,7 @@ typedef struct kd_losses {
     double total;         /* the weighted sum, which was minimised */
     double gradient_norm; /* before clipping */
     double learning_rate;
-    uint64_t n_tokens; /* valid ones */
+    uint64_t n_tokens; /* with a label; all of them in a step without labels */
 } kd_losses;
 
 /* How well the student predicts given text. */
@@ -135,7 +136,8 @@ bool kd_student_distils(const kd_student *student);
  * token, and -100 counts nowhere. labels NULL: there are none; "hard" is then not computed, and "kd" runs
  * over all rows. With a teacher attached and distillation on, "kd" is computed against it. Where no loss
  * has both a weight and rows to learn from the weights stay as they are, and a line says so.
- * KD_ERR_INVALID: a loss was not finite; the weights are those before the step.
+ * KD_ERR_ARG: another number of sequences. KD_ERR_INVALID: a token or label that the model does not know, or
+ * a loss that was not finite. The weights are then those before the step.
  */
 KD_MUST_USE kd_status kd_student_step(kd_student *student,
                                       const int32_t *tokens,
@@ -156,7 +158,7 @@ KD_MUST_USE kd_status kd_student_losses(kd_student *student,
 /*
  * The forward pass alone: the logits of the student, or of the teacher that is attached (KD_ERR_STATE
  * without one), for 1 to training.batch_size sequences. logits_out: (n_sequences * T, vocab_size) f32, of
- * the model's own vocab_size. Inputs are tokens; hidden states cannot be put in their place.
+ * the model's own vocabulary. Inputs are tokens; hidden states cannot be put in their place.
  */
 KD_MUST_USE kd_status kd_student_logits(kd_student *student,
                                         const int32_t *tokens,
@@ -167,9 +169,13 @@ KD_MUST_USE kd_status kd_student_teacher_logits(kd_student *student,
                                                 int64_t n_sequences,
                                                 float *logits_out);
 
+/* The tokens that a model knows, which are the columns of its logits; 0 where there is no such model. */
+int64_t kd_student_vocab_size(const kd_student *student);
+int64_t kd_student_teacher_vocab_size(const kd_student *student);
+
 /*
- * The same step against target logits of the caller's, (n_sequences * T, vocab_size) f32, instead of a
- * teacher's.
+ * The same step against target logits of the caller's, (n_sequences * T, vocab_size) f32 of the student's
+ * vocabulary, instead of a teacher's.
  */
 KD_MUST_USE kd_status kd_student_step_on_logits(kd_student *student,
                                                 const int32_t *tokens,

@@ -237,6 +237,16 @@ kd_status kd_student_teacher_logits(kd_student *student,
     return write_logits(student, true, tokens, n_sequences, logits_out);
 }
 
+int64_t kd_student_vocab_size(const kd_student *s)
+{
+    return s != NULL ? kd_trainer_parameters(s->trainer)->config.vocab_size : 0;
+}
+
+int64_t kd_student_teacher_vocab_size(const kd_student *s)
+{
+    return s != NULL && s->teacher != NULL ? kd_teacher_config(s->teacher)->vocab_size : 0;
+}
+
 /* Sequences in arrays of the caller's. */
 typedef struct arrays {
     const int32_t *tokens, *labels; /* (n_sequences, T) */

@@ -3,7 +3,6 @@
 
 #include <dlfcn.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -475,41 +474,4 @@ Test(kd, a_teacher_that_cannot_be_attached_leaves_the_one_before)
     cr_expect_eq(after.total, before.total);
     kd_student_destroy(wide);
     kd_student_destroy(student);
-}
-
-typedef struct trained {
-    const char *job;
-    kd_losses losses;
-} trained;
-
-static void *train_one(void *user)
-{
-    trained *t = user;
-    kd_student *student = small_student(t->job);
-    if (kd_student_attach_teacher(student, "teacher") == KD_OK) {
-        t->losses = small_train(student, 30);
-    }
-    kd_student_destroy(student);
-    return NULL;
-}
-
-/* Nothing is shared that one object would change under another. */
-Test(kd, two_students_may_be_trained_at_once)
-{
-    trained alone[2] = {{.job = SMALL(2)}, {.job = SMALL(3)}}, together[2];
-    pthread_t threads[2];
-    (void)small_teacher();
-    memcpy(together, alone, sizeof together);
-    for (int i = 0; i < 2; i++) {
-        (void)train_one(&alone[i]);
-    }
-    for (int i = 0; i < 2; i++) {
-        cr_assert_eq(pthread_create(&threads[i], NULL, train_one, &together[i]), 0);
-    }
-    for (int i = 0; i < 2; i++) {
-        cr_assert_eq(pthread_join(threads[i], NULL), 0);
-        cr_expect_gt(alone[i].losses.total, 0.0);
-        cr_expect_eq(together[i].losses.total, alone[i].losses.total);
-        cr_expect_eq(together[i].losses.gradient_norm, alone[i].losses.gradient_norm);
-    }
 }
