@@ -187,6 +187,7 @@ Test(kd, what_was_given_and_every_default_can_be_got)
     kd_student *student = small_student(SMALL(2));
     char few[4] = "";
     expect_value(student, "training.batch_size", "4");
+    expect_value(student, "training.micro_batch_size", "4"); /* what follows from the batch */
     expect_value(student, "training.beta2", "0.95");
     expect_value(student, "training.dtype", "f32");
     expect_value(student, "student.model.num_kv_heads", "2");
