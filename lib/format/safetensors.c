@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/progress.h"
+#include "format/safetensors_density.h"
 #include "tensor/half.h"
 
 enum { LENGTH_BYTES = 8 };
@@ -274,46 +275,10 @@ read_length(const char *path, const uint8_t *bytes, size_t size_bytes, size_t *l
     return KD_OK;
 }
 
-/* Where the string that begins at `at` ends: its last quote, or the end of the text. */
-static size_t end_of_string(const uint8_t *bytes, size_t at, size_t length)
-{
-    for (at++; at < length && bytes[at] != '"'; at++) {
-        at += bytes[at] == '\\';
-    }
-    return at;
-}
-
-/*
- * A tree of JSON takes up to fifty times the memory of its text. So what cannot be a list of tensors is
- * refused before it is made: a tensor is one object of 49 bytes at least, and with eight dimensions of one
- * digit it has five bytes for each value. Commas and brackets count values.
- */
-static kd_status check_density(const char *path, const uint8_t *bytes, size_t length)
-{
-    enum { OBJECT_BYTES = 40, VALUE_BYTES = 4, FEW = 4096 };
-
-    size_t n_objects = 0, n_values = 0;
-    for (size_t i = 0; i < length; i++) {
-        if (bytes[i] == '"') {
-            i = end_of_string(bytes, i, length);
-        } else {
-            n_objects += bytes[i] == '{';
-            n_values += bytes[i] == ',' || bytes[i] == '{' || bytes[i] == '[';
-        }
-    }
-    if (n_objects > FEW + length / OBJECT_BYTES || n_values > FEW + length / VALUE_BYTES) {
-        return kd_fail(KD_ERR_PROTO,
-                       "%s: the header has %zu values and %zu objects in %zu bytes, more than any "
-                       "list of tensors: expected at least %d bytes a value and %d an object",
-                       path, n_values, n_objects, length, VALUE_BYTES, OBJECT_BYTES);
-    }
-    return KD_OK;
-}
-
 static kd_status parse_header(kd_safetensors *file, const uint8_t *bytes, size_t length)
 {
     json_error_t error;
-    const kd_status st = check_density(file->path, bytes, length);
+    const kd_status st = kd_safetensors_check_density(file->path, bytes, length);
     if (st) {
         return st;
     }

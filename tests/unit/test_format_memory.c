@@ -144,6 +144,7 @@ Test(format_memory, a_header_that_lists_no_tensors_is_refused_before_it_is_parse
     expect_refused_unread("{\"a\":{\"dtype\":\"F32\",\"shape\":[0", ",", "");
     expect_refused_unread("{\"a\":0", ",\"", "\":{}");
     expect_refused_unread("{\"a\":[[]", ",[", "]");
+    expect_refused_unread("{\"a\":0", ",\"a name of some length ", "\":0");
 }
 
 /* A header whose metadata is one string of such pieces: that is one value. */
@@ -161,18 +162,22 @@ Test(format_memory, what_stands_in_a_string_counts_for_nothing)
     kd_text_release(&header);
 }
 
-/* The most values in the fewest bytes that tensors can have. */
+/* The most values in the fewest bytes that tensors can have, and a note on each. */
 Test(format_memory, the_densest_header_is_read)
 {
     enum { N = 20000 };
 
     kd_text header = {0};
     size_t n = 0;
+    kd_text_add(&header, "{\"__metadata__\":{\"0\":\"\"");
+    for (int i = 1; i < N; i++) {
+        kd_text_printf(&header, ",\"%d\":\"\"", i);
+    }
     for (int i = 0; i < N; i++) {
         kd_text_printf(&header,
                        "%s\"%d\":{\"dtype\":\"I8\",\"shape\":[0,0,0,0,0,0,0,0],"
                        "\"data_offsets\":[0,0]}",
-                       i > 0 ? "," : "{", i);
+                       i > 0 ? "," : "},", i);
     }
     kd_text_add(&header, "}");
     cr_assert(eq(int, open_header(&header, &n), KD_OK), "%s", kd_fault_text());
