@@ -10,6 +10,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -274,19 +275,38 @@ static kd_status read_open_file(reader *r)
     return r->has_text ? KD_OK : kd_fail(KD_ERR_INVALID, "no text in %s", r->path);
 }
 
+/* O_NONBLOCK: a pipe is refused, not waited for. */
+static kd_status open_file(const char *path, int *fd_out)
+{
+    struct stat info;
+    const int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &info) != 0) {
+        const int error = errno;
+        if (fd >= 0) {
+            (void)close(fd);
+        }
+        return kd_fail(error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error),
+                       "cannot open %s: %s", path, strerror(error));
+    }
+    if (!S_ISREG(info.st_mode)) {
+        (void)close(fd);
+        return kd_fail(KD_ERR_INVALID, "cannot read %s: %s", path,
+                       S_ISDIR(info.st_mode) ? strerror(EISDIR) : "it is not a regular file");
+    }
+    *fd_out = fd;
+    return KD_OK;
+}
+
 static kd_status read_file(reader *r)
 {
     kd_text_clear(&r->pending);
     r->offset = r->line = 0;
     r->has_text = false;
-    r->fd = open(r->path, O_RDONLY | O_CLOEXEC);
-    if (r->fd < 0) {
-        const int error = errno;
-        return kd_fail(error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error),
-                       "cannot open %s: %s", r->path, strerror(error));
+    kd_status st = open_file(r->path, &r->fd);
+    if (!st) {
+        st = read_open_file(r);
+        (void)close(r->fd);
     }
-    const kd_status st = read_open_file(r);
-    (void)close(r->fd);
     return st;
 }
 

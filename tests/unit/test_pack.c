@@ -266,6 +266,13 @@ Test(pack, a_file_that_cannot_be_read_is_named)
     expect_refused(&settings, KD_ERR_INVALID, "cannot open a.txt/b: Not a directory");
 }
 
+Test(pack, a_pipe_is_refused_and_not_waited_for, .timeout = 20)
+{
+    const kd_pack_settings settings = settings_of(one_file, 1);
+    cr_assert(eq(int, mkfifo("a.txt", 0600), 0));
+    expect_refused(&settings, KD_ERR_INVALID, "cannot read a.txt: it is not a regular file");
+}
+
 Test(pack, a_file_without_text_is_refused)
 {
     kd_pack_settings settings = settings_of(one_file, 1);
