@@ -5,6 +5,7 @@
 #include "wire/listener.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -103,6 +104,19 @@ static kd_status remove_stale_socket(const char *path)
     return KD_OK;
 }
 
+/* libuv tells a folder that is not there as a lack of permission. */
+static int error_of_bind(const char *path, int error)
+{
+    struct stat info;
+    char folder[sizeof((struct sockaddr_un *)NULL)->sun_path + 1];
+    const char *slash = strrchr(path, '/');
+    if (error != UV_EACCES || slash == NULL || slash == path) {
+        return error;
+    }
+    (void)snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path);
+    return stat(folder, &info) != 0 ? uv_translate_sys_error(errno) : error;
+}
+
 static kd_status bind_unix(kd_listener *l, unsigned mode)
 {
     const char *path = l->address.path;
@@ -112,7 +126,8 @@ static kd_status bind_unix(kd_listener *l, unsigned mode)
     }
     const int error = uv_pipe_bind(&l->as.pipe, path);
     if (error != 0) {
-        return kd_fail(KD_ERR_IO, "unix:%s: cannot bind: %s", path, uv_strerror(error));
+        return kd_fail(KD_ERR_IO, "unix:%s: cannot bind: %s", path,
+                       uv_strerror(error_of_bind(path, error)));
     }
     /* Nobody can connect before listen, so the mode is in force from the first connection on. */
     if (chmod(path, mode == 0 ? 0600 : (mode_t)mode) != 0) {

@@ -405,7 +405,7 @@ Test(listener, a_folder_that_is_not_there_is_an_io_fault)
     (void)strcpy(address.path, "/nonexistent-folder/s");
     cr_expect(eq(int, kd_listener_open(&loop, &address, 0, &listener_callbacks, NULL, &listener),
                  KD_ERR_IO));
-    EXPECT_FAULT("cannot bind");
+    EXPECT_FAULT("/nonexistent-folder/s: cannot bind: no such file or directory");
 }
 
 static kd_status check_hello(const Kd__Hello *hello)
