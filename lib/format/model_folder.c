@@ -265,6 +265,42 @@ out_free:
     return st;
 }
 
+/* That a tensor's dtype is one that is read, too. */
+static kd_status check_first_values(const kd_shards *shards, const kd_hf_tensor *tensors, size_t n)
+{
+    float value;
+    kd_status st = KD_OK;
+    for (size_t i = 0; i < n && !st; i++) {
+        st = kd_safetensors_read_f32(kd_shards_find(shards, tensors[i].name), 0, 1, &value);
+    }
+    return st;
+}
+
+kd_status kd_model_folder_check(const char *folder, const kd_parameters *params)
+{
+    kd_shards *shards;
+    kd_hf_tensor *tensors;
+    size_t n_tensors;
+
+    kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
+    if (st) {
+        return st;
+    }
+    st = open_verified(folder, &shards);
+    if (st) {
+        goto out_free;
+    }
+    st = check_tensors(folder, shards, &params->config, tensors, n_tensors);
+    if (!st) {
+        st = check_first_values(shards, tensors, n_tensors);
+    }
+    kd_shards_close(shards);
+
+out_free:
+    free(tensors);
+    return st;
+}
+
 /* Uploads all rows of a matrix, cast to the dtype of `dst`. */
 static kd_status upload_matrix(kd_backend *be, kd_tensor dst, const kd_safetensors_entry *entry)
 {

@@ -29,6 +29,12 @@ KD_MUST_USE kd_status kd_model_folder_config(const char *folder, kd_model_config
 KD_MUST_USE kd_status kd_model_folder_load(const char *folder, kd_parameters *params);
 
 /*
+ * What load() would refuse of the files, without a value read but the first of each tensor: for whoever
+ * only asks. Of `params` the shape alone matters. A sealed folder is verified as there.
+ */
+KD_MUST_USE kd_status kd_model_folder_check(const char *folder, const kd_parameters *params);
+
+/*
  * Only the lm_head (the embedding where tied), as (V, C) in that dtype, KD_F32 or KD_BF16. For a
  * rank that gets another model's hidden states. Of a sealed folder the files that it comes from are verified. The caller frees the data with be->ops->free().
  */

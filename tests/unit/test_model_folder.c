@@ -160,6 +160,35 @@ Test(model_folder, a_wrong_shape_is_named_with_both_shapes)
     EXPECT_FAULT("has shape (88), expected (11, 8)");
 }
 
+/* Checking alone refuses what loading refuses, of a folder whose values nobody has room for. */
+Test(model_folder, a_check_sees_what_a_load_would_refuse)
+{
+    kd_backend *rehearsal;
+    kd_parameters *params;
+    const kd_model_config config = numbered_config(&kd_model_llama);
+    cr_assert(eq(int, kd_backend_create_rehearsal(KD_F32, 1, &rehearsal), KD_OK));
+    cr_assert(eq(int, kd_parameters_create(rehearsal, &config, KD_PARAMS_INFER, &params), KD_OK));
+
+    numbered_save("m", config, KD_F32);
+    cr_expect(eq(int, kd_model_folder_check("m", params), KD_OK), "%s", kd_fault_text());
+    numbered_rewrite("m/model.safetensors", drop_norm);
+    cr_expect(eq(int, kd_model_folder_check("m", params), KD_ERR_INVALID));
+    EXPECT_FAULT("m: there is no tensor \"model.norm.weight\"");
+    cr_assert(eq(int, kd_file_replace("m/model.safetensors", "", 0), KD_OK));
+    cr_expect(eq(int, kd_model_folder_check("m", params), KD_ERR_PROTO));
+    EXPECT_FAULT("m/model.safetensors");
+    cr_assert(eq(int, remove("m/model.safetensors"), 0));
+    cr_expect(eq(int, kd_model_folder_check("m", params), KD_ERR_NOT_FOUND));
+
+    numbered_save("sealed", config, KD_F32);
+    cr_assert(eq(int, kd_manifest_write("sealed"), KD_OK));
+    numbered_save("sealed", config, KD_BF16);
+    cr_expect(eq(int, kd_model_folder_check("sealed", params), KD_ERR_INVALID));
+    EXPECT_FAULT("sealed/config.json");
+    kd_parameters_destroy(params);
+    kd_backend_destroy(rehearsal);
+}
+
 Test(model_folder, tensors_of_no_use_are_left_alone)
 {
     numbered_save("m", numbered_config(&kd_model_llama), KD_F32);

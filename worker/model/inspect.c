@@ -6,13 +6,15 @@
 #include "base/log.h"
 #include "base/option.h"
 #include "format/model_folder.h"
+#include "model/parameters.h"
 #include "shape/count.h"
 #include "worker/model/command.h"
 
 static const char help[] =
     "usage: distill-model inspect FOLDER [--json] [--log-level debug|info|warn|error]\n"
     "\n"
-    "prints the shape and size of a model folder, from its config.json\n";
+    "prints the shape and size of a model folder as its config.json has them, and fails where the\n"
+    "weights beside it are not those of that shape, or not those that its manifest lists\n";
 
 typedef struct arguments {
     const char *folder;
@@ -108,6 +110,23 @@ static kd_status parse(int argc, char **argv, arguments *a)
     return st;
 }
 
+/* That the weights are there and are of that shape, with a back end that keeps none. */
+static kd_status check_weights(const char *folder, const kd_model_config *config)
+{
+    kd_backend *be = NULL;
+    kd_parameters *params = NULL;
+    kd_status st = kd_backend_create_rehearsal(KD_F32, 1, &be);
+    if (!st) {
+        st = kd_parameters_create(be, config, KD_PARAMS_INFER, &params);
+    }
+    if (!st) {
+        st = kd_model_folder_check(folder, params);
+    }
+    kd_parameters_destroy(params);
+    kd_backend_destroy(be);
+    return st;
+}
+
 int command_inspect(int argc, char **argv)
 {
     arguments a = {0};
@@ -118,9 +137,10 @@ int command_inspect(int argc, char **argv)
     if (a.help) {
         return command_help(help);
     }
-    const kd_status st = kd_model_folder_config(a.folder, &config);
+    kd_status st = kd_model_folder_config(a.folder, &config);
     if (!st) {
         command_print_shape(&config, a.json);
+        st = check_weights(a.folder, &config);
     }
     return command_exit_code(st);
 }

@@ -10,7 +10,7 @@
 static const char help[] =
     "usage: distill-model COMMAND ...; distill-model COMMAND --help says more\n"
     "\n"
-    "inspect   prints the shape and size of a model folder, from its config.json\n"
+    "inspect   prints the shape and size of a model folder, and whether its weights are sound\n"
     "evaluate  prints loss, perplexity and next-token accuracy of a model on text\n"
     "create    makes a model folder with random weights from a shape\n"
     "\n"
