@@ -63,12 +63,11 @@ static void after_names_jobs(const subject *s)
 
 static void head_width_is_known(const subject *s)
 {
-    const Kd__Model *m = (const Kd__Model *)s->message;
-    if (!m->has_head_dim && m->hidden_size != 0 && m->num_heads != 0) {
-        kd_checker_add(s->c, s->path,
-                       "found nothing, expected a number: hidden_size (%u) is no multiple of "
-                       "num_heads (%u)",
-                       m->hidden_size, m->num_heads);
+    char room[160];
+    const char *lack =
+        kd_model_message_lacks_width((const Kd__Model *)s->message, room, sizeof room);
+    if (lack != NULL) {
+        kd_checker_add(s->c, s->path, "%s", lack);
     }
 }
 

@@ -1,6 +1,8 @@
 /* from_message.c - a job's Model, of which every field is there, as a shape. */
 #include "shape/from_message.h"
 
+#include <stdio.h>
+
 void kd_model_message_complete(Kd__Model *model)
 {
     if (!model->has_num_kv_heads && model->has_num_heads) {
@@ -12,6 +14,18 @@ void kd_model_message_complete(Kd__Model *model)
         model->has_head_dim = 1;
         model->head_dim = model->hidden_size / model->num_heads;
     }
+}
+
+const char *kd_model_message_lacks_width(const Kd__Model *model, char *room, size_t room_bytes)
+{
+    if (model->has_head_dim || model->hidden_size == 0 || model->num_heads == 0) {
+        return NULL;
+    }
+    (void)snprintf(room, room_bytes,
+                   "found nothing, expected a number: hidden_size (%u) is no multiple of num_heads "
+                   "(%u)",
+                   model->hidden_size, model->num_heads);
+    return room;
 }
 
 kd_status

@@ -29,6 +29,9 @@
 /* Experts of a layer at most: a check, so that routing works on the stack. */
 #define KD_EXPERTS_MAX 1024
 
+/* Of a CPU back end. */
+#define KD_THREADS_MAX 1024
+
 /* N * K at most: a check, so that rows of segments are numbered by 32 bits. */
 #define KD_ROUTED_ROWS_MAX (INT32_MAX / 2)
 

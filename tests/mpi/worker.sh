@@ -554,6 +554,10 @@ check_create() { # distill-model
     expect_code 65 "$1" create --out random/no --hidden-size 64 --layers 2 --type llama --experts 2
     expect_code 65 "$1" create --out random/no --hidden-size 64 --layers 2
     expect_code 65 "$1" create --out random/no --hidden-size 64 --layers 2 --experts 2 --type mixtrel
+    : >log
+    expect_code 65 "$1" create --out random/no --hidden-size 64 --layers 2 --experts 2 --heads 3
+    grep -q 'head_dim: found nothing, .*(64) is no multiple of num_heads (3)' log || fail "the width of heads is not told"
+    expect_code 64 "$1" create --out "" --hidden-size 64 --layers 2 --experts 2
     expect_code 64 "$1" create --out random/no --hidden-sise 64
     expect_code 64 "$1" create --hidden-size 64 --layers 2 --experts 2
     [ ! -e random/no ] || fail "a model that was refused left a folder"
@@ -590,7 +594,16 @@ case_model() {
     expect_code 64 "$tool" evaluate teacher/final --data text.txt --dtype f16
     "$tool" evaluate teacher/final --data text.txt --dtype bf16 | grep -q '^loss ' || fail "evaluate in bf16"
     grep -q -- '--jsno: no such option; did you mean "--json"?' log || fail "a misspelt option is not named"
+    expect_code 64 "$tool" evaluate teacher/final --data text.txt --threads 100000
+    grep -q -- '--threads: found "100000", expected a number from 1 to 1024' log || fail "a number of threads is not refused"
     expect_code 65 "$tool" inspect nowhere
+    cp -r teacher/final torn
+    truncate -s 4000 torn/model.safetensors
+    expect_code 65 "$tool" inspect torn >/dev/null
+    rm torn/manifest.json
+    expect_code 65 "$tool" inspect torn >/dev/null
+    rm torn/model.safetensors
+    expect_code 65 "$tool" inspect torn >/dev/null
     expect_code 65 "$tool" evaluate teacher/final --data nowhere.txt
     expect_code 74 "$tool" inspect teacher/final >/dev/full
     check_create "$tool"

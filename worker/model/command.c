@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/option.h"
 #include "tensor/ops.h"
 
 int command_help(const char *text)
@@ -35,6 +36,11 @@ kd_status command_dtype(const char *word, kd_dtype *dtype_out)
         return kd_fail(KD_ERR_ARG, "--dtype: found \"%s\", expected auto, bf16 or f32", word);
     }
     return KD_OK;
+}
+
+kd_status command_threads(const char *word, uint32_t *n_threads_out)
+{
+    return kd_option_number("--threads", word, 1, KD_THREADS_MAX, n_threads_out);
 }
 
 void command_put_json(kd_text *text)

@@ -8,6 +8,7 @@
 #define KD_WORKER_MODEL_COMMAND_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/text.h"
 #include "shape/config.h"
@@ -26,6 +27,9 @@ int command_help(const char *text);
 
 /* auto, bf16 or f32, the dtype of products: auto is what this machine is faster in. KD_ERR_ARG. */
 KD_MUST_USE kd_status command_dtype(const char *word, kd_dtype *dtype_out);
+
+/* The value of --threads, 1 to what a back end takes. KD_ERR_ARG. */
+KD_MUST_USE kd_status command_threads(const char *word, uint32_t *n_threads_out);
 
 /* Prints what was built as one line, and releases it. */
 void command_put_json(kd_text *text);

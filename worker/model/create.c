@@ -20,7 +20,7 @@
 #include "worker/model/command.h"
 
 static const char help[] =
-    "usage: distill-model create --out FOLDER --hidden-size N --layers N [--experts N] [--FIELD "
+    "usage: distill-model create --out FOLDER --hidden-size N --layers N --experts N [--FIELD "
     "VALUE]...\n"
     "                            [--seed N] [--tokenizer byte] [--sequence-length N] [--threads "
     "N]\n"
@@ -29,8 +29,9 @@ static const char help[] =
     "makes a model folder with random weights, as a job with this student.model and student.seed\n"
     "starts with. FIELD is a field of student.model: --type, --num-kv-heads, --intermediate-size, "
     "...\n"
-    "--layers, --experts and --heads are short for num_layers, num_experts and num_heads. Left "
-    "out,\n"
+    "--layers, --experts and --heads are short for num_layers, num_experts and num_heads; type "
+    "llama\n"
+    "has no experts, [mixtral] and the others need a number of them. Left out,\n"
     "heads are 64 wide, an MLP or expert four times the hidden size, a shared expert as an "
     "expert.\n"
     "--sequence-length is written as max_position_embeddings [256], --tokenizer beside the "
@@ -118,7 +119,7 @@ static kd_status take(int letter, arguments *a)
     case 'n':
         return kd_option_number("--sequence-length", optarg, 1, INT32_MAX, &a->n_positions);
     case 't':
-        return kd_option_number("--threads", optarg, 1, 1024, &a->n_threads);
+        return command_threads(optarg, &a->n_threads);
     case 'p':
         return command_dtype(optarg, &a->dtype);
     case 'j':
@@ -153,8 +154,11 @@ static kd_status parse(int argc, char **argv, arguments *a)
     if (optind < argc) {
         return kd_fail(KD_ERR_ARG, "found \"%s\", expected an option; see --help", argv[optind]);
     }
-    return a->out != NULL ? KD_OK
-                          : kd_fail(KD_ERR_ARG, "--out: missing; it names the folder to make");
+    if (a->out == NULL || a->out[0] == '\0') {
+        return kd_fail(KD_ERR_ARG, "--out: %s; it names the folder to make",
+                       a->out == NULL ? "missing" : "found \"\", expected a path");
+    }
+    return KD_OK;
 }
 
 static void set_if_absent(protobuf_c_boolean *has, uint32_t *field, uint64_t value)
@@ -190,14 +194,24 @@ static kd_status complete(Kd__Model *m)
     return KD_OK;
 }
 
-static kd_status shape(const arguments *a, kd_model_config *config_out)
+static kd_status check_model(const Kd__Model *m)
 {
     kd_checker checker = {0};
+    char room[160];
+    kd_checker_message(&checker, &m->base);
+    const char *lack = kd_model_message_lacks_width(m, room, sizeof room);
+    if (lack != NULL) {
+        kd_checker_add(&checker, "head_dim", "%s", lack);
+    }
+    return kd_checker_end(&checker, NULL);
+}
+
+static kd_status shape(const arguments *a, kd_model_config *config_out)
+{
     kd_model_config config;
     kd_status st = complete(a->model);
     if (!st) {
-        kd_checker_message(&checker, &a->model->base);
-        st = kd_checker_end(&checker, NULL);
+        st = check_model(a->model);
     }
     if (!st) {
         st = kd_model_config_from_message(a->model, a->n_positions, &config);

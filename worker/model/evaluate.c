@@ -64,7 +64,7 @@ static kd_status take(int letter, arguments *a)
     case 'b':
         return kd_option_number("--batch", optarg, 1, MOST, &a->n_batch);
     case 't':
-        return kd_option_number("--threads", optarg, 1, MOST, &a->n_threads);
+        return command_threads(optarg, &a->n_threads);
     case 'm':
         return kd_option_number("--max-sequences", optarg, 1, MOST, &a->n_sequences);
     case 'l':

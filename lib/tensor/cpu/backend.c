@@ -13,8 +13,7 @@
 #include "tensor/cpu/cpu.h"
 #include "tensor/cpu/level.h"
 
-#define N_THREADS_MAX 1024
-#define EXPERT_TILE   32
+#define EXPERT_TILE 32
 
 void *kd_cpu_scratch(kd_backend *be, size_t size_bytes)
 {
@@ -144,11 +143,11 @@ static void say_widened(void)
 static kd_status
 create(kd_dtype compute, int n_threads, const char *level_name, bool rehearses, kd_backend **be_out)
 {
-    if ((compute != KD_F32 && compute != KD_BF16) || n_threads < 1 || n_threads > N_THREADS_MAX) {
+    if ((compute != KD_F32 && compute != KD_BF16) || n_threads < 1 || n_threads > KD_THREADS_MAX) {
         return kd_fail(KD_ERR_ARG,
                        "CPU back end: found dtype %d and %d threads, expected f32 or bf16 and "
                        "1 to %d threads",
-                       (int)compute, n_threads, N_THREADS_MAX);
+                       (int)compute, n_threads, KD_THREADS_MAX);
     }
     const kd_cpu_level *level = NULL;
     kd_status st = kd_cpu_level_choose(level_name, &level);
