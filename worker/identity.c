@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "format/identity.h"
+#include "format/manifest.h"
 #include "job/hash.h"
 #include "message/reflect.h"
 #include "worker/resolved.h"
@@ -22,13 +23,15 @@ static kd_status add_model(contents *c, const char *folder, Kd__Verify verify)
 {
     const kd_identity_depth depth =
         verify == KD__VERIFY__FULL ? KD_IDENTITY_FULL : KD_IDENTITY_EDGES;
-    c->list[c->n].path = c->paths[c->n];
-    return kd_model_folder_identity(folder, depth, &c->list[c->n++].hash);
+    kd_job_content *content = &c->list[c->n];
+    content->path = c->paths[c->n++];
+    content->is_whole = depth == KD_IDENTITY_FULL && !kd_manifest_exists(folder);
+    return kd_model_folder_identity(folder, depth, &content->hash);
 }
 
 static kd_status add_all(contents *c, const Kd__Job *job, const batches *b)
 {
-    c->list[c->n++] = (kd_job_content){"data.files", batches_hash(b)};
+    c->list[c->n++] = (kd_job_content){.path = "data.files", .hash = batches_hash(b)};
     kd_status st = KD_OK;
     if (job->student->init == KD__STUDENT__INIT__CHECKPOINT) {
         (void)snprintf(c->paths[c->n], PATH_BYTES, "student.checkpoint");

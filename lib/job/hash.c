@@ -177,6 +177,42 @@ static void add_list(canon *c,
     }
 }
 
+static bool is_plain_text(const ProtobufCMessage *message)
+{
+    return ((const Kd__Data *)message)->format == KD__DATA__FORMAT__TEXT;
+}
+
+static bool has_no_experts(const ProtobufCMessage *message)
+{
+    return ((const Kd__Model *)message)->num_experts == 0;
+}
+
+static bool keeps_its_rate(const ProtobufCMessage *message)
+{
+    return ((const Kd__Training *)message)->decay == KD__TRAINING__DECAY__CONSTANT;
+}
+
+/* Whether other fields of the message leave this one without a meaning. */
+static bool says_nothing(const ProtobufCMessage *message, const char *field)
+{
+    static const struct {
+        const ProtobufCMessageDescriptor *type;
+        const char *field;
+        bool (*where)(const ProtobufCMessage *message);
+    } cases[] = {
+        {&kd__data__descriptor, "text_field", is_plain_text},
+        {&kd__model__descriptor, "experts_per_token", has_no_experts},
+        {&kd__training__descriptor, "final_learning_rate_ratio", keeps_its_rate},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        if (cases[i].type == message->descriptor && strcmp(cases[i].field, field) == 0) {
+            return cases[i].where(message);
+        }
+    }
+    return false;
+}
+
 static void add_message(canon *c, const ProtobufCMessage *message, const ProtobufCMessage *usual)
 {
     const ProtobufCMessageDescriptor *type = message->descriptor;
@@ -185,7 +221,8 @@ static void add_message(canon *c, const ProtobufCMessage *message, const Protobu
         const kd_field_facts *facts = kd_field_facts_of(type, field);
         const unsigned left_out = KD_FIELD_LIVE | KD_FIELD_FREE | KD_FIELD_PATH;
         if (kd_message_count(message, field) == 0 ||
-            (facts != NULL && (facts->flags & left_out) != 0)) {
+            (facts != NULL && (facts->flags & left_out) != 0) ||
+            says_nothing(message, field->name)) {
             continue;
         }
         const size_t size = push(c, field->name);
@@ -238,7 +275,8 @@ kd_status kd_job_canonical(const Kd__Job *job,
         kd_message_destroy(&usual->base);
     }
     for (size_t i = 0; i < n_contents; i++) {
-        kd_text_printf(&c.lines, "%s=content %016" PRIx64 "\n", contents[i].path, contents[i].hash);
+        kd_text_printf(&c.lines, "%s=content %016" PRIx64 "%s\n", contents[i].path,
+                       contents[i].hash, contents[i].is_whole ? " of every byte" : "");
     }
     char nothing[] = "";
     kd_status st = usual == NULL || c.failed || c.lines.failed || c.path.failed

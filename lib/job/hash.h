@@ -15,6 +15,7 @@
  * what may change while the job runs, who computes it, what is written, and where files lie. What
  * is in the files is known to callers alone, who pass its hashes.
  *
+ * A field that others leave without a meaning, data.text_field of plain text say, is left out, too.
  * micro_batch_size is in where it is given; its default depends on the ranks.
  *
  * Pure. Threads: any.
@@ -34,6 +35,7 @@
 typedef struct kd_job_content {
     const char *path; /* the field's */
     uint64_t hash;    /* of what a reader takes from there */
+    bool is_whole; /* of every byte of it, where others are of its ends: no other hash is like it */
 } kd_job_content;
 
 /* Adds the canonical text of a completed job; `contents` may be NULL. KD_ERR_NOMEM. */

@@ -30,10 +30,11 @@ static kd_status write_identity(const kd_student *s, kd_text *identity_out)
         return st;
     }
     if (whole->student->init == KD__STUDENT__INIT__CHECKPOINT) {
-        contents[n++] = (kd_job_content){"student.checkpoint", s->start_content};
+        contents[n++] = (kd_job_content){.path = "student.checkpoint", .hash = s->start_content};
     }
     if (s->teacher != NULL) {
-        contents[n++] = (kd_job_content){"teachers.0.checkpoint", s->teacher_content};
+        contents[n++] =
+            (kd_job_content){.path = "teachers.0.checkpoint", .hash = s->teacher_content};
     }
     st = kd_job_canonical(whole, contents, n, &identity);
     kd_message_destroy(&whole->base);

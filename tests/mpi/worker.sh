@@ -369,6 +369,7 @@ case_bad_input() {
     run 2 student.yaml output=known
     mv teacher/final moved
     run 2 student.yaml output=known teachers.0.checkpoint=moved
+    run 2 student.yaml output=known teachers.0.checkpoint=moved teachers.0.verify=full student.verify=full data.text_field=body
     run 1 teacher.yaml output=other seed=4
     cp -r other/final teacher/final
     expect_exit 65 "teachers.0.checkpoint: found content " 2 student.yaml output=known
@@ -381,7 +382,7 @@ case_bad_input() {
     file=unsealed/model.safetensors
     run 2 student.yaml output=edges teachers.0.checkpoint=unsealed
     run 2 student.yaml output=full teachers.0.checkpoint=unsealed teachers.0.verify=full
-    expect_exit 65 "teachers.0.verify: found full, the checkpoint was made with its default" \
+    expect_exit 65 "of every byte, the checkpoint was made with content " \
         2 student.yaml output=edges teachers.0.checkpoint=unsealed teachers.0.verify=full
     run 2 student.yaml output=full teachers.0.checkpoint=unsealed teachers.0.verify=full
     at=$(($(od -An -tu8 -N8 $file) + 8 + 10000 + $(grep -ao '"model.embed_tokens.weight":{[^}]*' $file | sed 's/.*"data_offsets":\[\([0-9]*\).*/\1/')))

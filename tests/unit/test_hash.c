@@ -94,15 +94,41 @@ Test(hash, paths_what_may_change_and_who_computes_it_are_left_out)
                                 "limits.max_restarts=9",
                                 "student.resources={ranks: 2, threads: 2}",
                                 "teachers.0.stream_depth=3",
+                                "teachers.0.verify=full",
+                                "student.verify=full",
                                 "teachers.0.resources={ranks: 1, threads: 4}"};
     expect_each(same, sizeof same / sizeof *same, true);
+}
+
+/* Each pair of jobs does the same: what the second says more, nobody reads. */
+Test(hash, what_other_fields_leave_without_a_meaning_is_left_out)
+{
+    const char *const pairs[][2] = {
+        {NULL, "data.text_field=body"},
+        {"student.model={type: llama, hidden_size: 64, num_layers: 2, num_heads: 4, "
+         "intermediate_size: 8}",
+         "student.model={type: llama, hidden_size: 64, num_layers: 2, num_heads: 4, "
+         "intermediate_size: 8, experts_per_token: 1}"},
+        {"training={steps: 1, decay: constant}",
+         "training={steps: 1, decay: constant, final_learning_rate_ratio: 0.5}"},
+    };
+    const char *const meant[][2] = {
+        {"data={files: [/a.txt], format: jsonl}",
+         "data={files: [/a.txt], format: jsonl, text_field: body}"},
+        {NULL, "student.model.experts_per_token=1"},
+        {NULL, "training.final_learning_rate_ratio=0.5"},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        cr_expect(eq(u64, hash_with(pairs[i][0]), hash_with(pairs[i][1])), "%s", pairs[i][1]);
+        cr_expect(ne(u64, hash_with(meant[i][0]), hash_with(meant[i][1])), "%s", meant[i][1]);
+    }
 }
 
 Test(hash, what_a_resume_relies_on_changes_it)
 {
     const char *const different[] = {"seed=4",
                                      "data.sequence_length=64",
-                                     "data.text_field=body",
+                                     "data={files: [/a.txt], format: jsonl, text_field: body}",
                                      "student.model.num_layers=3",
                                      "student.model.num_kv_heads=2",
                                      "student.seed=4",
@@ -129,8 +155,10 @@ Test(hash, it_survives_the_wire)
 Test(hash, contents_stand_beside_the_fields_and_change_it)
 {
     Kd__Job *job = complete(NULL, 0);
-    const kd_job_content contents[] = {{"teachers.0.checkpoint", 0xabc}, {"data.files.0", 1}};
-    const kd_job_content others[] = {{"teachers.0.checkpoint", 0xabd}, {"data.files.0", 1}};
+    const kd_job_content contents[] = {{"teachers.0.checkpoint", 0xabc, false},
+                                       {"data.files.0", 1, false}};
+    const kd_job_content others[] = {{"teachers.0.checkpoint", 0xabd, true},
+                                     {"data.files.0", 1, false}};
     kd_text text = {0}, other = {0}, difference = {0};
     cr_assert(eq(int, kd_job_canonical(job, contents, 2, &text), KD_OK));
     cr_assert(eq(int, kd_job_canonical(job, others, 2, &other), KD_OK));
@@ -141,7 +169,7 @@ Test(hash, contents_stand_beside_the_fields_and_change_it)
     cr_expect(eq(str, difference.data,
                  "teachers.0.checkpoint: found content 0000000000000abc, the checkpoint was made "
                  "with content "
-                 "0000000000000abd"));
+                 "0000000000000abd of every byte"));
     kd_text_release(&text);
     kd_text_release(&other);
     kd_text_release(&difference);
@@ -157,11 +185,12 @@ Test(hash, the_first_field_that_differs_is_named_with_both_values)
         {"training.steps=200", NULL, "training.steps: found 200, the checkpoint was made with 100"},
         {"training.dtype=f32", NULL,
          "training.dtype: found f32, the checkpoint was made with its default"},
-        {NULL, "data.text_field=body",
-         "data.text_field: found its default, the checkpoint was made with body"},
+        {NULL, "training.decay=linear",
+         "training.decay: found its default, the checkpoint was made with linear"},
         {"teachers=[]", NULL,
          "teachers: found its default, the checkpoint was made with 1 element"},
-        {"data.text_field=\"a\\nb=c\"", NULL,
+        {"data={files: [/a.txt], format: jsonl, text_field: \"a\\nb=c\"}",
+         "data={files: [/a.txt], format: jsonl}",
          "data.text_field: found \"a\\nb=c\", the checkpoint was made with its default"},
         {"training={steps: 1, beta1: 0.5}", NULL,
          "training.beta1: found 0.5, the checkpoint was made with its default"},
