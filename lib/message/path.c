@@ -22,6 +22,8 @@
  * others, which go by type where there is none. */
 #define KD_PATH_SHOWN 256 /* bytes of a path in a mistake */
 
+#define NO_NAME "found a path with nothing before or behind a dot, expected a field's name"
+
 /* Where a path has come to: a field, or the element `index` of a repeated one. */
 typedef struct target {
     ProtobufCMessage *message;
@@ -83,6 +85,9 @@ static kd_status step_to_field(kd_yaml_reader *r, target *at, const char *part)
         if (st) {
             return st;
         }
+    }
+    if (*part == '\0') {
+        return kd_yaml_mistake(r, NULL, NO_NAME);
     }
     const ProtobufCFieldDescriptor *field = kd_message_field(message->descriptor, part);
     if (field == NULL) {
@@ -192,6 +197,9 @@ static kd_status
 no_field(const char *shown, const ProtobufCMessageDescriptor *type, const char *part)
 {
     const char *dot = shown[0] != '\0' ? "." : "";
+    if (*part == '\0') {
+        return kd_fail(KD_ERR_INVALID, "%s%s" NO_NAME, shown, shown[0] != '\0' ? ": " : "");
+    }
     const char *nearest = strlen(part) < 60 ? kd_message_nearest_field(type, part) : NULL;
     return kd_fail(KD_ERR_INVALID, "%s%s%.60s: no such field%s%s%s", shown, dot, part,
                    nearest != NULL ? "; did you mean \"" : "", nearest != NULL ? nearest : "",

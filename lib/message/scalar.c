@@ -53,11 +53,13 @@ static kd_status expected(kd_text *mistake, const kd_scalar *s, const char *what
     return KD_ERR_INVALID;
 }
 
+/* A 0 in front is refused: YAML 1.1 reads 010 as 8, YAML 1.2 as 10. */
 static bool is_whole_number(const kd_scalar *s)
 {
     const char *digits = s->text[0] == '-' || s->text[0] == '+' ? s->text + 1 : s->text;
     const size_t n = strspn(digits, "0123456789");
-    return !s->quoted && n > 0 && digits[n] == '\0' && digits + n == s->text + s->length;
+    return !s->quoted && n > 0 && (n == 1 || digits[0] != '0') && digits[n] == '\0' &&
+           digits + n == s->text + s->length;
 }
 
 static kd_status read_unsigned(const kd_scalar *s, uint64_t max, uint64_t *out, kd_text *mistake)

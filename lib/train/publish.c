@@ -18,7 +18,12 @@
 
 static kd_status fail_rename(const char *from, const char *to)
 {
-    return kd_fail(KD_ERR_IO, "cannot rename %s to %s: %s", from, to, strerror(errno));
+    const int error = errno;
+    if (error == ENOTDIR) {
+        return kd_fail(KD_ERR_INVALID, "%s: found a file, expected a folder or nothing", to);
+    }
+    return kd_fail(kd_status_of_errno(error), "cannot rename %s to %s: %s", from, to,
+                   strerror(error));
 }
 
 /* Two moves, where the file system cannot exchange: the old folder steps aside, and back if need be. */

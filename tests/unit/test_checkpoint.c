@@ -472,6 +472,18 @@ static kd_status export(const tiny_train *t, const char *name)
                            NULL);
 }
 
+Test(checkpoint, a_file_in_the_place_of_a_checkpoint_is_named_and_left)
+{
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
+    temporary_write(temporary_path("step-000000000002"), "mine");
+    kd_fault_quiet(1);
+    cr_expect_eq(save(t, 2), KD_ERR_INVALID);
+    EXPECT_FAULT("step-000000000002: found a file, expected a folder or nothing");
+    cr_expect_not(kd_file_exists(temporary_path(".step-000000000002.tmp")));
+    cr_expect_eq(unlink(temporary_path("step-000000000002")), 0);
+    tiny_train_destroy(t);
+}
+
 Test(checkpoint, export_replaces_its_own_folder_and_an_empty_one)
 {
     tiny_train *t = start(&kd_model_mixtral, KD_BF16);

@@ -196,6 +196,8 @@ Test(yaml, a_wrong_type_says_what_was_expected_and_found)
                    "job.yaml:2:10: training.steps: expected a whole number, found \"many\"");
     expect_mistake("training: {steps: 1.5}",
                    "job.yaml:1:19: training.steps: expected a whole number, found \"1.5\"");
+    expect_mistake("training: {steps: 010}",
+                   "job.yaml:1:19: training.steps: expected a whole number, found \"010\"");
     expect_mistake("training: {steps: '5'}",
                    "job.yaml:1:19: training.steps: expected a whole number, found \"5\" in quotes");
     expect_mistake("training: {steps: [5]}",
@@ -392,7 +394,7 @@ Test(yaml_set, a_mistake_names_the_path_and_changes_nothing)
         {"training={steps: 1, steps: 2}", "--set: training.steps: given twice"},
         {"seed", "--set: found \"seed\", expected PATH=VALUE"},
         {"=5", "--set: found \"=5\", expected PATH=VALUE"},
-        {".seed=5", "--set: no such field"},
+        {".seed=5", "--set: found a path with nothing before or behind a dot, expected"},
         {"seed=1\n---\n2", "--set: seed: a second document, expected one"},
     };
 
