@@ -392,6 +392,7 @@ static void messages_move_once_their_events_are_past(kd_world *world, stream_cas
     }
     EXPECT(queue.n_stops == 0, "%d waits for the queue", queue.n_stops);
     kd_channel_destroy(channel);
+    EXPECT(queue.n_waits == 1, "its memory went before the queue was past it");
     late_queue_give_back(&queue);
 }
 
@@ -405,8 +406,10 @@ static void a_fault_of_the_teachers_queue_is_told(kd_world *world)
     if (kd_world_role(world) == KD_ROLE_TEACHER) {
         EXPECT(channel->ops->begin_send(channel, 0, &buffer) == KD_OK, "begin_send");
         be->fault = KD_ERR_NOMEM;
+        (void)snprintf(be->fault_text, sizeof be->fault_text, "no memory for a test");
         EXPECT(channel->ops->end_send(channel, 0, be->ops->event_record(be)) == KD_ERR_NOMEM,
                "end_send");
+        EXPECT(strcmp(kd_fault_text(), be->fault_text) == 0, "found: %s", kd_fault_text());
         be->fault = KD_OK;
     }
     kd_channel_destroy(channel);
