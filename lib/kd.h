@@ -175,7 +175,8 @@ int64_t kd_student_teacher_vocab_size(const kd_student *student);
 
 /*
  * The same step against target logits of the caller's, (n_sequences * T, vocab_size) f32 of the student's
- * vocabulary, instead of a teacher's.
+ * vocabulary, instead of a teacher's. A logit may be -inf: no probability; a row that counts and
+ * has no other is KD_ERR_INVALID, and the weights are those before.
  */
 KD_MUST_USE kd_status kd_student_step_on_logits(kd_student *student,
                                                 const int32_t *tokens,
