@@ -62,6 +62,13 @@ typedef struct kd_memory_usage {
     size_t products_bytes; /* its own, for products that are prepared                            */
 } kd_memory_usage;
 
+static inline kd_memory_usage kd_memory_usage_sum(kd_memory_usage a, kd_memory_usage b)
+{
+    return (kd_memory_usage){.held_bytes = a.held_bytes + b.held_bytes,
+                             .scratch_bytes = a.scratch_bytes + b.scratch_bytes,
+                             .products_bytes = a.products_bytes + b.products_bytes};
+}
+
 /* A place in a back end's queue, see event_record; {0} is complete. */
 typedef struct kd_event {
     kd_backend *be;
@@ -435,10 +442,10 @@ const char *kd_cpu_level_name(int i);
 bool kd_cpu_has_level(const char *name);
 
 /*
- * The same back end, but no tensor's element is read or written: what alloc gives is address space, reads
- * as zeros and costs nothing, and an operation takes the scratch memory and prepares the products that it
- * would need. So whatever is built and run on it has the memory_usage that it would have, in no time;
- * downloads give zeros. Products within attention are left out: they use what the others prepared.
+ * The same back end, but no loop over a tensor runs: what alloc gives is address space, which reads as zeros
+ * and costs nothing until it is touched, and an operation takes the scratch memory and prepares the products
+ * that it would need. So whatever is built and run on it has the memory_usage that it would have, in no time;
+ * downloads give zeros.
  */
 KD_MUST_USE kd_status kd_backend_create_rehearsal(kd_dtype compute,
                                                   int n_threads,

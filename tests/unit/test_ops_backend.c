@@ -113,3 +113,24 @@ Test(ops_backend, the_reason_of_a_fault_reaches_who_waits_from_any_thread)
     cr_expect_str_eq(kd_fault_text(), "lane 1 has no product");
     kd_backend_destroy(be);
 }
+
+Test(ops_backend, a_rehearsal_reads_and_writes_nothing_and_counts_all)
+{
+    kd_backend *be;
+    const float ones[] = {1, 1, 1, 1};
+    float found[] = {2, 2, 2, 2};
+    cr_assert_eq(kd_backend_create_rehearsal(KD_F32, 3, &be), KD_OK);
+    void *huge = be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)1 << 42);
+    cr_assert_not_null(huge);
+    cr_expect_eq(be->ops->memory_usage(be).held_bytes, (size_t)1 << 42);
+    const kd_tensor t = kd_tensor_1d(huge, KD_F32, 4);
+    be->ops->upload(be, t, ones);
+    be->ops->download(be, found, t);
+    cr_expect_eq(kd_backend_wait(be), KD_OK);
+    for (int i = 0; i < 4; i++) {
+        cr_expect_eq(found[i], 0.0f);
+    }
+    be->ops->free(be, huge);
+    cr_expect_eq(be->ops->memory_usage(be).held_bytes, 0);
+    kd_backend_destroy(be);
+}

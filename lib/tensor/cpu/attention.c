@@ -13,7 +13,8 @@ typedef struct forward_args {
     const kd_span *spans;
     char *scratch; /* (parts) of lane_bytes each */
     size_t lane_bytes;
-    float scale; /* 1 / sqrt(D) */
+    float scale;    /* 1 / sqrt(D)                                     */
+    bool rehearses; /* products are prepared, and no element is looked at */
 } forward_args;
 
 typedef struct lane_memory {
@@ -109,7 +110,9 @@ static kd_status forward_block(const forward_args *f,
     if (st) {
         return st;
     }
-    softmax_block(probs, scores, block, kd_attention_lse(a, block->queries.first, h), f->scale);
+    if (!f->rehearses) {
+        softmax_block(probs, scores, block, kd_attention_lse(a, block->queries.first, h), f->scale);
+    }
     kd_attention_product(cache, &st, &(kd_product){.c = out, .a = probs, .b = v});
     kd_attention_unpack(a, a->out, block, h, out);
     return st;
@@ -126,8 +129,10 @@ static kd_status forward_group(const forward_args *f,
     const kd_span span = f->spans[item / a->n_kv_heads];
     const int64_t group = a->n_heads / a->n_kv_heads, n_padded = kd_attention_padded(span.n);
     kd_status st = KD_OK;
-    kd_attention_pack(a, memory->k, a->k, span, n_padded, g);
-    kd_attention_pack(a, memory->v, a->v, span, n_padded, g);
+    if (!f->rehearses) {
+        kd_attention_pack(a, memory->k, a->k, span, n_padded, g);
+        kd_attention_pack(a, memory->v, a->v, span, n_padded, g);
+    }
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
         for (int64_t first = 0; first < span.n && !st; first += KD_QUERY_BLOCK) {
             const kd_query_block block = kd_attention_block(span, first);
@@ -157,7 +162,10 @@ void KD_KERNEL(attention)(kd_backend *be, const kd_attention *a)
     if (be->fault) {
         return;
     }
-    forward_args f = {.be = be, .a = a, .scale = 1.0f / sqrtf((float)a->head_dim)};
+    forward_args f = {.be = be,
+                      .a = a,
+                      .scale = 1.0f / sqrtf((float)a->head_dim),
+                      .rehearses = ((const kd_cpu *)be)->rehearses};
     kd_arena counted = {0};
     lane_memory unused;
     layout(&counted, &f, &unused);
@@ -169,7 +177,7 @@ void KD_KERNEL(attention)(kd_backend *be, const kd_attention *a)
     if (!be->fault) {
         const int64_t n_spans = kd_attention_spans(a, spans);
         kd_attention_clear_padding(a, a->out);
-        (void)kd_parallel_rows(be, n_spans * a->n_kv_heads, 1, forward_groups, &f);
+        (void)kd_prepare_items(be, n_spans * a->n_kv_heads, forward_groups, &f);
     }
     kd_cpu_scratch_rewind(be, mark);
 }

@@ -20,6 +20,7 @@ typedef struct backward_args {
     char *scratch; /* (parts) of lane_bytes each */
     size_t lane_bytes;
     float scale;
+    bool rehearses; /* as in the forward pass */
 } backward_args;
 
 typedef struct lane_memory {
@@ -152,7 +153,7 @@ static kd_status backward_block(const backward_args *w,
         {.c = dq, .a = s.ds, .b = k}};
     kd_status st = KD_OK;
     for (int i = 0; i < 5; i++) {
-        if (i == 2 && !st) {
+        if (i == 2 && !st && !w->rehearses) {
             score_gradient_block(&s); /* from the first two, for the others */
         }
         kd_attention_product(cache, &st, &products[i]);
@@ -182,18 +183,22 @@ static kd_status backward_group(const backward_args *w,
     const int64_t group = a->n_heads / a->n_kv_heads, n_padded = kd_attention_padded(span.n);
     const size_t head_bytes = (size_t)n_padded * (size_t)a->head_dim * sizeof(float);
     kd_status st = KD_OK;
-    kd_attention_pack(a, memory->k, a->k, span, n_padded, g);
-    kd_attention_pack(a, memory->v, a->v, span, n_padded, g);
-    memset(memory->dk, 0, head_bytes);
-    memset(memory->dv, 0, head_bytes);
+    if (!w->rehearses) {
+        kd_attention_pack(a, memory->k, a->k, span, n_padded, g);
+        kd_attention_pack(a, memory->v, a->v, span, n_padded, g);
+        memset(memory->dk, 0, head_bytes);
+        memset(memory->dv, 0, head_bytes);
+    }
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
         for (int64_t first = 0; first < span.n && !st; first += KD_QUERY_BLOCK) {
             const kd_query_block block = kd_attention_block(span, first);
             st = backward_block(w, cache, memory, &block, h);
         }
     }
-    store_sums(kd_attention_head(a, w->dk, span, g), memory->dk);
-    store_sums(kd_attention_head(a, w->dv, span, g), memory->dv);
+    if (!w->rehearses) {
+        store_sums(kd_attention_head(a, w->dk, span, g), memory->dk);
+        store_sums(kd_attention_head(a, w->dv, span, g), memory->dv);
+    }
     return st;
 }
 
@@ -231,7 +236,8 @@ void KD_KERNEL(attention_backward)(kd_backend *be,
                        .dk = dk,
                        .dv = dv,
                        .dout = dout,
-                       .scale = 1.0f / sqrtf((float)a->head_dim)};
+                       .scale = 1.0f / sqrtf((float)a->head_dim),
+                       .rehearses = ((const kd_cpu *)be)->rehearses};
     kd_arena counted = {0};
     lane_memory unused;
     layout(&counted, &w, &unused);
@@ -245,7 +251,7 @@ void KD_KERNEL(attention_backward)(kd_backend *be,
         kd_attention_clear_padding(a, dq);
         kd_attention_clear_padding(a, dk);
         kd_attention_clear_padding(a, dv);
-        (void)kd_parallel_rows(be, n_spans * a->n_kv_heads, 1, backward_groups, &w);
+        (void)kd_prepare_items(be, n_spans * a->n_kv_heads, backward_groups, &w);
     }
     kd_cpu_scratch_rewind(be, mark);
 }

@@ -69,6 +69,18 @@ int kd_prepare_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, co
     return n_parts;
 }
 
+int kd_prepare_items(kd_backend *be, int64_t n, kd_rows_fn *fn, const void *args)
+{
+    if (!((const kd_cpu *)be)->rehearses) {
+        return kd_parallel_rows(be, n, 1, fn, args);
+    }
+    const int n_parts = parts_of(be, n, 1);
+    for (int part = 0; part < n_parts; part++) {
+        fn(args, part, 0, 1);
+    }
+    return n_parts;
+}
+
 int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args)
 {
     const int n_parts = parts_of(be, n, grain);
@@ -168,6 +180,9 @@ create(kd_dtype compute, int n_threads, const char *level_name, bool rehearses, 
     st = cpu->lane == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a back end") : KD_OK;
     for (int i = 0; i < n_threads && !st; i++) {
         st = kd_matmul_cache_create(level->convert_row, &cpu->lane[i]);
+        if (!st && rehearses) {
+            kd_matmul_cache_rehearse(cpu->lane[i]);
+        }
     }
     if (st) {
         kd_cpu_destroy(&cpu->base);

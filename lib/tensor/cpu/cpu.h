@@ -59,16 +59,21 @@ static inline bool kd_cpu_is_idle(const kd_backend *be)
 
 kd_memory_usage kd_cpu_memory_usage(const kd_cpu *cpu);
 
-/* A product on all threads: one part for each. Where the back end `prepares` or rehearses, it is made
- * ready only, and no element is read or written. */
+/* A product on all threads: one part for each. Where the back end `prepares`, it is made ready only,
+ * and no element is read or written. */
 void kd_cpu_product(kd_backend *be, const kd_product *product);
 
 /* Handles rows [begin, end) as part number `lane` of at most n_threads. */
 typedef void kd_rows_fn(const void *args, int lane, int64_t begin, int64_t end);
 
-/* Cuts n rows into equal parts of at least `grain` rows, one for each thread; returns how many. A
- * rehearsal does nothing but count them; kd_prepare_rows() runs them there too, one by one. */
+/*
+ * Cuts n rows into equal parts of at least `grain` rows, one for each thread; returns how many. In a
+ * rehearsal it only counts them. Those who prepare products have two others, which call fn there too, one part
+ * after the other: kd_prepare_rows() for all rows, kd_prepare_items() for one item a part, where all items
+ * are alike and worth a part.
+ */
 int kd_prepare_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args);
+int kd_prepare_items(kd_backend *be, int64_t n, kd_rows_fn *fn, const void *args);
 int kd_parallel_rows(kd_backend *be, int64_t n, int64_t grain, kd_rows_fn *fn, const void *args);
 
 /* Rows of that many columns that are worth a thread. */

@@ -385,10 +385,16 @@ kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product)
 
 kd_status kd_matmul_prepare(kd_matmul_cache *cache, const kd_product *product)
 {
+    const bool rehearses = cache->prepares;
     cache->prepares = cache->panels.prepares = true;
     const kd_status st = kd_matmul(cache, product);
-    cache->prepares = cache->panels.prepares = false;
+    cache->prepares = cache->panels.prepares = rehearses;
     return st;
+}
+
+void kd_matmul_cache_rehearse(kd_matmul_cache *cache)
+{
+    cache->prepares = cache->panels.prepares = true;
 }
 
 size_t kd_matmul_cache_bytes(const kd_matmul_cache *cache)

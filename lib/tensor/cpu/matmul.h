@@ -35,6 +35,9 @@ kd_convert_fn(void *dst, kd_dtype dst_dtype, const void *src, kd_dtype src_dtype
 KD_MUST_USE kd_status kd_matmul_cache_create(kd_convert_fn *convert, kd_matmul_cache **cache_out);
 void kd_matmul_cache_destroy(kd_matmul_cache *cache);
 
+/* From now on kd_matmul() is kd_matmul_prepare(). */
+void kd_matmul_cache_rehearse(kd_matmul_cache *cache);
+
 /* KD_ERR_NOMEM, or KD_ERR_IO if oneDNN refuses. */
 KD_MUST_USE kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product);
 
