@@ -343,6 +343,20 @@ verify_lm_head(const char *folder, const kd_shards *shards, const kd_safetensors
     return kd_manifest_exists(folder) ? kd_manifest_verify_files(folder, names) : KD_OK;
 }
 
+kd_status kd_model_folder_alloc_lm_head(const kd_model_config *config,
+                                        kd_backend *be,
+                                        kd_dtype dtype,
+                                        kd_tensor *lm_head_out)
+{
+    kd_tensor lm_head = kd_tensor_2d(NULL, dtype, config->vocab_size, config->hidden_size);
+    lm_head.data = be->ops->alloc(be, KD_MEMORY_DEVICE, kd_tensor_bytes(lm_head));
+    if (lm_head.data == NULL) {
+        return KD_ERR_NOMEM;
+    }
+    *lm_head_out = lm_head;
+    return KD_OK;
+}
+
 static kd_status load_lm_head(const char *folder,
                               const kd_shards *shards,
                               const kd_model_config *config,
@@ -363,15 +377,14 @@ static kd_status load_lm_head(const char *folder,
     if (st) {
         return st;
     }
-    void *data =
-        be->ops->alloc(be, KD_MEMORY_DEVICE, (size_t)wanted.n_elements * kd_dtype_bytes(dtype));
-    if (data == NULL) {
-        return KD_ERR_NOMEM;
+    kd_tensor lm_head;
+    st = kd_model_folder_alloc_lm_head(config, be, dtype, &lm_head);
+    if (st) {
+        return st;
     }
-    const kd_tensor lm_head = kd_tensor_2d(data, dtype, rows, columns);
     st = upload_matrix(be, lm_head, entry);
     if (st) {
-        be->ops->free(be, data);
+        be->ops->free(be, lm_head.data);
         return st;
     }
     *lm_head_out = lm_head;
@@ -424,15 +437,23 @@ static kd_status save_values(kd_safetensors_writer *writer,
     return st;
 }
 
-static kd_status create_file(const char *path,
-                             const kd_hf_tensor *tensors,
-                             size_t n_tensors,
-                             kd_dtype dtype,
-                             kd_safetensors_writer **writer_out)
+/* What the file of the weights holds; the caller frees both. */
+static kd_status list_specs(const kd_parameters *params,
+                            kd_dtype dtype,
+                            kd_hf_tensor **tensors_out,
+                            kd_safetensors_spec **specs_out,
+                            size_t *n_out)
 {
+    kd_hf_tensor *tensors;
+    size_t n_tensors;
+    const kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
+    if (st) {
+        return st;
+    }
     kd_safetensors_spec *specs = calloc(n_tensors, sizeof *specs);
     if (specs == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory to save %s", path);
+        free(tensors);
+        return kd_fail(KD_ERR_NOMEM, "no memory to save %zu tensors", n_tensors);
     }
     for (size_t i = 0; i < n_tensors; i++) {
         specs[i] = (kd_safetensors_spec){
@@ -442,8 +463,25 @@ static kd_status create_file(const char *path,
             .dims = {tensors[i].dims[0], tensors[i].dims[1]},
         };
     }
-    const kd_status st = kd_safetensors_create(path, specs, n_tensors, writer_out);
+    *tensors_out = tensors;
+    *specs_out = specs;
+    *n_out = n_tensors;
+    return KD_OK;
+}
+
+kd_status
+kd_model_folder_weights_bytes(const kd_parameters *params, kd_dtype dtype, uint64_t *bytes_out)
+{
+    kd_hf_tensor *tensors;
+    kd_safetensors_spec *specs;
+    size_t n_tensors;
+    kd_status st = list_specs(params, dtype, &tensors, &specs, &n_tensors);
+    if (st) {
+        return st;
+    }
+    st = kd_safetensors_file_bytes(specs, n_tensors, bytes_out);
     free(specs);
+    free(tensors);
     return st;
 }
 
@@ -451,14 +489,15 @@ static kd_status save_weights(const char *folder, const kd_parameters *params, k
 {
     kd_safetensors_writer *writer;
     kd_hf_tensor *tensors;
+    kd_safetensors_spec *specs;
     size_t n_tensors;
 
-    kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
+    kd_status st = list_specs(params, dtype, &tensors, &specs, &n_tensors);
     if (st) {
         return st;
     }
     char *path = kd_path_join(folder, "model.safetensors");
-    st = path != NULL ? create_file(path, tensors, n_tensors, dtype, &writer) : KD_ERR_NOMEM;
+    st = path != NULL ? kd_safetensors_create(path, specs, n_tensors, &writer) : KD_ERR_NOMEM;
     if (st) {
         goto out_free;
     }
@@ -471,6 +510,7 @@ static kd_status save_weights(const char *folder, const kd_parameters *params, k
 
 out_free:
     free(path);
+    free(specs);
     free(tensors);
     return st;
 }

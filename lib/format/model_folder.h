@@ -52,4 +52,15 @@ KD_MUST_USE kd_status kd_model_folder_save(const char *folder,
                                            const kd_parameters *params,
                                            kd_dtype dtype);
 
+/* Room for that lm_head, by which it is loaded; the caller frees its data. KD_ERR_NOMEM. */
+KD_MUST_USE kd_status kd_model_folder_alloc_lm_head(const kd_model_config *config,
+                                                    kd_backend *be,
+                                                    kd_dtype dtype,
+                                                    kd_tensor *lm_head_out);
+
+/* How large the file of the weights will be that kd_model_folder_save() writes. */
+KD_MUST_USE kd_status kd_model_folder_weights_bytes(const kd_parameters *params,
+                                                    kd_dtype dtype,
+                                                    uint64_t *bytes_out);
+
 #endif

@@ -104,6 +104,11 @@ KD_MUST_USE kd_status kd_safetensors_create(const char *path,
                                             size_t n_specs,
                                             kd_safetensors_writer **writer_out);
 
+/* How large that file will be. */
+KD_MUST_USE kd_status kd_safetensors_file_bytes(const kd_safetensors_spec *specs,
+                                                size_t n_specs,
+                                                uint64_t *bytes_out);
+
 /* The next n values, none past the end of the tensor at hand; rounded to nearest even for BF16. */
 KD_MUST_USE kd_status kd_safetensors_write_f32(kd_safetensors_writer *writer,
                                                const float *values,

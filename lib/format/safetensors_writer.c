@@ -58,6 +58,11 @@ static json_t *describe_shape(const kd_safetensors_spec *spec)
     return shape;
 }
 
+static int64_t data_bytes(const kd_safetensors_spec *spec)
+{
+    return count_elements(spec) * (int64_t)kd_safetensors_dtype_bytes(spec->dtype);
+}
+
 /* Adds one tensor, whose data is [begin, end). */
 static kd_status
 describe(json_t *header, const kd_safetensors_spec *spec, int64_t begin, int64_t end)
@@ -84,8 +89,7 @@ static kd_status describe_all(const kd_safetensors_spec *specs, size_t n_specs, 
                        ? KD_OK
                        : kd_fail(KD_ERR_NOMEM, "no memory to describe %zu tensors", n_specs);
     for (size_t i = 0; i < n_specs && !st; i++) {
-        const int64_t bytes_each = (int64_t)kd_safetensors_dtype_bytes(specs[i].dtype);
-        const int64_t end = begin + count_elements(&specs[i]) * bytes_each;
+        const int64_t end = begin + data_bytes(&specs[i]);
         st = describe(header, &specs[i], begin, end);
         begin = end;
     }
@@ -123,6 +127,22 @@ static kd_status make_header(const kd_safetensors_spec *specs, size_t n_specs, k
     }
     memcpy(text->data, length, sizeof length);
     return KD_OK;
+}
+
+kd_status
+kd_safetensors_file_bytes(const kd_safetensors_spec *specs, size_t n_specs, uint64_t *bytes_out)
+{
+    kd_text header = {0};
+    const kd_status st = make_header(specs, n_specs, &header);
+    uint64_t bytes = header.size;
+    kd_text_release(&header);
+    for (size_t i = 0; i < n_specs; i++) {
+        bytes += (uint64_t)data_bytes(&specs[i]);
+    }
+    if (!st) {
+        *bytes_out = bytes;
+    }
+    return st;
 }
 
 static void skip_written(kd_safetensors_writer *writer)

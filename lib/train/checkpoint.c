@@ -122,6 +122,20 @@ static const kd_parameters *exported_model(const kd_optimizer *optimizer)
     return optimizer->groups[g].params;
 }
 
+kd_status kd_checkpoint_bytes(const kd_optimizer *optimizer, uint64_t *bytes_out)
+{
+    const kd_parameters *model = exported_model(optimizer);
+    uint64_t weights, tensors;
+    kd_status st = kd_model_folder_weights_bytes(model, model->be->compute, &weights);
+    if (!st) {
+        st = kd_checkpoint_tensors_bytes(optimizer, &tensors);
+    }
+    if (!st) {
+        *bytes_out = weights + tensors;
+    }
+    return st;
+}
+
 static kd_status
 fill(const char *folder, const kd_optimizer *optimizer, const kd_checkpoint_state *state)
 {

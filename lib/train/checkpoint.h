@@ -43,6 +43,9 @@ KD_MUST_USE kd_status kd_checkpoint_save(const char *folder,
                                          const kd_checkpoint_state *state,
                                          char **path_out);
 
+/* How large the tensors' files of one will be; its texts are a few KiB. */
+KD_MUST_USE kd_status kd_checkpoint_bytes(const kd_optimizer *optimizer, uint64_t *bytes_out);
+
 /*
  * The newest checkpoint whose manifest verifies; others are skipped with a warning that says why.
  * *path_out is malloc'ed, or NULL if there is none, which is KD_OK; state_out is then untouched, else

@@ -22,6 +22,9 @@ KD_MUST_USE kd_status kd_checkpoint_state_write(const char *path, const kd_check
 KD_MUST_USE kd_status kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out);
 
 KD_MUST_USE kd_status kd_checkpoint_tensors_write(const char *path, const kd_optimizer *optimizer);
+/* How large that file will be. */
+KD_MUST_USE kd_status kd_checkpoint_tensors_bytes(const kd_optimizer *optimizer,
+                                                  uint64_t *bytes_out);
 /* KD_ERR_INVALID: a tensor is missing or has another size. */
 KD_MUST_USE kd_status kd_checkpoint_tensors_read(const char *path, kd_optimizer *optimizer);
 

@@ -121,35 +121,53 @@ static kd_status write_values(const transfer *t, kd_safetensors_writer *writer)
     return KD_OK;
 }
 
-static kd_status create_file(const transfer *t, kd_safetensors_writer **writer_out)
-{
-    place p = {.group = -1};
-    size_t n_specs = 0;
-    while (next_place(t->optimizer, &p)) {
-        n_specs++;
-    }
-    KD_CHECK(n_specs > 0);
-    kd_safetensors_spec *specs = calloc(n_specs, sizeof *specs);
-    char(*names)[NAME_BYTES] = calloc(n_specs, sizeof *names);
-    kd_status st;
+/* What the file holds. */
+typedef struct listing {
+    kd_safetensors_spec *specs; /* owned, as are their names */
+    char (*names)[NAME_BYTES];
+    size_t n;
+} listing;
 
-    if (specs == NULL || names == NULL) {
-        st = kd_fail(KD_ERR_NOMEM, "no memory to write %s", t->path);
-        goto out_free;
+static void listing_release(listing *list)
+{
+    free(list->names);
+    free(list->specs);
+}
+
+static kd_status list_specs(const kd_optimizer *optimizer, listing *list_out)
+{
+    listing list = {0};
+    place p = {.group = -1};
+    while (next_place(optimizer, &p)) {
+        list.n++;
+    }
+    KD_CHECK(list.n > 0);
+    list.specs = calloc(list.n, sizeof *list.specs);
+    list.names = calloc(list.n, sizeof *list.names);
+    if (list.specs == NULL || list.names == NULL) {
+        listing_release(&list);
+        return kd_fail(KD_ERR_NOMEM, "no memory to list %zu tensors", list.n);
     }
     p = (place){.group = -1};
-    for (size_t i = 0; next_place(t->optimizer, &p); i++) {
-        print_name(names[i], &p);
-        specs[i] = (kd_safetensors_spec){.name = names[i],
-                                         .dtype = KD_SAFETENSORS_F32,
-                                         .n_dims = 1,
-                                         .dims = {p.entry->n_elements}};
+    for (size_t i = 0; next_place(optimizer, &p); i++) {
+        print_name(list.names[i], &p);
+        list.specs[i] = (kd_safetensors_spec){.name = list.names[i],
+                                              .dtype = KD_SAFETENSORS_F32,
+                                              .n_dims = 1,
+                                              .dims = {p.entry->n_elements}};
     }
-    st = kd_safetensors_create(t->path, specs, n_specs, writer_out);
+    *list_out = list;
+    return KD_OK;
+}
 
-out_free:
-    free(names);
-    free(specs);
+static kd_status create_file(const transfer *t, kd_safetensors_writer **writer_out)
+{
+    listing list;
+    kd_status st = list_specs(t->optimizer, &list);
+    if (!st) {
+        st = kd_safetensors_create(t->path, list.specs, list.n, writer_out);
+        listing_release(&list);
+    }
     return st;
 }
 
@@ -247,4 +265,15 @@ kd_status kd_checkpoint_tensors_read(const char *path, kd_optimizer *optimizer)
 {
     transfer t = {.optimizer = optimizer, .path = path};
     return run(&t, read_file);
+}
+
+kd_status kd_checkpoint_tensors_bytes(const kd_optimizer *optimizer, uint64_t *bytes_out)
+{
+    listing list;
+    kd_status st = list_specs(optimizer, &list);
+    if (!st) {
+        st = kd_safetensors_file_bytes(list.specs, list.n, bytes_out);
+        listing_release(&list);
+    }
+    return st;
 }

@@ -182,6 +182,33 @@ Test(checkpoint, one_whose_manifest_leaves_out_what_is_read_is_passed_over)
     tiny_train_destroy(t);
 }
 
+static uint64_t size_of(const char *path)
+{
+    struct stat info;
+    cr_assert_eq(stat(path, &info), 0);
+    return (uint64_t)info.st_size;
+}
+
+static void expect_known_size(const kd_model_type *type, kd_dtype compute)
+{
+    tiny_train *t = start(type, compute);
+    uint64_t all = 0, model = 0;
+    cr_assert_eq(kd_checkpoint_bytes(kd_trainer_optimizer(t->trainer), &all), KD_OK);
+    cr_assert_eq(kd_model_folder_weights_bytes(kd_trainer_parameters(t->trainer), compute, &model),
+                 KD_OK);
+    cr_assert_eq(save(t, 1), KD_OK);
+    const uint64_t found = size_of(temporary_path("step-000000000001/model.safetensors"));
+    cr_expect_eq(model, found);
+    cr_expect_eq(all, found + size_of(temporary_path("step-000000000001/train.safetensors")));
+    tiny_train_destroy(t);
+}
+
+Test(checkpoint, its_size_is_known_before_it_is_written)
+{
+    expect_known_size(&kd_model_qwen2_moe, KD_F32);
+    expect_known_size(&kd_model_llama, KD_BF16);
+}
+
 Test(checkpoint, only_one_whose_manifest_verifies_is_found)
 {
     tiny_train *t = start(&kd_model_mixtral, KD_F32);
