@@ -7,6 +7,11 @@
 #include "base/log.h"
 #include "base/rng.h"
 
+uint64_t kd_order_windows(uint64_t n_tokens, uint32_t sequence_length)
+{
+    return n_tokens == 0 ? 0 : (n_tokens - 1) / sequence_length;
+}
+
 static kd_status
 order_init(kd_order *order, const kd_shard *shard, uint32_t sequence_length, uint64_t key)
 {
@@ -18,7 +23,7 @@ order_init(kd_order *order, const kd_shard *shard, uint32_t sequence_length, uin
                        shard->info.split, sequence_length, (unsigned long long)shard->n_tokens);
     }
     *order = (kd_order){
-        .n_windows = (shard->n_tokens - 1) / sequence_length,
+        .n_windows = kd_order_windows(shard->n_tokens, sequence_length),
         .key = key,
         .sequence_length = sequence_length,
     };

@@ -27,6 +27,9 @@ typedef struct kd_order {
     uint32_t sequence_length;
 } kd_order;
 
+/* Of a shard of so many tokens; 0 if that is none. */
+uint64_t kd_order_windows(uint64_t n_tokens, uint32_t sequence_length);
+
 /* KD_ERR_INVALID if the shard has no window of this length. sequence_length > 0. */
 KD_MUST_USE kd_status kd_order_shuffled(kd_order *order,
                                         const kd_shard *shard,

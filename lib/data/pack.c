@@ -336,6 +336,13 @@ kd_status kd_pack(const kd_pack_settings *settings, kd_pack_result *result_out)
 
 bool kd_pack_is_current(const kd_pack_settings *settings)
 {
+    kd_pack_result unused;
+    return kd_pack_find(settings, &unused);
+}
+
+bool kd_pack_find(const kd_pack_settings *settings, kd_pack_result *result_out)
+{
+    uint64_t n_tokens[SPLITS] = {0};
     kd_tokenizer *tokenizer;
     const char *bad_file;
     uint64_t print;
@@ -346,8 +353,11 @@ bool kd_pack_is_current(const kd_pack_settings *settings)
     bool current = fingerprint(settings, tokenizer, &print, &bad_file);
     for (split which = TRAIN; which < SPLITS && current; which++) {
         const char *path = path_of(settings, which);
-        current = path == NULL || kd_shard_is_made_of(path, print, split_names[which]);
+        current = path == NULL || kd_shard_find(path, print, split_names[which], &n_tokens[which]);
     }
     kd_tokenizer_destroy(tokenizer);
+    if (current) {
+        *result_out = (kd_pack_result){n_tokens[TRAIN], n_tokens[TEST]};
+    }
     return current;
 }

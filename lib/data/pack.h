@@ -62,4 +62,7 @@ KD_MUST_USE kd_status kd_pack(const kd_pack_settings *settings, kd_pack_result *
  */
 bool kd_pack_is_current(const kd_pack_settings *settings);
 
+/* The same; where it is true, also what the shards hold. */
+bool kd_pack_find(const kd_pack_settings *settings, kd_pack_result *result_out);
+
 #endif

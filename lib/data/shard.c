@@ -211,15 +211,33 @@ static bool read_header(const char *path, kd_shard_header *header_out, uint64_t 
     return ok;
 }
 
-bool kd_shard_is_made_of(const char *path, uint64_t fingerprint, const char *split)
+static bool is_made_of(const kd_shard_header *header, uint64_t fingerprint, const char *split)
+{
+    return memcmp(header->magic, KD_SHARD_MAGIC, sizeof header->magic) == 0 &&
+           header->version == KD_SHARD_VERSION &&
+           header->header_hash == kd_shard_header_hash(header) &&
+           header->info.fingerprint == fingerprint &&
+           strncmp(header->info.split, split, KD_SHARD_SPLIT_BYTES) == 0 &&
+           (header->token_bytes == 2 || header->token_bytes == 4);
+}
+
+bool kd_shard_find(const char *path,
+                   uint64_t fingerprint,
+                   const char *split,
+                   uint64_t *n_tokens_out)
 {
     kd_shard_header header;
     uint64_t size_bytes;
-    return read_header(path, &header, &size_bytes) &&
-           memcmp(header.magic, KD_SHARD_MAGIC, sizeof header.magic) == 0 &&
-           header.version == KD_SHARD_VERSION &&
-           header.header_hash == kd_shard_header_hash(&header) &&
-           header.info.fingerprint == fingerprint &&
-           strncmp(header.info.split, split, KD_SHARD_SPLIT_BYTES) == 0 &&
-           (header.token_bytes == 2 || header.token_bytes == 4) && size_fits(&header, size_bytes);
+    const bool found = read_header(path, &header, &size_bytes) &&
+                       is_made_of(&header, fingerprint, split) && size_fits(&header, size_bytes);
+    if (found) {
+        *n_tokens_out = header.n_tokens;
+    }
+    return found;
+}
+
+bool kd_shard_is_made_of(const char *path, uint64_t fingerprint, const char *split)
+{
+    uint64_t unused;
+    return kd_shard_find(path, fingerprint, split, &unused);
 }

@@ -76,4 +76,10 @@ void kd_shard_read(const kd_shard *shard,
  */
 bool kd_shard_is_made_of(const char *path, uint64_t fingerprint, const char *split);
 
+/* The same; where it is true, also how many tokens it holds. */
+bool kd_shard_find(const char *path,
+                   uint64_t fingerprint,
+                   const char *split,
+                   uint64_t *n_tokens_out);
+
 #endif

@@ -427,6 +427,19 @@ Test(pack, shards_are_current_until_something_they_depend_on_changes)
     cr_expect(not(kd_pack_is_current(&other)));
 }
 
+Test(pack, shards_that_are_current_say_what_they_hold)
+{
+    const kd_pack_settings settings = settings_of(one_file, 1);
+    kd_pack_result made, found = {.n_train_tokens = 7};
+    write_random("a.txt", 20 * BLOCK);
+    cr_expect(not(kd_pack_find(&settings, &found)));
+    cr_expect(eq(u64, found.n_train_tokens, 7));
+    cr_assert(eq(int, kd_pack(&settings, &made), KD_OK));
+    cr_expect(kd_pack_find(&settings, &found));
+    cr_expect(eq(u64, found.n_train_tokens, made.n_train_tokens));
+    cr_expect(eq(u64, found.n_test_tokens, made.n_test_tokens));
+}
+
 Test(pack, shards_are_stale_once_a_file_was_touched_or_a_shard_is_gone)
 {
     const kd_pack_settings settings = settings_of(one_file, 1);
