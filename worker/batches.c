@@ -10,7 +10,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/rng.h"
-#include "data/pack.h"
 
 typedef struct shard_paths {
     char *folder, *train, *test; /* owned */
@@ -77,6 +76,18 @@ kd_status batches_pack(const Kd__Job *job)
     kd_status st = make_paths(job, &paths);
     if (!st) {
         st = pack_into(job, &paths);
+        release_paths(&paths);
+    }
+    return st;
+}
+
+kd_status batches_find_packed(const Kd__Job *job, bool *found_out, kd_pack_result *tokens_out)
+{
+    shard_paths paths = {0};
+    const kd_status st = make_paths(job, &paths);
+    if (!st) {
+        const kd_pack_settings settings = pack_settings(job, &paths);
+        *found_out = kd_pack_find(&settings, tokens_out);
         release_paths(&paths);
     }
     return st;
@@ -149,11 +160,11 @@ uint64_t batches_hash(const batches *b)
 
 kd_status batch_reader_open(const batches *b, batch_reader *reader_out)
 {
-    const size_t n = (size_t)b->n_batch * b->n_tokens;
+    const size_t bytes = batch_reader_bytes(b->n_batch, b->n_tokens);
     batch_reader reader = {
         .batches = b,
-        .tokens = malloc(n * sizeof *reader.tokens),
-        .labels = malloc(n * sizeof *reader.labels),
+        .tokens = malloc(bytes / 2),
+        .labels = malloc(bytes / 2),
     };
     if (reader.tokens == NULL || reader.labels == NULL) {
         batch_reader_close(&reader);
@@ -161,6 +172,11 @@ kd_status batch_reader_open(const batches *b, batch_reader *reader_out)
     }
     *reader_out = reader;
     return KD_OK;
+}
+
+size_t batch_reader_bytes(uint32_t n_batch, uint32_t n_tokens)
+{
+    return 2 * (size_t)n_batch * n_tokens * sizeof(int32_t);
 }
 
 void batch_reader_close(batch_reader *reader)

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 
 #include "data/order.h"
+#include "data/pack.h"
 #include "proto/job.pb-c.h"
 #include "shape/config.h"
 #include "train/evaluate.h"
@@ -26,6 +27,11 @@ typedef struct batches {
 
 /* Packs the shards unless they are current. Blocks on the disk, for as long as the text is. */
 KD_MUST_USE kd_status batches_pack(const Kd__Job *job);
+
+/* How many tokens the shards have, if they are there and current: read from their headers alone. */
+KD_MUST_USE kd_status batches_find_packed(const Kd__Job *job,
+                                          bool *found_out,
+                                          kd_pack_result *tokens_out);
 
 /* Verifies and maps the shards; the job is not kept. */
 KD_MUST_USE kd_status batches_open(const Kd__Job *job, batches *batches_out);
@@ -47,6 +53,7 @@ typedef struct batch_reader {
 
 KD_MUST_USE kd_status batch_reader_open(const batches *b, batch_reader *reader_out);
 void batch_reader_close(batch_reader *reader); /* fine on {0} */
+size_t batch_reader_bytes(uint32_t n_batch, uint32_t n_tokens);
 
 /* next() of a kd_source whose user is the reader. */
 KD_MUST_USE kd_status batch_reader_next(void *reader, uint64_t m, kd_batch *batch_out);

@@ -9,13 +9,12 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "distill/loss.h"
-#include "format/model_folder.h"
 #include "message/check.h"
 #include "message/path.h"
-#include "train/dtype.h"
+#include "tensor/ops.h"
 #include "worker/dtype.h"
 #include "worker/level.h"
+#include "worker/teaching.h"
 
 #define OTHERWISE "; name another output folder, or submit the job as it was"
 
@@ -130,27 +129,34 @@ kd_status resolved_take(Kd__Job *job, const char *made_with)
     return st ? st : check_cut(job);
 }
 
-static kd_status resolve_transport(Kd__Job *job, int i)
+/* The same on every rank. */
+static kd_status count_ranks(worker *w, role_count *counts)
 {
-    Kd__Teacher *teacher = job->teachers[i];
-    kd_model_config config;
-    if (teacher->transport != KD__TEACHER__TRANSPORT__AUTO) {
-        return KD_OK;
+    const int role =
+        kd_world_role(w->world) == KD_ROLE_STUDENT ? 0 : 1 + kd_world_teacher(w->world);
+    counts[role] = (role_count){1, kd_cpu_multiplies_bf16() ? 1 : 0};
+    return kd_world_sum(w->world, &counts[0].n_ranks, 2 * (1 + (int)w->job->n_teachers));
+}
+
+static kd_status resolve_dtypes(worker *w)
+{
+    role_count *counts = calloc(1 + w->job->n_teachers, sizeof *counts);
+    if (counts == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for %zu teachers", w->job->n_teachers);
     }
-    const kd_status st = kd_model_folder_config(teacher->checkpoint, &config);
+    const kd_status st = count_ranks(w, counts);
     if (!st) {
-        teacher->has_transport = 1;
-        teacher->transport =
-            kd_transport_resolve(teacher->transport, &config, kd_dtype_of_word(teacher->dtype));
+        dtype_resolve(w->job, counts);
     }
+    free(counts);
     return st;
 }
 
 static kd_status decide(worker *w)
 {
-    kd_status st = dtype_resolve(w);
-    for (int i = 0; !st && i < (int)w->job->n_teachers; i++) {
-        st = resolve_transport(w->job, i);
+    kd_status st = resolve_dtypes(w);
+    if (!st) {
+        st = teaching_resolve_transports(w->job);
     }
     w->job->training->has_micro_batch_size = 1;
     w->batches.n_batch = w->job->training->micro_batch_size;

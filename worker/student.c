@@ -49,10 +49,10 @@ static kd_status open_teacher(student_rank *rank, int i)
     if (plan->messages[i].n_groups == 0) {
         return KD_OK;
     }
-    if (kd_world_replicas(w->world, i) == 0) {
+    if (teaching_is_local(w->job, i)) {
         return open_source(rank, i);
     }
-    if (kd_signal_plan_find(plan, i, KD_SIGNAL_HIDDEN, 0) == NULL) {
+    if (!teaching_needs_lm_head(w->job, &rank->teaching, i)) {
         return KD_OK;
     }
     return kd_model_folder_load_lm_head(w->job->teachers[i]->checkpoint, rank->be,
@@ -340,6 +340,18 @@ static kd_status take_order(student_rank *rank, uint64_t step, kd_step_order *or
     return st;
 }
 
+static kd_memory_usage memory_usage(const student_rank *rank)
+{
+    kd_memory_usage usage = rank->be->ops->memory_usage(rank->be);
+    for (int i = 0; i < rank->teaching.n_teachers; i++) {
+        const kd_backend *own = rank->teachers[i].be;
+        if (own != NULL) {
+            usage = kd_memory_usage_sum(usage, own->ops->memory_usage(own));
+        }
+    }
+    return usage;
+}
+
 kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
 {
     worker *w = rank->w;
@@ -375,6 +387,7 @@ kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
             teaching_log_channel(rank->channels[i], kd_clock_monotonic_s() - started_s);
         }
     }
+    teaching_log_memory(memory_usage(rank));
     const kd_status st = finish(rank);
     if (!st) {
         *outcome_out = WORKER_COMPLETED;

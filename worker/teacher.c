@@ -18,50 +18,18 @@
 #include "train/dtype.h"
 #include "train/initial.h"
 
-/* The shape of one teacher, held against the data. */
-static kd_status read_teacher(const worker *w, int i, kd_model_config *config_out)
-{
-    char who[32];
-    (void)snprintf(who, sizeof who, "teachers.%d", i);
-    const kd_status st = kd_model_folder_config(w->job->teachers[i]->checkpoint, config_out);
-    return st ? st : batches_check_model(&w->batches, config_out, who);
-}
-
-static kd_status read_shapes(const worker *w, teaching *t)
-{
-    kd_status st = kd_initial_config(w->job, &t->student);
-    if (!st) {
-        st = batches_check_model(&w->batches, &t->student, "student");
-    }
-    for (int i = 0; !st && i < t->n_teachers; i++) {
-        st = read_teacher(w, i, &t->configs[i]);
-        t->teachers[i] = (kd_teacher_view){.config = &t->configs[i],
-                                           .transport = w->job->teachers[i]->transport,
-                                           .compute = kd_dtype_of_word(w->job->teachers[i]->dtype),
-                                           .lm_head = kd_tensor_none()};
-    }
-    return st;
-}
-
-void teaching_release(teaching *t)
-{
-    kd_signal_plan_release(&t->plan);
-    free(t->teachers);
-    free(t->configs);
-    *t = (teaching){0};
-}
-
 kd_status teaching_plan(const worker *w, teaching *teaching_out)
 {
-    teaching t = {.n_teachers = (int)w->job->n_teachers};
-    t.configs = calloc(w->job->n_teachers + 1, sizeof *t.configs);
-    t.teachers = calloc(w->job->n_teachers + 1, sizeof *t.teachers);
-    kd_status st = t.configs == NULL || t.teachers == NULL
-                       ? kd_fail(KD_ERR_NOMEM, "no memory for %d teachers", t.n_teachers)
-                       : read_shapes(w, &t);
-    if (!st) {
-        st = kd_objective_plan(w->job->objective, &t.student, t.teachers, t.n_teachers,
-                               (int64_t)w->batches.n_batch * w->batches.n_tokens, &t.plan);
+    teaching t;
+    kd_status st = teaching_of_job(w->job, &t);
+    if (st) {
+        return st;
+    }
+    st = batches_check_model(&w->batches, &t.student, "student");
+    for (int i = 0; !st && i < t.n_teachers; i++) {
+        char who[32];
+        (void)snprintf(who, sizeof who, "teachers.%d", i);
+        st = batches_check_model(&w->batches, &t.configs[i], who);
     }
     if (st) {
         teaching_release(&t);
@@ -197,6 +165,12 @@ void teaching_log_channel(const kd_channel *channel, double elapsed_s)
            channel->messages_moved, (double)channel->bytes_moved / 1048576.0, stall_s, elapsed_s);
 }
 
+void teaching_log_memory(kd_memory_usage usage)
+{
+    kd_log(KD_LOG_INFO, "memory: %zu B held, %zu B of scratch, %zu B for products",
+           usage.held_bytes, usage.scratch_bytes, usage.products_bytes);
+}
+
 static const kd_message_plan *message_of(const teacher_rank *rank)
 {
     return &rank->teaching.plan.messages[rank->teacher];
@@ -290,6 +264,7 @@ kd_status teacher_rank_run(teacher_rank *rank, worker_outcome *outcome_out)
     if (!st && rank->channel != NULL) {
         st = rank->channel->ops->flush(rank->channel);
         teaching_log_channel(rank->channel, kd_clock_monotonic_s() - started_s);
+        teaching_log_memory(rank->be->ops->memory_usage(rank->be));
     }
     if (!st) {
         *outcome_out = outcome;

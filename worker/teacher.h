@@ -7,22 +7,12 @@
 
 #include "comm/step_order.h"
 #include "distill/channel.h"
-#include "distill/objective.h"
 #include "distill/teacher.h"
+#include "worker/teaching.h"
 #include "worker/worker.h"
 
-/* What both roles derive from the job alone. */
-typedef struct teaching {
-    kd_model_config student;
-    kd_model_config *configs;  /* (n_teachers); owned */
-    kd_teacher_view *teachers; /* (n_teachers) as losses see them, without lm_heads; owned */
-    int n_teachers;
-    kd_signal_plan plan; /* without signals if no loss needs a teacher; owned */
-} teaching;
-
-/* Reads the shapes; KD_ERR_INVALID if vocabularies fit neither each other nor the data. */
+/* What the job says, held against the data: KD_ERR_INVALID if vocabularies fit neither each other nor that. */
 KD_MUST_USE kd_status teaching_plan(const worker *w, teaching *teaching_out);
-void teaching_release(teaching *t); /* fine on {0} */
 
 /* The micro-batches of a step, of all ranks: first_m <= m < end_m. */
 typedef struct step_span {
@@ -76,8 +66,9 @@ void teacher_source_close(teacher_source *source); /* fine on {0} */
 /* Queues the teacher over micro-batch m into `message`; a kd_channel_produce with the source as user. */
 KD_MUST_USE kd_status teacher_source_fill(void *source, uint64_t m, uint64_t groups, void *message);
 
-/* The counters of a channel at the end of a run, as one line of the log. */
+/* At the end of a run, a line of the log: the counters of a channel; what the back ends of a rank hold. */
 void teaching_log_channel(const kd_channel *channel, double elapsed_s);
+void teaching_log_memory(kd_memory_usage usage);
 
 typedef struct teacher_rank {
     worker *w;

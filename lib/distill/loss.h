@@ -150,6 +150,11 @@ KD_MUST_USE kd_status kd_teacher_logits_plan(const ProtobufCMessage *message,
 /* Fills context->seen with the logits in context->messages that `readers` read; returns how many. */
 int kd_teacher_logits_give(const kd_loss_context *context, uint64_t readers, int64_t n_rows);
 
+/* What one token takes in the message, of logits or of hidden states. */
+size_t kd_transport_token_bytes(Kd__Teacher__Transport transport,
+                                const kd_model_config *teacher,
+                                kd_dtype compute);
+
 /* AUTO becomes the one of the others that moves fewer bytes a token; ties go to LOGITS. */
 Kd__Teacher__Transport
 kd_transport_resolve(Kd__Teacher__Transport wish, const kd_model_config *teacher, kd_dtype compute);
