@@ -7,7 +7,7 @@
 
 static const ctl_command commands[] = {
     {"submit", "FILE", "satw", "submit a job file; prints the job's number", ctl_submit},
-    {"validate", "FILE", "s", "check a job file without a daemon", ctl_validate},
+    {"validate", "FILE", "se", "check a job file without a daemon", ctl_validate},
     {"explain", "[PATH]", "m", "tell what a job can say: all fields, or one", ctl_explain},
     {"list", NULL, "", "list all jobs", ctl_list},
     {"show", "JOB", "", "show where one job stands", ctl_show},

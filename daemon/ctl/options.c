@@ -16,12 +16,19 @@
 #define REPLY_TIMEOUT_MS 30000
 
 static const struct option long_options[] = {
-    {"server", required_argument, NULL, 'S'}, {"json", no_argument, NULL, 'j'},
-    {"help", no_argument, NULL, 'h'},         {"version", no_argument, NULL, 'V'},
-    {"set", required_argument, NULL, 's'},    {"after", required_argument, NULL, 'a'},
-    {"token", required_argument, NULL, 't'},  {"watch", no_argument, NULL, 'w'},
-    {"csv", no_argument, NULL, 'c'},          {"follow", no_argument, NULL, 'f'},
-    {"man", no_argument, NULL, 'm'},          {NULL, 0, NULL, 0},
+    {"server", required_argument, NULL, 'S'},
+    {"json", no_argument, NULL, 'j'},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {"set", required_argument, NULL, 's'},
+    {"after", required_argument, NULL, 'a'},
+    {"token", required_argument, NULL, 't'},
+    {"watch", no_argument, NULL, 'w'},
+    {"csv", no_argument, NULL, 'c'},
+    {"follow", no_argument, NULL, 'f'},
+    {"man", no_argument, NULL, 'm'},
+    {"explain", no_argument, NULL, 'e'},
+    {NULL, 0, NULL, 0},
 };
 
 static const char global_options[] = "SjhV";
@@ -74,6 +81,8 @@ static void print_command_help(const ctl_command *command)
         {'t', "  --token TEXT      submit once: the same token again gives the same job"},
         {'w', "  --watch           stay and show progress, as watch does"},
         {'c', "  --csv             comma-separated values with a header line"},
+        {'e',
+         "  --explain         tell what the job will need, by memory, streams, work and files"},
         {'m', "  --man             print the manual page distill-job(5)"},
         {'f', "  -f, --follow      go on as the log grows, until the job ends"},
     };
@@ -137,6 +146,9 @@ static void take_option(int letter, ctl_options *o, bool *help, bool *version)
         break;
     case 'm':
         o->man = true;
+        break;
+    case 'e':
+        o->explain = true;
         break;
     default: /* 'f' */
         o->follow = true;

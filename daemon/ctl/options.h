@@ -38,7 +38,7 @@ struct ctl_options {
     size_t n_sets;
     const char **after; /* --after, in order */
     size_t n_after;
-    bool json, watch, csv, follow, man;
+    bool json, watch, csv, follow, man, explain;
     bool quiet;                /* not an option: set where failures of a call are expected */
     unsigned reply_timeout_ms; /* not one either: how long a daemon may take for an answer */
 };

@@ -1,4 +1,4 @@
-/* submit.c - submit and validate: a job file becomes a job. */
+/* submit.c - a job file becomes a job. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,11 +14,6 @@
 #include "message/reflect.h"
 #include "message/yaml.h"
 
-static kd_status read_job(const ctl_options *options, Kd__Job **job_out)
-{
-    return kd_job_read(options->argument, options->sets, options->n_sets, job_out);
-}
-
 /* --after, as if the file's list were longer. */
 static kd_status add_after(Kd__Job *job, const ctl_options *options)
 {
@@ -33,73 +28,11 @@ static kd_status add_after(Kd__Job *job, const ctl_options *options)
     return st;
 }
 
-/* All mistakes of a job, a line each; empty if there are none. Completes the job. */
-static kd_status find_mistakes(Kd__Job *job, kd_text *mistakes)
-{
-    kd_status st = kd_job_complete(job);
-    if (st == KD_OK) {
-        st = kd_job_check(job, mistakes);
-    }
-    if (st == KD_OK) {
-        st = kd_job_check_files(job);
-    }
-    if (st && mistakes->size == 0) {
-        kd_text_printf(mistakes, "%s\n", kd_fault_text());
-    }
-    return st;
-}
-
-static void print_validation_json(const char *mistakes)
-{
-    kd_text out = {0};
-    kd_json_printer p = {.text = &out};
-    kd_json_begin(&p, '{');
-    kd_json_key(&p, "valid");
-    kd_json_bool(&p, *mistakes == '\0');
-    kd_json_key(&p, "mistakes");
-    kd_json_begin(&p, '[');
-    for (const char *line = mistakes; *line;) {
-        const size_t length = strcspn(line, "\n");
-        kd_json_bytes(&p, line, length);
-        line += length + (line[length] == '\n');
-    }
-    kd_json_end(&p, ']');
-    kd_json_end(&p, '}');
-    puts(out.failed ? "null" : out.data);
-    kd_text_release(&out);
-}
-
-/* A disk that fails and a lack of memory are not the job's fault. */
-static ctl_exit exit_of(kd_status st)
+ctl_exit ctl_exit_of_job(kd_status st)
 {
     return st == KD_OK                             ? CTL_OK
            : st == KD_ERR_IO || st == KD_ERR_NOMEM ? CTL_INTERNAL
                                                    : CTL_INVALID;
-}
-
-ctl_exit ctl_validate(const ctl_options *options)
-{
-    Kd__Job *job = NULL;
-    kd_text mistakes = {0};
-    kd_status st = read_job(options, &job);
-    if (st) {
-        kd_text_printf(&mistakes, "%s\n", kd_fault_text());
-    } else {
-        st = find_mistakes(job, &mistakes);
-    }
-    if (options->json) {
-        print_validation_json(mistakes.size ? mistakes.data : "");
-    } else if (st) {
-        (void)fputs(mistakes.size ? mistakes.data : "out of memory\n", stderr);
-    } else {
-        printf("%s: valid; takes %" PRIu32 " ranks on %" PRIu64 " slots\n", options->argument,
-               kd_job_ranks(job), kd_job_slots(job));
-    }
-    kd_text_release(&mistakes);
-    if (job) {
-        kd__job__free_unpacked(job, NULL);
-    }
-    return exit_of(st);
 }
 
 /* A token of our own makes the one repetition below safe. */
@@ -177,7 +110,7 @@ ctl_exit ctl_submit(const ctl_options *options)
 {
     Kd__Job *job = NULL;
     Kd__JobStatus *status = NULL;
-    kd_status st = read_job(options, &job);
+    kd_status st = kd_job_read(options->argument, options->sets, options->n_sets, &job);
     if (st == KD_OK) {
         st = add_after(job, options);
     }
@@ -186,7 +119,7 @@ ctl_exit ctl_submit(const ctl_options *options)
         if (job) {
             kd__job__free_unpacked(job, NULL);
         }
-        return exit_of(st);
+        return ctl_exit_of_job(st);
     }
     ctl_exit result = send_job(options, job, &status);
     kd__job__free_unpacked(job, NULL);

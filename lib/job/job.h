@@ -9,7 +9,8 @@
  *
  *     training.batch_size: found 10, expected a multiple of student ranks * micro_batch_size (4)
  *
- * No tensor code. Only kd_job_read() and kd_job_check_files() touch the disk.
+ * kd_job_read_checked() does them all. No tensor code. Only kd_job_read() and kd_job_check_files() touch the
+ * disk.
  */
 #ifndef KD_JOB_JOB_H
 #define KD_JOB_JOB_H
@@ -42,6 +43,16 @@ KD_MUST_USE kd_status kd_job_parse(const char *text,
                                    const char *const *sets,
                                    size_t n_sets,
                                    Kd__Job **job_out);
+
+/*
+ * Reads, completes and checks a job file, its models and folders too. On a fault `mistakes` (empty before)
+ * has a line for each mistake, unless memory lacks for it, and there is no job.
+ */
+KD_MUST_USE kd_status kd_job_read_checked(const char *path,
+                                          const char *const *sets,
+                                          size_t n_sets,
+                                          Kd__Job **job_out,
+                                          kd_text *mistakes);
 
 /* Makes every field that job.proto calls a path absolute: relative ones are below base_folder. */
 KD_MUST_USE kd_status kd_job_resolve_paths(Kd__Job *job, const char *base_folder);

@@ -74,3 +74,36 @@ kd_status kd_job_read(const char *path, const char *const *sets, size_t n_sets, 
     *job_out = job;
     return KD_OK;
 }
+
+static kd_status check(Kd__Job *job, kd_text *mistakes)
+{
+    kd_status st = kd_job_complete(job);
+    if (!st) {
+        st = kd_job_check(job, mistakes);
+    }
+    return st ? st : kd_job_check_files(job);
+}
+
+kd_status kd_job_read_checked(const char *path,
+                              const char *const *sets,
+                              size_t n_sets,
+                              Kd__Job **job_out,
+                              kd_text *mistakes)
+{
+    Kd__Job *job = NULL;
+    kd_status st = kd_job_read(path, sets, n_sets, &job);
+    if (!st) {
+        st = check(job, mistakes);
+    }
+    if (!st) {
+        *job_out = job;
+        return KD_OK;
+    }
+    if (mistakes->size == 0) {
+        kd_text_printf(mistakes, "%s\n", kd_fault_text());
+    }
+    if (job != NULL) {
+        kd__job__free_unpacked(job, NULL);
+    }
+    return st;
+}

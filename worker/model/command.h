@@ -19,6 +19,7 @@ enum { EXIT_DONE = 0, EXIT_USAGE = 64, EXIT_INPUT = 65, EXIT_INTERNAL = 70, EXIT
 int command_inspect(int argc, char **argv);
 int command_evaluate(int argc, char **argv);
 int command_create(int argc, char **argv);
+int command_plan(int argc, char **argv);
 
 int command_exit_code(kd_status st);
 

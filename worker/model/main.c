@@ -13,6 +13,7 @@ static const char help[] =
     "inspect   prints the shape and size of a model folder, and whether its weights are sound\n"
     "evaluate  prints loss, perplexity and next-token accuracy of a model on text\n"
     "create    makes a model folder with random weights from a shape\n"
+    "plan      tells what a run of a job will need: memory, streams, work, files\n"
     "\n"
     "exit codes: 0 done, 64 bad command line, 65 bad input, 70 internal, 74 input or output "
     "failed\n";
@@ -24,6 +25,7 @@ static const struct {
     {"inspect", command_inspect},
     {"evaluate", command_evaluate},
     {"create", command_create},
+    {"plan", command_plan},
 };
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
@@ -44,7 +46,8 @@ static int fail_unknown(const char *word)
 static int run(int argc, char **argv)
 {
     if (argc < 2) {
-        (void)kd_fail(KD_ERR_ARG, "no command: expected inspect, evaluate or create; see --help");
+        (void)kd_fail(KD_ERR_ARG,
+                      "no command: expected inspect, evaluate, create or plan; see --help");
         return EXIT_USAGE;
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
