@@ -1,3 +1,4 @@
+/* utf8.c - the one decoder: what a check lets pass, a printer prints, and what one refuses, so does the other. */
 #include "base/utf8.h"
 
 #include <string.h>
