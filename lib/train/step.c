@@ -14,10 +14,13 @@
 #include "train/tokens.h"
 #include "train/trainer.h"
 
-/* What a step is about to go through, on all ranks. */
+enum { BARE, LABELLED, BATCH_KINDS };
+
+/* What a step is about to go through: on this rank, and once they are summed on all. */
 typedef struct step_counts {
-    int64_t rows[KD_LOSSES_MAX]; /* that each loss counts           */
-    bool labelled;               /* whether its batches have labels */
+    int64_t sums[KD_LOSSES_MAX + BATCH_KINDS];
+    int64_t *rows;    /* (n_losses) within the sums: that each loss counts            */
+    int64_t *batches; /* (BATCH_KINDS) behind them: micro-batches without labels, and with */
 } step_counts;
 
 static kd_status
@@ -41,34 +44,40 @@ count_batch(const kd_trainer *trainer, const kd_step_work *work, int64_t i, step
         st = kd_tokens_check(batch.tokens, batch.labels, batch.n_batch, batch.n_tokens,
                              trainer->params->config.vocab_size, batch.first);
     }
-    if (st) {
-        return st;
+    if (!st) {
+        counts->batches[batch.labels != NULL ? LABELLED : BARE]++;
+        kd_objective_count(trainer->objective, &batch, counts->rows);
     }
-    if (i > 0 && (batch.labels != NULL) != counts->labelled) {
-        return kd_fail(KD_ERR_INVALID,
-                       "step %" PRIu64 ": found micro-batches with and without labels, expected "
-                       "labels in all of them or in none",
-                       work->step);
-    }
-    counts->labelled = batch.labels != NULL;
-    kd_objective_count(trainer->objective, &batch, counts->rows);
-    return KD_OK;
+    return st;
 }
 
-/* The rows that each loss is a mean over: of all micro-batches, on all ranks. */
+/*
+ * The rows that each loss is a mean over: of all micro-batches, on all ranks. Whether these are of one kind
+ * is judged by the sums, so that all ranks come to the same end.
+ */
 static kd_status count(const kd_trainer *trainer,
                        const kd_step_work *work,
                        const kd_reduce *reduce,
                        step_counts *counts)
 {
+    const int n_losses = kd_objective_n_losses(trainer->objective);
     KD_CHECK(work->n_batches > 0);
+    counts->rows = counts->sums;
+    counts->batches = counts->sums + n_losses;
     for (int64_t i = 0; i < work->n_batches; i++) {
         const kd_status st = count_batch(trainer, work, i, counts);
         if (st) {
             return st;
         }
     }
-    return reduce->sum_i64(reduce->user, counts->rows, kd_objective_n_losses(trainer->objective));
+    const kd_status st = reduce->sum_i64(reduce->user, counts->sums, n_losses + BATCH_KINDS);
+    if (!st && counts->batches[BARE] > 0 && counts->batches[LABELLED] > 0) {
+        return kd_fail(KD_ERR_INVALID,
+                       "step %" PRIu64 ": found micro-batches with and without labels, expected "
+                       "labels in all of them or in none",
+                       work->step);
+    }
+    return st;
 }
 
 /*
@@ -309,13 +318,14 @@ static kd_status pass(kd_trainer *trainer,
                       bool update,
                       kd_step_result *result_out)
 {
-    step_counts counts = {.labelled = false};
+    step_counts counts = {.sums = {0}};
     kd_status st = count(trainer, work, reduce, &counts);
     if (st) {
         return st;
     }
+    const bool labelled = counts.batches[LABELLED] > 0;
     kd_optimizer_clear(trainer->optimizer);
-    kd_objective_begin(trainer->objective, work->step, counts.rows, counts.labelled);
+    kd_objective_begin(trainer->objective, work->step, counts.rows, labelled);
 
     trainer->channels = channels;
     const uint64_t stall_before_ns = stalls_ns(trainer);
@@ -328,7 +338,7 @@ static kd_status pass(kd_trainer *trainer,
         .stall_s = (double)stall_ns * 1e-9,
     };
     if (!st) {
-        st = conclude(trainer, work->step, counts.labelled, reduce, &result);
+        st = conclude(trainer, work->step, labelled, reduce, &result);
     }
     if (!st) {
         *result_out = result;

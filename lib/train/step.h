@@ -92,7 +92,7 @@ kd_trainer_memory kd_trainer_memory_of(const kd_trainer *trainer);
  * that need signals do without those. Every student rank makes the same call; blocks on the channels and
  * on `reduce`.
  *
- * KD_ERR_INVALID names a token or label out of range, that some batches have labels and others none,
+ * KD_ERR_INVALID names a token or label out of range, that some batches have labels and others none, on whatever ranks,
  * or a loss or gradient norm that is not finite, with the step: all ranks see the same, and the same
  * step again would end the same way. Other errors are the source's, a channel's, the reduction's or
  * the back end's. After an error the weights are those before the step. An error that only this rank

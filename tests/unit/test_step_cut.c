@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
+#include "tests/support/fault.h"
 #include "tests/support/tiny_train.h"
 
 /* The routers' losses beside the others; balance, a product of means, keeps its micro-batch. */
@@ -46,7 +48,7 @@ Test(step, cutting_the_batch_changes_nothing_but_rounding)
 typedef struct other_rank {
     float *grad;
     double sums[16];
-    int64_t counts[4]; /* of both */
+    int64_t counts[6]; /* of both: rows of each loss, batches without labels and with */
     bool records;
 } other_rank;
 
@@ -82,7 +84,7 @@ static kd_status meet_f64(void *user, double *values, int64_t n)
 static kd_status meet_i64(void *user, int64_t *values, int64_t n)
 {
     const other_rank *other = user;
-    cr_assert_eq(n, 4);
+    cr_assert_eq(n, 6);
     memcpy(values, other->counts, (size_t)n * sizeof *values);
     return KD_OK;
 }
@@ -110,7 +112,7 @@ Test(step, two_ranks_give_what_one_gives)
     const int64_t n_labelled = TINY_ROWS - 2;
     other_rank other = {
         .records = true,
-        .counts = {n_labelled, n_labelled, TINY_ROWS, TINY_ROWS},
+        .counts = {n_labelled, n_labelled, TINY_ROWS, TINY_ROWS, 0, 2},
     };
     kd_step_result alone, together;
     tiny_train *one = tiny_train_create(&kd_model_mixtral, KD_F32, &settings);
@@ -133,4 +135,22 @@ Test(step, two_ranks_give_what_one_gives)
     tiny_train_destroy(one);
     tiny_train_destroy(first);
     tiny_train_destroy(second);
+}
+
+/* Each rank's batches are of one kind, but not of the same. */
+Test(step, ranks_with_and_without_labels_all_end_in_the_same_fault)
+{
+    const tiny_batch batch = tiny_batch_create(3);
+    other_rank other = {.counts = {TINY_ROWS, TINY_ROWS, TINY_ROWS, TINY_ROWS, 1, 1}};
+    for (int rank = 0; rank < 2; rank++) {
+        tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
+        kd_batch whole = tiny_batch_whole(&batch);
+        kd_step_result result;
+        whole.labels = rank == 0 ? NULL : whole.labels;
+        kd_fault_quiet(1);
+        cr_expect_eq(step_of_two(t, &whole, &other, &result), KD_ERR_INVALID);
+        kd_fault_quiet(0);
+        EXPECT_FAULT("step 0: found micro-batches with and without labels");
+        tiny_train_destroy(t);
+    }
 }
