@@ -215,7 +215,7 @@ KD_MUST_USE kd_status kd_student_save(kd_student *student, const char *folder);
 KD_MUST_USE kd_status kd_student_checkpoint(kd_student *student, const char *folder);
 KD_MUST_USE kd_status kd_student_resume(kd_student *student, const char *folder);
 
-uint64_t kd_student_steps(const kd_student *student); /* updates made */
+uint64_t kd_student_steps(const kd_student *student); /* made, those without an update too */
 
 /* The text of this thread's last error, "" if there was none; valid until its next one. */
 const char *kd_error_text(void);

@@ -44,7 +44,7 @@ struct kd_student {
     bool distils;
     kd_logits_source built; /* what the trainer's signals were made for */
     uint64_t n_messages;    /* micro-batches of all passes so far: numbers the next one */
-    uint64_t n_steps;       /* updates made */
+    uint64_t n_steps;       /* made, those without an update too */
     kd_tokenizer_files tokenizer_files;      /* of student.checkpoint */
     uint64_t start_content, teacher_content; /* of student.checkpoint and the teacher, if there */
 

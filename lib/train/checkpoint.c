@@ -47,18 +47,22 @@ static bool parse_name(const char *name, bool temporary, uint64_t *step_out)
 }
 
 /* Joins, calls and frees: for the files of a checkpoint. */
-static kd_status write_state(const char *folder, const kd_checkpoint_state *state)
+static kd_status
+write_state(const char *folder, const kd_checkpoint_state *state, uint64_t n_updates)
 {
     char *path = kd_path_join(folder, KD_CHECKPOINT_STATE_NAME);
-    const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_state_write(path, state);
+    const kd_status st =
+        path == NULL ? KD_ERR_NOMEM : kd_checkpoint_state_write(path, state, n_updates);
     free(path);
     return st;
 }
 
-static kd_status read_state(const char *folder, kd_checkpoint_state *state_out)
+static kd_status
+read_state(const char *folder, kd_checkpoint_state *state_out, uint64_t *n_updates_out)
 {
     char *path = kd_path_join(folder, KD_CHECKPOINT_STATE_NAME);
-    const kd_status st = path == NULL ? KD_ERR_NOMEM : kd_checkpoint_state_read(path, state_out);
+    const kd_status st =
+        path == NULL ? KD_ERR_NOMEM : kd_checkpoint_state_read(path, state_out, n_updates_out);
     free(path);
     return st;
 }
@@ -89,18 +93,19 @@ static kd_status look_at(const char *path, bool *is_sound_out, kd_checkpoint_sta
     static const char *const needed[] = {KD_CHECKPOINT_STATE_NAME, KD_CHECKPOINT_TENSORS_NAME,
                                          NULL};
     const int quiet = kd_fault_quiet(1);
+    uint64_t n_updates;
     kd_status st = kd_manifest_verify(path);
     if (!st) {
         st = kd_manifest_lists(path, needed);
     }
     const bool is_sealed = st == KD_OK;
     if (is_sealed) {
-        st = read_state(path, state_out);
+        st = read_state(path, state_out, &n_updates);
     }
     (void)kd_fault_quiet(quiet);
     *is_sound_out = st == KD_OK;
     if (is_sealed && st == KD_ERR_INVALID) {
-        return read_state(path, state_out); /* aloud */
+        return read_state(path, state_out, &n_updates); /* aloud */
     }
     if (st == KD_ERR_IO || st == KD_ERR_NOMEM) {
         return kd_fail(st, "checkpoint %s: %s", path, kd_fault_text());
@@ -148,7 +153,7 @@ fill(const char *folder, const kd_optimizer *optimizer, const kd_checkpoint_stat
         st = write_tensors(folder, optimizer);
     }
     if (!st) {
-        st = write_state(folder, state);
+        st = write_state(folder, state, optimizer->n_updates);
     }
     return st ? st : kd_manifest_write(folder);
 }
@@ -284,7 +289,8 @@ kd_status kd_checkpoint_load(const char *path,
                              kd_checkpoint_state *state_out)
 {
     kd_checkpoint_state state = {0};
-    kd_status st = read_state(path, &state);
+    uint64_t n_updates = 0;
+    kd_status st = read_state(path, &state, &n_updates);
     if (!st && state.job_hash != job_hash) {
         st = kd_fail(KD_ERR_INVALID,
                      "checkpoint %s belongs to another job or other text: found job hash "
@@ -299,6 +305,7 @@ kd_status kd_checkpoint_load(const char *path,
         kd_checkpoint_state_release(&state);
         return st;
     }
+    optimizer->n_updates = n_updates;
     *state_out = state;
     return KD_OK;
 }

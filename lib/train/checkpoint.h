@@ -1,12 +1,12 @@
 /*
  * checkpoint.h - training state on disk that survives any crash, and is resumed exactly.
  *
- *   FOLDER/step-<n>/          n: updates made, twelve digits
+ *   FOLDER/step-<n>/          n: steps made, twelve digits
  *     model.safetensors       the weights of the exported group under their Hugging Face names,
  *                             in the compute dtype
  *     config.json
  *     train.safetensors       master weights and both moments, f32
- *     state.json              kd_checkpoint_state
+ *     state.json              kd_checkpoint_state, and how many of the steps made an update
  *     manifest.json           size and XXH3 of each file, written last
  *
  * A checkpoint is written into FOLDER/.step-<n>.tmp, every file and the folder fsynced, then
@@ -21,7 +21,7 @@
 #include "train/optimizer.h"
 
 typedef struct kd_checkpoint_state {
-    uint64_t step;     /* updates made; the next step's number, counted from 0 */
+    uint64_t step;     /* steps made; the next one's number, counted from 0 */
     uint64_t job_hash; /* of all that must be the same to resume */
     /* Texts of lines: borrowed when written, else owned; NULL: written without a job. */
     char *job;      /* what job_hash is of (job/hash.h) */
@@ -57,8 +57,8 @@ KD_MUST_USE kd_status kd_checkpoint_find_latest(const char *folder,
                                                 kd_checkpoint_state *state_out);
 
 /*
- * Fills master weights, their copies and the moments of all trained groups from a checkpoint that was
- * found; frozen groups are the caller's to fill.
+ * Fills master weights, their copies, the moments of all trained groups and the number of updates from a
+ * checkpoint that was found; frozen groups are the caller's to fill.
  * KD_ERR_INVALID: its job hash is not `job_hash` (both are named), or it holds another model.
  *   state_out: the caller releases it
  * After an error the values of weights and moments are undefined.

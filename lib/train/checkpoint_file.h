@@ -2,8 +2,9 @@
  * checkpoint_file.h - the two files of a checkpoint that only training reads; private to
  * checkpoint.c.
  *
- *   state.json         {"version": 2, "step": n, "job_hash": "<hex>", "job": [<lines>],
- *                      "resolved": [<lines>]}; the last two where there is a job
+ *   state.json         {"version": 2, "step": n, "updates": n, "job_hash": "<hex>", "job": [<lines>],
+ *                      "resolved": [<lines>]}; the last two where there is a job. `updates` are
+ *                      the optimizer's; where they are not there every step made one
  *   train.safetensors  for each parameter of a trained group "master.<name>", "m.<name>" and
  *                      "v.<name>", f32; frozen groups are as the job started from
  *
@@ -17,9 +18,13 @@
 #define KD_CHECKPOINT_STATE_NAME   "state.json"
 #define KD_CHECKPOINT_TENSORS_NAME "train.safetensors"
 
-KD_MUST_USE kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state *state);
+KD_MUST_USE kd_status kd_checkpoint_state_write(const char *path,
+                                                const kd_checkpoint_state *state,
+                                                uint64_t n_updates);
 /* KD_ERR_PROTO names the file and what is wrong in it; KD_ERR_INVALID: another version. */
-KD_MUST_USE kd_status kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out);
+KD_MUST_USE kd_status kd_checkpoint_state_read(const char *path,
+                                               kd_checkpoint_state *state_out,
+                                               uint64_t *n_updates_out);
 
 KD_MUST_USE kd_status kd_checkpoint_tensors_write(const char *path, const kd_optimizer *optimizer);
 /* How large that file will be. */

@@ -38,7 +38,8 @@ static void print_lines(kd_json_printer *p, const char *key, const char *text)
     kd_json_end(p, ']');
 }
 
-kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state *state)
+kd_status
+kd_checkpoint_state_write(const char *path, const kd_checkpoint_state *state, uint64_t n_updates)
 {
     kd_text text = {0};
     kd_json_printer p = {.text = &text, .is_indented = true};
@@ -47,6 +48,8 @@ kd_status kd_checkpoint_state_write(const char *path, const kd_checkpoint_state 
     kd_json_int(&p, VERSION);
     kd_json_key(&p, "step");
     kd_json_uint(&p, state->step);
+    kd_json_key(&p, "updates");
+    kd_json_uint(&p, n_updates);
     kd_json_key(&p, "job_hash");
     kd_json_hex(&p, state->job_hash);
     print_lines(&p, "job", state->job);
@@ -93,10 +96,31 @@ read_lines(const char *path, const json_t *root, const char *field, char **text_
     return KD_OK;
 }
 
-static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint_state *state_out)
+/* Of a state that was written before steps without an update were told from others: all of them. */
+static kd_status
+read_updates(const char *path, const json_t *root, uint64_t n_steps, uint64_t *n_updates_out)
+{
+    uint64_t n_updates = n_steps;
+    kd_status st = KD_OK;
+    if (json_object_get(root, "updates") != NULL) {
+        st = read_count(path, root, "updates", &n_updates);
+    }
+    if (!st && n_updates > n_steps) {
+        st = kd_json_field_fail(path, "updates", "at most those of all steps");
+    }
+    if (!st) {
+        *n_updates_out = n_updates;
+    }
+    return st;
+}
+
+static kd_status read_fields(const char *path,
+                             const json_t *root,
+                             kd_checkpoint_state *state_out,
+                             uint64_t *n_updates_out)
 {
     kd_checkpoint_state state = {0};
-    uint64_t version = 0;
+    uint64_t version = 0, n_updates = 0;
     kd_status st = read_count(path, root, "version", &version);
     if (!st && version != VERSION) {
         st =
@@ -107,6 +131,9 @@ static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint
     }
     if (!st) {
         st = read_count(path, root, "step", &state.step);
+    }
+    if (!st) {
+        st = read_updates(path, root, state.step, &n_updates);
     }
     if (!st) {
         st = kd_json_field_hex(path, root, "job_hash", &state.job_hash);
@@ -122,17 +149,19 @@ static kd_status read_fields(const char *path, const json_t *root, kd_checkpoint
         return st;
     }
     *state_out = state;
+    *n_updates_out = n_updates;
     return KD_OK;
 }
 
-kd_status kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out)
+kd_status
+kd_checkpoint_state_read(const char *path, kd_checkpoint_state *state_out, uint64_t *n_updates_out)
 {
     json_t *root;
     kd_status st = kd_json_file_read(path, STATE_BYTES_MAX, &root);
     if (st) {
         return st;
     }
-    st = read_fields(path, root, state_out);
+    st = read_fields(path, root, state_out, n_updates_out);
     json_decref(root);
     return st;
 }

@@ -123,8 +123,7 @@ static void apply_range(kd_optimizer *o, int g, int64_t first, int64_t end, kd_a
     o->be->ops->adamw(o->be, &args);
 }
 
-static void
-apply_group(kd_optimizer *o, int g, double learning_rate, uint64_t update, kd_tensor sums)
+static void apply_group(kd_optimizer *o, int g, double learning_rate, kd_tensor sums)
 {
     const kd_group *group = &o->groups[g];
     const kd_parameters *params = group->params;
@@ -140,7 +139,7 @@ apply_group(kd_optimizer *o, int g, double learning_rate, uint64_t update, kd_te
         .beta2 = o->training->beta2,
         .epsilon = o->training->epsilon,
         .weight_decay = group->decay ? o->training->weight_decay : 0.0,
-        .step = update,
+        .step = o->n_updates + 1,
     };
 
     apply_range(o, g, 0, params->n_matrix, args);
@@ -149,11 +148,16 @@ apply_group(kd_optimizer *o, int g, double learning_rate, uint64_t update, kd_te
     apply_range(o, g, params->n_matrix, params->n_elements, args);
 }
 
-void kd_optimizer_apply(kd_optimizer *o, double learning_rate, uint64_t update, kd_tensor sums)
+void kd_optimizer_apply(kd_optimizer *o, double learning_rate, kd_tensor sums)
 {
     for (int g = 0; g < o->n_groups; g++) {
         if (kd_group_trained(&o->groups[g])) {
-            apply_group(o, g, learning_rate, update, sums);
+            apply_group(o, g, learning_rate, sums);
         }
     }
+}
+
+void kd_optimizer_count_update(kd_optimizer *o)
+{
+    o->n_updates++;
 }

@@ -4,7 +4,8 @@
  * Matrices decay where their group says so, vectors (norms, biases) never do. Each group's gradient
  * is measured and clipped by itself and has a learning rate of its own, a factor times the step's. In
  * bf16 training the pass that updates the master weights also writes the copy that products read. A
- * frozen group has no moments and stays as it is.
+ * frozen group has no moments and stays as it is. The moments' bias is corrected by the number of updates
+ * that were made: a step that made none leaves it as it was.
  *
  * Threads: that of the back end.
  */
@@ -26,6 +27,7 @@ typedef struct kd_optimizer {
     int n_groups;
     kd_moments moments[KD_GROUPS_MAX]; /* of each group                                        */
     kd_tensor norm_sq;                 /* (n_groups) f64: of each one's gradient, 0 of a frozen */
+    uint64_t n_updates;                /* made so far: what the moments' bias is corrected by   */
     void *slab;
     size_t slab_bytes;
 } kd_optimizer;
@@ -53,13 +55,12 @@ KD_MUST_USE kd_status kd_optimizer_reduce(kd_optimizer *optimizer, const kd_redu
 void kd_optimizer_measure(kd_optimizer *optimizer);
 
 /*
- * One update by the gradients, clipped by norm_sq. `update` is 1 for the first. Nothing changes unless
- * norm_sq and `sums` (k) f64, or none, are all finite: the back end sees to it, so that the host may
- * learn of them later.
+ * One update by the gradients, clipped by norm_sq. Nothing changes unless norm_sq and `sums` (k) f64, or
+ * none, are all finite: the back end sees to it, so that the host may learn of them later.
  */
-void kd_optimizer_apply(kd_optimizer *optimizer,
-                        double learning_rate,
-                        uint64_t update,
-                        kd_tensor sums);
+void kd_optimizer_apply(kd_optimizer *optimizer, double learning_rate, kd_tensor sums);
+
+/* The update applied last was made: the host has seen that all was finite. The next one is another. */
+void kd_optimizer_count_update(kd_optimizer *optimizer);
 
 #endif

@@ -251,18 +251,15 @@ report(const kd_trainer *trainer, uint64_t step, bool labelled, kd_step_result *
 }
 
 /* Queues norms, clip and update, then waits for the whole step; for the losses too if `alone`. */
-static kd_status finish(kd_trainer *trainer,
-                        uint64_t step,
-                        const kd_step_result *result,
-                        bool alone,
-                        double *norm_sq)
+static kd_status
+finish(kd_trainer *trainer, const kd_step_result *result, bool alone, double *norm_sq)
 {
     kd_backend *be = trainer->params->be;
     const kd_tensor sums = kd_objective_sums(trainer->objective);
 
     kd_optimizer_measure(trainer->optimizer);
     if (result->updated) {
-        kd_optimizer_apply(trainer->optimizer, result->learning_rate, step + 1, sums);
+        kd_optimizer_apply(trainer->optimizer, result->learning_rate, sums);
     }
     be->ops->download(be, norm_sq, trainer->optimizer->norm_sq);
     if (alone) {
@@ -285,7 +282,7 @@ static kd_status conclude(kd_trainer *trainer,
         st = report(trainer, step, labelled, result);
     }
     if (!st) {
-        st = finish(trainer, step, result, alone, norm_sq);
+        st = finish(trainer, result, alone, norm_sq);
     }
     if (!st && alone) {
         st = report(trainer, step, labelled, result);
@@ -295,6 +292,9 @@ static kd_status conclude(kd_trainer *trainer,
     }
     if (!st) {
         result->gradient_norm = exported_norm(trainer->optimizer, norm_sq);
+    }
+    if (!st && result->updated) {
+        kd_optimizer_count_update(trainer->optimizer);
     }
     return st;
 }

@@ -31,22 +31,28 @@ static kd_status save(tiny_train *t, uint64_t step)
     return kd_checkpoint_save(temporary_folder(), kd_trainer_optimizer(t->trainer), &state, NULL);
 }
 
+/* Step 1 makes no update: it has no label, and balance no weight there. */
 static void run_steps(tiny_train *t, uint64_t from, uint64_t to)
 {
     for (uint64_t step = from; step < to; step++) {
-        const tiny_batch batch = tiny_batch_create(step);
+        tiny_batch batch = tiny_batch_create(step);
+        for (int i = 0; step == 1 && i < TINY_ROWS; i++) {
+            batch.labels[i] = -100;
+        }
         const kd_batch whole = tiny_batch_whole(&batch);
         kd_step_result result;
         cr_assert_eq(tiny_train_step(t, step, &whole, 1, &result), KD_OK);
+        cr_expect_eq(result.updated, step != 1);
     }
 }
 
 static tiny_train *start(const kd_model_type *type, kd_dtype compute)
 {
     tiny_settings settings;
-    tiny_points room;
+    tiny_points room, balance_room;
     tiny_settings_init(&settings);
-    settings.objective.balance_weight.value = 0.01;
+    settings.objective.balance_weight =
+        tiny_schedule(&balance_room, KD__SCHEDULE__KIND__STEP, 0, 0.0, 2, 0.01);
     settings.objective.temperature =
         tiny_schedule(&room, KD__SCHEDULE__KIND__LINEAR, 0, 4.0, 6, 1.0);
     settings.training.has_warmup_steps = 1;
@@ -345,6 +351,39 @@ Test(checkpoint, one_that_cannot_be_read_now_is_not_passed_over)
     kd_fault_quiet(1);
     cr_expect_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &state), KD_ERR_IO);
     EXPECT_FAULT("step-000000000002");
+    tiny_train_destroy(t);
+}
+
+/* The number of updates that a checkpoint with this state has its optimizer go on from, or UINT64_MAX. */
+static uint64_t updates_of(tiny_train *t, const char *text)
+{
+    kd_checkpoint_state state;
+    kd_optimizer *optimizer = kd_trainer_optimizer(t->trainer);
+    const char *path = temporary_path("step-000000000003");
+    cr_assert_eq(
+        kd_file_replace(temporary_path("step-000000000003/state.json"), text, strlen(text)), KD_OK);
+    cr_assert_eq(kd_manifest_write(path), KD_OK);
+    optimizer->n_updates = 77;
+    kd_fault_quiet(1);
+    const kd_status st = kd_checkpoint_load(path, optimizer, HASH, &state);
+    kd_fault_quiet(0);
+    cr_expect_eq(st == KD_OK, optimizer->n_updates != 77);
+    return st ? UINT64_MAX : optimizer->n_updates;
+}
+
+#define STATE(updates)                                                                             \
+    "{\"version\": 2, \"step\": 3, " updates "\"job_hash\": \"0000000000001234\"}"
+
+Test(checkpoint, it_knows_how_many_of_its_steps_made_an_update)
+{
+    tiny_train *t = start(&kd_model_mixtral, KD_F32);
+    run_steps(t, 0, 3);
+    cr_expect_eq(kd_trainer_optimizer(t->trainer)->n_updates, 2);
+    cr_assert_eq(save(t, 3), KD_OK);
+    cr_expect_eq(updates_of(t, STATE("\"updates\": 2, ")), 2);
+    cr_expect_eq(updates_of(t, STATE("")), 3, "written when every step was taken for one");
+    cr_expect_eq(updates_of(t, STATE("\"updates\": 4, ")), UINT64_MAX);
+    EXPECT_FAULT("field \"updates\" is missing or wrong");
     tiny_train_destroy(t);
 }
 

@@ -75,6 +75,31 @@ Test(step, a_stretch_without_an_update_is_told_once)
     tiny_train_destroy(t);
 }
 
+/* Whether the moments' bias is corrected by the updates made or by the steps. */
+Test(step, a_step_that_made_no_update_is_none_to_the_next)
+{
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
+    tiny_train *plain = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
+    const int64_t n = kd_trainer_parameters(t->trainer)->n_elements;
+    const tiny_batch bare = without_a_label();
+    const kd_batch nothing = tiny_batch_whole(&bare);
+    kd_step_result r;
+    for (uint64_t step = 0; step < 6; step++) {
+        const bool updates = step == 2 || step == 5;
+        cr_assert_eq(tiny_train_step(t, step, updates ? &t->whole : &nothing, 1, &r), KD_OK);
+        cr_expect_eq(r.updated, updates);
+    }
+    for (uint64_t step = 0; step < 2; step++) {
+        cr_assert_eq(tiny_train_step(plain, step, &plain->whole, 1, &r), KD_OK);
+    }
+    float *found = tiny_train_weights(t), *wanted = tiny_train_weights(plain);
+    cr_expect_arr_eq(found, wanted, (size_t)n * sizeof *found);
+    free(found);
+    free(wanted);
+    tiny_train_destroy(t);
+    tiny_train_destroy(plain);
+}
+
 Test(step, the_routers_losses_need_no_label)
 {
     tiny_settings settings;

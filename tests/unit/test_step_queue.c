@@ -143,6 +143,7 @@ static void expect_untouched(fixture *f, const char *words)
     float *after = tiny_train_weights(f->t), *m_after = tiny_values(f->t->be, o->moments[0].m);
     cr_expect_arr_eq(before, after, bytes);
     cr_expect_arr_eq(m, m_after, bytes);
+    cr_expect_eq(o->n_updates, 0);
     free(before);
     free(after);
     free(m);
