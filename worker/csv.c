@@ -82,9 +82,13 @@ kd_status csv_add(csv *table, const char *row)
     do {
         n = writev(table->fd, parts, 2);
     } while (n < 0 && errno == EINTR);
+    if (n < 0) {
+        const int error = errno;
+        return kd_fail(kd_status_of_errno(error), "cannot write %s: %s", table->path,
+                       strerror(error));
+    }
     if (n != size) {
-        return kd_fail(KD_ERR_IO, "cannot write %s: %s", table->path,
-                       n < 0 ? strerror(errno) : "only a part of a row was taken");
+        return kd_fail(KD_ERR_IO, "cannot write %s: only a part of a row was taken", table->path);
     }
     return KD_OK;
 }

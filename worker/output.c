@@ -44,7 +44,8 @@ static kd_status lock_file(const char *path)
             (void)close(fd);
             return cause == EWOULDBLOCK
                        ? kd_fail(KD_ERR_STATE, "%s: another run writes into this folder", path)
-                       : kd_fail(KD_ERR_IO, "cannot lock %s: %s", path, strerror(cause));
+                       : kd_fail(kd_status_of_errno(cause), "cannot lock %s: %s", path,
+                                 strerror(cause));
         }
     }
     return KD_OK;

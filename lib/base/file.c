@@ -33,6 +33,11 @@ kd_status kd_status_of_errno(int error)
     }
 }
 
+kd_status kd_status_of_open_errno(int error)
+{
+    return error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error);
+}
+
 static kd_status fail(const char *operation, const char *path)
 {
     const int error = errno;
@@ -241,8 +246,9 @@ kd_status kd_folder_sync_holder(const char *path)
 
 static kd_status fail_below(const char *operation, const char *name, const char *top)
 {
-    return kd_fail(KD_ERR_IO, "cannot %s %s while removing %s: %s", operation, name, top,
-                   strerror(errno));
+    const int error = errno;
+    return kd_fail(kd_status_of_errno(error), "cannot %s %s while removing %s: %s", operation, name,
+                   top, strerror(error));
 }
 
 static kd_status empty_folder(DIR *folder, const char *top);
@@ -301,7 +307,8 @@ kd_status kd_folder_remove(const char *path)
         return errno == ENOENT ? KD_OK : fail("remove folder", path);
     }
     if (!S_ISDIR(info.st_mode)) {
-        return kd_fail(KD_ERR_IO, "cannot remove folder %s: it is not a folder", path);
+        errno = ENOTDIR;
+        return fail("remove folder", path);
     }
     return remove_entry(AT_FDCWD, path, path);
 }

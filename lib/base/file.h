@@ -21,7 +21,7 @@ typedef struct kd_mapping {
     size_t size_bytes;
 } kd_mapping;
 
-/* KD_ERR_NOT_FOUND if there is no such file, KD_ERR_IO otherwise. */
+/* KD_ERR_NOT_FOUND if there is no such file. */
 KD_MUST_USE kd_status kd_file_map(const char *path, kd_mapping *mapping_out);
 void kd_file_unmap(kd_mapping *mapping);
 
@@ -60,10 +60,11 @@ bool kd_file_exists(const char *path);
 /*
  * What an errno of a path means to whoever would try again: KD_ERR_INVALID where the path itself
  * is wrong and stays so (a file where a folder must be, no permission, too long); else KD_ERR_IO, also
- * for ENOENT, which only those call KD_ERR_NOT_FOUND who open to read. The functions of this file and of
- * writer.h answer by it.
+ * for ENOENT, of which kd_status_of_open_errno() makes KD_ERR_NOT_FOUND for those who open to read. The
+ * functions of this file and of writer.h answer by them.
  */
 kd_status kd_status_of_errno(int error);
+kd_status kd_status_of_open_errno(int error);
 
 /* The folder that holds `path`, which ends in no slash, malloc'ed: "." of a bare name. NULL as below. */
 char *kd_path_holder(const char *path);

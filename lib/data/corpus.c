@@ -285,8 +285,7 @@ static kd_status open_file(const char *path, int *fd_out)
         if (fd >= 0) {
             (void)close(fd);
         }
-        return kd_fail(error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error),
-                       "cannot open %s: %s", path, strerror(error));
+        return kd_fail(kd_status_of_open_errno(error), "cannot open %s: %s", path, strerror(error));
     }
     if (!S_ISREG(info.st_mode)) {
         (void)close(fd);

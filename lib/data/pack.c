@@ -280,8 +280,7 @@ make_info(const kd_pack_settings *settings, const kd_tokenizer *tokenizer, kd_sh
         return kd_fail(KD_ERR_NOMEM, "no memory to pack %zu files", settings->n_files);
     }
     const int error = errno;
-    return kd_fail(error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error),
-                   "cannot open %s: %s", bad_file, strerror(error));
+    return kd_fail(kd_status_of_open_errno(error), "cannot open %s: %s", bad_file, strerror(error));
 }
 
 static kd_status pack_with(const kd_pack_settings *settings,

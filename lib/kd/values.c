@@ -3,10 +3,12 @@
  * was left out, and lib/message finds paths and ranges. What the caller gave is kept as it was given,
  * since some defaults depend on whether there is a teacher.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "job/job.h"
 #include "kd/student.h"
@@ -21,7 +23,8 @@ static kd_status resolve_paths(Kd__Job *job)
 {
     char *here = getcwd(NULL, 0);
     if (here == NULL) {
-        return kd_fail(KD_ERR_IO, "found no working directory, expected one that is there");
+        return kd_fail(kd_status_of_errno(errno),
+                       "found no working directory, expected one that is there");
     }
     const kd_status st = kd_job_resolve_paths(job, here);
     free(here);

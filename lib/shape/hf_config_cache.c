@@ -58,8 +58,8 @@ static kd_status read_through(const char *path, kd_model_config *config_out)
 {
     struct stat file;
     if (stat(path, &file) != 0) {
-        return kd_fail(errno == ENOENT ? KD_ERR_NOT_FOUND : KD_ERR_IO, "%s: %s", path,
-                       strerror(errno));
+        const int error = errno;
+        return kd_fail(kd_status_of_open_errno(error), "%s: %s", path, strerror(error));
     }
     if (!S_ISREG(file.st_mode)) {
         return kd_fail(KD_ERR_INVALID, "%s: found no regular file, expected one", path);

@@ -46,6 +46,12 @@ static bool parse_name(const char *name, bool temporary, uint64_t *step_out)
     return true;
 }
 
+static kd_status fail(const char *operation, const char *path)
+{
+    const int error = errno;
+    return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
+}
+
 /* Joins, calls and frees: for the files of a checkpoint. */
 static kd_status
 write_state(const char *folder, const kd_checkpoint_state *state, uint64_t n_updates)
@@ -230,18 +236,25 @@ static kd_status list_steps(const char *folder, bool temporary, listing *list_ou
     kd_status st = KD_OK;
     DIR *dir = opendir(folder);
     if (dir == NULL && errno != ENOENT) {
-        return kd_fail(KD_ERR_IO, "cannot open %s: %s", folder, strerror(errno));
+        return fail("open", folder);
     }
-    const struct dirent *item;
-    while (!st && dir != NULL && (item = readdir(dir)) != NULL) {
+    if (dir == NULL) {
+        *list_out = list;
+        return KD_OK;
+    }
+    while (!st) {
         uint64_t step;
+        errno = 0;
+        const struct dirent *item = readdir(dir);
+        if (item == NULL) {
+            st = errno == 0 ? KD_OK : fail("list", folder);
+            break;
+        }
         if (parse_name(item->d_name, temporary, &step)) {
             st = add_step(&list, step, folder);
         }
     }
-    if (dir != NULL) {
-        (void)closedir(dir);
-    }
+    (void)closedir(dir);
     if (st) {
         free(list.steps);
         return st;
@@ -320,7 +333,7 @@ static kd_status remove_step(const char *folder, uint64_t step, bool temporary)
     if (!st && !temporary) {
         st = kd_folder_remove(hidden);
         if (!st && rename(path, hidden) != 0) {
-            st = kd_fail(KD_ERR_IO, "cannot rename %s: %s", path, strerror(errno));
+            st = fail("rename", path);
         }
     }
     if (!st) {

@@ -516,22 +516,6 @@ Test(checkpoint, weights_and_moments_that_are_no_numbers_are_not_saved)
     tiny_train_destroy(t);
 }
 
-Test(checkpoint, a_folder_that_cannot_be_made_is_named)
-{
-    tiny_train *t = start(&kd_model_mixtral, KD_F32);
-    const kd_checkpoint_state state = {.step = 1};
-    temporary_write(temporary_path("file"), "x");
-    kd_fault_quiet(1);
-    cr_expect_eq(kd_checkpoint_save(temporary_path("file/below"), kd_trainer_optimizer(t->trainer),
-                                    &state, NULL),
-                 KD_ERR_INVALID);
-    EXPECT_FAULT("file");
-    cr_expect_eq(kd_model_export(temporary_path("file/final"), kd_trainer_parameters(t->trainer),
-                                 NULL, NULL),
-                 KD_ERR_INVALID);
-    tiny_train_destroy(t);
-}
-
 static kd_status export(const tiny_train *t, const char *name)
 {
     return kd_model_export(temporary_path("%s", name), kd_trainer_parameters(t->trainer), NULL,

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "shape/hf_config.h"
+#include "shape/hf_config_cache.h"
 #include "tests/support/fault.h"
 #include "tests/support/temporary.h"
 
@@ -326,4 +327,17 @@ Test(hf_config, what_is_no_json_object_is_refused_with_its_place)
     EXPECT_FAULT("config.json: expected a JSON object");
     cr_expect(eq(int, read_text("", &config), KD_ERR_PROTO));
     cr_expect(eq(int, kd_hf_config_read("none.json", &config), KD_ERR_NOT_FOUND));
+}
+
+/* A path that stays wrong is the job's fault, not the host's. */
+Test(hf_config, a_folder_that_is_none_is_told_from_a_disk_that_fails)
+{
+    kd_model_config config;
+    temporary_write("file", "x");
+    cr_assert(symlink("loop", "loop") == 0);
+    cr_expect(eq(int, kd_hf_config_read_cached("none", &config), KD_ERR_NOT_FOUND));
+    cr_expect(eq(int, kd_hf_config_read_cached("file", &config), KD_ERR_INVALID));
+    EXPECT_FAULT("file/config.json: Not a directory");
+    cr_expect(eq(int, kd_hf_config_read_cached("loop", &config), KD_ERR_INVALID));
+    EXPECT_FAULT("loop/config.json: ");
 }

@@ -308,3 +308,19 @@ Test(live,
     free(text);
     expect_file("changes.jsonl", HEAD CHANGE);
 }
+
+Test(live,
+     a_file_that_is_none_is_told_from_a_disk_that_fails,
+     .init = temporary_enter,
+     .fini = temporary_leave)
+{
+    char *text = NULL;
+    kd_text change = {0};
+    kd_text_add(&change, CHANGE);
+    cr_assert(eq(int, kd_folder_make("changes.jsonl"), KD_OK));
+    kd_fault_quiet(1);
+    cr_expect(eq(int, live_file_append(temporary_folder(), &mine, &change), KD_ERR_INVALID));
+    EXPECT_FAULT("changes.jsonl: Is a directory");
+    cr_expect(eq(int, live_file_read(temporary_folder(), &mine, &text), KD_ERR_INVALID));
+    kd_text_release(&change);
+}
