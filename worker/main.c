@@ -21,6 +21,7 @@
 #include "worker/lineage.h"
 #include "worker/options.h"
 #include "worker/resolved.h"
+#include "worker/roles.h"
 #include "worker/student.h"
 #include "worker/teacher.h"
 
@@ -152,22 +153,6 @@ static kd_status prepare_data(worker *w)
     return st;
 }
 
-static kd_status assign_roles(worker *w)
-{
-    const Kd__Job *job = w->job;
-    int *replicas = calloc(job->n_teachers + 1, sizeof *replicas);
-    if (replicas == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory for %zu teachers", job->n_teachers);
-    }
-    for (size_t i = 0; i < job->n_teachers; i++) {
-        replicas[i] = (int)job->teachers[i]->resources->ranks;
-    }
-    const kd_status st = kd_world_assign(w->world, (int)job->student->resources->ranks,
-                                         (int)job->n_teachers, replicas);
-    free(replicas);
-    return st;
-}
-
 static kd_status begin(worker *w, const options *o)
 {
     kd_status st = kd_world_agree(w->world, open_link(w, o));
@@ -175,7 +160,7 @@ static kd_status begin(worker *w, const options *o)
         st = kd_world_agree(w->world, load_job(w, o));
     }
     if (!st) {
-        st = assign_roles(w);
+        st = roles_assign(w);
     }
     if (!st) {
         st = prepare_data(w);

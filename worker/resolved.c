@@ -138,13 +138,17 @@ static kd_status count_ranks(worker *w, role_count *counts)
     return kd_world_sum(w->world, &counts[0].n_ranks, 2 * (1 + (int)w->job->n_teachers));
 }
 
-static kd_status resolve_dtypes(worker *w)
+kd_status resolved_settle_dtypes(worker *w)
 {
     role_count *counts = calloc(1 + w->job->n_teachers, sizeof *counts);
-    if (counts == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory for %zu teachers", w->job->n_teachers);
+    kd_status st = kd_world_agree(
+        w->world, counts == NULL
+                      ? kd_fail(KD_ERR_NOMEM, "no memory for %zu teachers", w->job->n_teachers)
+                      : KD_OK);
+    if (!st) {
+        KD_CHECK(counts != NULL); /* or the ranks had not agreed */
+        st = count_ranks(w, counts);
     }
-    const kd_status st = count_ranks(w, counts);
     if (!st) {
         dtype_resolve(w->job, counts);
     }
@@ -154,7 +158,7 @@ static kd_status resolve_dtypes(worker *w)
 
 static kd_status decide(worker *w)
 {
-    kd_status st = resolve_dtypes(w);
+    kd_status st = resolved_settle_dtypes(w);
     if (!st) {
         st = teaching_resolve_transports(w->job);
     }

@@ -16,6 +16,9 @@
 /* All ranks, once roles, batches and identity are known; made_with: the leader's checkpoint's, or NULL. */
 KD_MUST_USE kd_status resolved_settle(worker *w, const char *made_with);
 
+/* A part of it, also of all ranks: what one of them fails with, all do. */
+KD_MUST_USE kd_status resolved_settle_dtypes(worker *w);
+
 /*
  * Gives a job that was checked what a checkpoint holds. KD_ERR_INVALID: it names another value, its ranks
  * cannot share batches in such parts, or the checkpoint's value is out of range; names the field.

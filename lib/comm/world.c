@@ -74,14 +74,29 @@ static kd_status duplicate_world(kd_world *world)
     return st;
 }
 
+/* What kd_world_agree() is to those who have no world yet: a rank without memory is not waited for. */
+static kd_status agree_on_memory(const void *mine)
+{
+    int lacking = mine == NULL ? 1 : 0;
+    const kd_status st =
+        kd_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &lacking, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD),
+                     "MPI_Allreduce");
+    return st || lacking == 0
+               ? st
+               : kd_fail(KD_ERR_NOMEM, "no memory for the world of ranks on %d of them", lacking);
+}
+
 kd_status kd_world_create(kd_world **world_out)
 {
     kd_world *world = malloc(sizeof *world);
-    if (world == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory for the world of ranks");
+    kd_status st = agree_on_memory(world);
+    if (st) {
+        free(world);
+        return st;
     }
+    KD_CHECK(world != NULL); /* or the ranks had not agreed */
     *world = (kd_world){.everyone = MPI_COMM_NULL, .students = MPI_COMM_NULL, .teacher = -1};
-    const kd_status st = duplicate_world(world);
+    st = duplicate_world(world);
     if (st) {
         kd_world_destroy(world);
         return st;
@@ -133,7 +148,7 @@ static kd_status split(kd_world *world, bool in, MPI_Comm *comm_out)
 kd_status kd_world_assign(kd_world *world, int n_students, int n_teachers, const int *replicas)
 {
     KD_CHECK(world->lessons == NULL && n_students >= 1 && n_teachers >= 0);
-    kd_status st = place_teachers(world, n_students, n_teachers, replicas);
+    kd_status st = kd_world_agree(world, place_teachers(world, n_students, n_teachers, replicas));
     if (st) {
         return st;
     }
