@@ -44,7 +44,7 @@ struct rank_link {
     bool closing;
     uint64_t timeout_ms;
     atomic_uint_fast64_t step;
-    atomic_bool save, stop;
+    atomic_bool save;
 
     /* Only the link's thread, from here on. */
     uv_loop_t loop;
@@ -235,7 +235,7 @@ static void take_order(rank_link *link, const Kd__RankOrder *order)
         atomic_store(&link->save, true);
         return;
     case KD__RANK_ORDER__KIND__STOP:
-        atomic_store(&link->stop, true);
+        kd_progress_stop();
         return;
     case KD__RANK_ORDER__KIND__SET:
         take_set(link, order);
@@ -477,11 +477,6 @@ Kd__RankOrder *rank_link_take_change(rank_link *link)
 bool rank_link_take_save(rank_link *link)
 {
     return link != NULL && atomic_exchange(&link->save, false);
-}
-
-bool rank_link_wants_stop(rank_link *link)
-{
-    return link != NULL && atomic_load(&link->stop);
 }
 
 void rank_link_close(rank_link *link, uint64_t timeout_ms)

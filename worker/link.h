@@ -50,9 +50,8 @@ void rank_link_report(rank_link *link, const Kd__RankMessage *message);
 #define RANK_LINK_CHANGE_BYTES_MAX 512 /* of path and value together */
 Kd__RankOrder *rank_link_take_change(rank_link *link);
 
-/* True once per order to save; true from the order to stop on. */
+/* True once per order to save. An order to stop is kd_progress_stop() (base/progress.h). */
 bool rank_link_take_save(rank_link *link);
-bool rank_link_wants_stop(rank_link *link);
 
 /*
  * Sends what is queued and ends. Blocks until all of it has left, at most timeout_ms; frees the link.

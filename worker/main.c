@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "job/hash.h"
 #include "job/job.h"
 #include "message/reflect.h"
@@ -29,12 +30,10 @@
 #define FAULT_TIMEOUT_MS     5000
 #define GOODBYE_TIMEOUT_MS   2000
 
-static volatile sig_atomic_t stop_signal;
-
 static void on_sigterm(int signal_number)
 {
     (void)signal_number;
-    stop_signal = 1;
+    kd_progress_stop();
 }
 
 /* On the link's thread; MPI belongs to the other one, and mpirun ends the rest. */
@@ -118,7 +117,12 @@ static kd_status find_resume(worker *w, kd_checkpoint_state *state_out)
     const bool leader = kd_world_is_leader(w->world);
     const kd_status st = kd_world_agree(
         w->world, leader ? output_find_resume(w->job, &w->resume, state_out) : KD_OK);
-    return st ? st : kd_world_broadcast(w->world, &w->resume, (int)sizeof w->resume);
+    if (st) {
+        return st;
+    }
+    const kd_status shared = kd_world_broadcast(w->world, &w->resume, (int)sizeof w->resume);
+    w->done = w->resume.step;
+    return shared;
 }
 
 /* The leader locks, packs and looks for a checkpoint; the others wait, then read what it wrote. */
@@ -265,7 +269,7 @@ static void say_last_word(worker *w, kd_status st, worker_outcome outcome)
 
 static worker_exit run(const options *o)
 {
-    worker w = {.stop_signal = &stop_signal};
+    worker w = {0};
     worker_outcome outcome = WORKER_COMPLETED;
     kd_status st = kd_world_create(&w.world);
     if (st) {
@@ -273,6 +277,10 @@ static worker_exit run(const options *o)
     }
     name_log(kd_world_rank(w.world));
     st = work(&w, o, &outcome);
+    if (st == KD_ERR_STOPPED) { /* while it packed or loaded: nothing is there to be saved */
+        outcome = WORKER_STOPPED;
+        st = KD_OK;
+    }
     say_last_word(&w, st, outcome);
     live_close(&w.live);
     batches_close(&w.batches);

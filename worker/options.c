@@ -76,12 +76,13 @@ const char *options_help(void)
            "  --attempt-file FILE  where the daemon listens, and the secret (written by distilld)\n"
            "  --log-level LEVEL    debug, info, warn or error: the least that is told [info]\n"
            "\n"
-           "SIGTERM: writes a checkpoint and ends. The same command goes on from the newest\n"
-           "checkpoint in the job's output folder.\n"
+           "SIGTERM: writes a checkpoint, if there is something to save, and ends. The same "
+           "command\n"
+           "goes on from the newest checkpoint in the job's output folder.\n"
            "\n"
            "exit codes:\n"
            "   0  done: all steps made, OUTPUT/final written\n"
-           "   3  stopped as ordered, after a checkpoint\n"
+           "   3  stopped as ordered, after a checkpoint or before the first step\n"
            "  64  bad command line\n"
            "  65  bad input: the job, its data or a checkpoint; the same again would fail the same "
            "way\n"
@@ -106,6 +107,8 @@ worker_exit options_exit_code(kd_status st)
         return WORKER_EXIT_INTERNAL;
     case KD_ERR_IO:
         return WORKER_EXIT_IO;
+    case KD_ERR_STOPPED:
+        return WORKER_EXIT_STOPPED;
     }
     return WORKER_EXIT_INTERNAL;
 }

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "comm/stream.h"
 #include "format/model_folder.h"
 #include "job/job.h"
@@ -305,7 +306,7 @@ static kd_status finish(student_rank *rank)
 
 static kd_order_kind kind_of_wish(const worker *w)
 {
-    if (rank_link_wants_stop(w->link) || *w->stop_signal) {
+    if (kd_progress_is_stopped()) {
         return KD_ORDER_STOP;
     }
     return rank_link_take_save(w->link) ? KD_ORDER_SAVE : KD_ORDER_CONTINUE;
@@ -356,7 +357,6 @@ kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
 {
     worker *w = rank->w;
     const double started_s = kd_clock_monotonic_s();
-    w->done = w->resume.step;
     rank_link_set_step(w->link, w->resume.step);
 
     for (uint64_t step = w->resume.step; step < w->job->training->steps; step++) {

@@ -5,7 +5,6 @@
 #define KD_WORKER_WORKER_H
 
 #include <limits.h>
-#include <signal.h>
 
 #include "base/text.h"
 #include "comm/world.h"
@@ -36,12 +35,11 @@ typedef struct worker {
     uint64_t hash;    /* of the identity: of another one no checkpoint is resumed */
     resume_point resume;
     uint64_t done; /* updates made so far, those before this attempt included */
-    const volatile sig_atomic_t *stop_signal; /* set by SIGTERM */
 } worker;
 
 typedef enum worker_outcome {
     WORKER_COMPLETED, /* all steps done                       */
-    WORKER_STOPPED,   /* as ordered, after a checkpoint        */
+    WORKER_STOPPED,   /* as ordered, after a checkpoint or before the first step */
 } worker_outcome;
 
 #endif

@@ -13,6 +13,7 @@ static const char *const status_names[] = {
     [KD_ERR_STATE] = "wrong state",
     [KD_ERR_NOT_FOUND] = "not found",
     [KD_ERR_IO] = "input or output failed",
+    [KD_ERR_STOPPED] = "stopped",
 };
 _Static_assert(sizeof status_names / sizeof *status_names == KD_STATUS_COUNT, "name every status");
 

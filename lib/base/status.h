@@ -21,6 +21,7 @@ typedef enum kd_status {
     KD_ERR_STATE,     /* valid message, wrong time                                   */
     KD_ERR_NOT_FOUND, /* no such file, job or name                                   */
     KD_ERR_IO,        /* the kernel, MPI or a library said no; details are in the log */
+    KD_ERR_STOPPED,   /* asked to end before it was done (progress.h)                 */
     KD_STATUS_COUNT,
 } kd_status;
 

@@ -15,6 +15,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "base/text.h"
 
 enum { CHUNK_BYTES = 1 << 18, MAX_LINE_BYTES = 1 << 28 };
@@ -36,6 +37,10 @@ typedef struct reader {
 
 static kd_status next_chunk(reader *r, size_t *size_out)
 {
+    const kd_status st = kd_progress_go_on();
+    if (st) {
+        return st;
+    }
     for (;;) {
         const ssize_t n = read(r->fd, r->chunk, CHUNK_BYTES);
         if (n >= 0) {

@@ -38,27 +38,34 @@ static kd_status fail(const char *operation, const char *path)
     return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
 }
 
-static kd_status hash_fd(int fd, const char *path, XXH3_state_t *state, digest *digest_out)
+/* The hash of a file that is being written must be had; only who reads may be told to end. */
+static kd_status
+hash_fd(int fd, const char *path, bool is_written, XXH3_state_t *state, digest *digest_out)
 {
     uint8_t *buffer = malloc(BUFFER_BYTES);
     uint64_t size = 0;
     ssize_t n = 1;
+    kd_status st = KD_OK;
 
     if (buffer == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory to hash %s", path);
     }
     XXH3_64bits_reset(state);
-    while (n > 0) {
+    while (!st && n > 0) {
         do {
             n = read(fd, buffer, BUFFER_BYTES);
         } while (n < 0 && errno == EINTR);
         if (n > 0) {
             XXH3_64bits_update(state, buffer, (size_t)n);
             size += (uint64_t)n;
-            kd_progress_tick();
+            if (is_written) {
+                kd_progress_tick();
+            } else {
+                st = kd_progress_go_on();
+            }
         }
     }
-    const kd_status st = n < 0 ? fail("read", path) : KD_OK;
+    st = n < 0 ? fail("read", path) : st;
     free(buffer);
     if (st) {
         return st;
@@ -84,7 +91,7 @@ static kd_status hash_file(const char *path, bool sync, digest *digest_out)
         st = fail("fsync", path);
         goto out_close;
     }
-    st = hash_fd(fd, path, state, digest_out);
+    st = hash_fd(fd, path, sync, state, digest_out);
 
 out_close:
     (void)close(fd);

@@ -429,7 +429,10 @@ kd_safetensors_read_f32(const kd_safetensors_entry *entry, int64_t first, int64_
     if (n == 0) {
         return KD_OK;
     }
-    kd_progress_tick();
+    const kd_status st = kd_progress_go_on();
+    if (st) {
+        return st;
+    }
     const uint8_t *data = entry->data + (uint64_t)first * dtypes[entry->dtype].bytes;
 
     switch (entry->dtype) {

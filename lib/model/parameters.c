@@ -342,7 +342,8 @@ static void start_values(const kd_parameter *entry,
     }
 }
 
-static void init_entry(kd_parameters *p, const kd_parameter *entry, uint64_t seed, float *chunk)
+static kd_status
+init_entry(kd_parameters *p, const kd_parameter *entry, uint64_t seed, float *chunk)
 {
     const uint64_t role_key = kd_rng_key(seed, kd_parameter_role_name(entry->role));
     const uint64_t key = kd_rng_u64(role_key, (uint64_t)entry->layer);
@@ -353,8 +354,12 @@ static void init_entry(kd_parameters *p, const kd_parameter *entry, uint64_t see
         const int64_t n = smaller(entry->n_elements - first, CHUNK_ELEMENTS);
         start_values(entry, key, INIT_DEVIATION / depth, first, chunk, n, p->be->n_threads);
         kd_parameters_write(p, entry->offset + first, chunk, n);
-        kd_progress_tick();
+        const kd_status st = kd_progress_go_on();
+        if (st) {
+            return st;
+        }
     }
+    return KD_OK;
 }
 
 kd_status kd_parameters_init(kd_parameters *params, uint64_t seed)
@@ -363,9 +368,11 @@ kd_status kd_parameters_init(kd_parameters *params, uint64_t seed)
     if (chunk == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for %d start values", CHUNK_ELEMENTS);
     }
-    for (int i = 0; i < params->n_table; i++) {
-        init_entry(params, &params->table[i], seed, chunk);
+    kd_status st = KD_OK;
+    for (int i = 0; i < params->n_table && !st; i++) {
+        st = init_entry(params, &params->table[i], seed, chunk);
     }
     free(chunk);
-    return kd_backend_wait(params->be);
+    const kd_status done = kd_backend_wait(params->be);
+    return st ? st : done;
 }

@@ -113,7 +113,7 @@ static kd_status look_at(const char *path, bool *is_sound_out, kd_checkpoint_sta
     if (is_sealed && st == KD_ERR_INVALID) {
         return read_state(path, state_out, &n_updates); /* aloud */
     }
-    if (st == KD_ERR_IO || st == KD_ERR_NOMEM) {
+    if (st == KD_ERR_IO || st == KD_ERR_NOMEM || st == KD_ERR_STOPPED) {
         return kd_fail(st, "checkpoint %s: %s", path, kd_fault_text());
     }
     if (st) {

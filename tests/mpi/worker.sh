@@ -159,6 +159,27 @@ start_and_signal() {
     wait "$launcher" || code=$?
 }
 
+# A stop is noticed while the leader packs a long text, and costs nothing.
+case_stop_early() {
+    local launcher
+    make_teacher
+    for _ in {1..200}; do cat text.txt; done >long.txt
+    awk -v n=500 '/^data:/ { for (i = 1; i < n; i++) files = files "long.txt, "; sub(/text.txt/, files "long.txt") } { print }' student.yaml >early.yaml
+    "$mpirun" -n 2 "$worker" --job early.yaml --set output=early >>log 2>&1 &
+    launcher=$!
+    until [ -e early/data/train.shard.tmp ]; do
+        kill -0 "$launcher" 2>/dev/null || { cat log >&2 && fail "the run ended early"; }
+        sleep 0.01
+    done
+    kill -TERM "$(pgrep -P "$launcher" | sed -n 1p)"
+    code=0
+    wait "$launcher" || code=$?
+    [ "$code" = 3 ] || { cat log >&2 && fail "exit code $code, expected 3"; }
+    [ -z "$(ls early/data)" ] || fail "half a shard is left: $(ls early/data)"
+    run 2 student.yaml output=early
+    expect_rows early/metrics.csv 12
+}
+
 expect_same_end() {
     local file
     for file in final/model.safetensors checkpoints/step-000000000200/train.safetensors; do

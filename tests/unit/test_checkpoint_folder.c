@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "tests/support/fault.h"
 #include "tests/support/temporary.h"
 #include "tests/support/tiny_train.h"
@@ -40,6 +41,23 @@ Test(checkpoint_folder, a_folder_that_cannot_be_listed_is_not_taken_for_an_empty
     cr_assert_eq(symlink("loop", temporary_path("loop")), 0);
     cr_expect_eq(kd_checkpoint_find_latest(temporary_path("loop"), &path, &state), KD_ERR_INVALID);
     cr_expect_eq(path, &untouched);
+}
+
+/* What could not be verified before the process ends may be sound. */
+Test(checkpoint_folder, one_that_there_is_no_time_to_verify_is_not_passed_over)
+{
+    kd_checkpoint_state state;
+    char untouched, *path = &untouched;
+    const kd_checkpoint_state made = {.step = 1};
+    tiny_train *t = tiny_train_create(&kd_model_mixtral, KD_F32, NULL);
+    kd_progress_stop();
+    cr_assert_eq(
+        kd_checkpoint_save(temporary_folder(), kd_trainer_optimizer(t->trainer), &made, NULL),
+        KD_OK);
+    kd_fault_quiet(1);
+    cr_expect_eq(kd_checkpoint_find_latest(temporary_folder(), &path, &state), KD_ERR_STOPPED);
+    cr_expect_eq(path, &untouched);
+    tiny_train_destroy(t);
 }
 
 Test(checkpoint_folder, a_folder_that_cannot_be_made_is_named)

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "format/manifest.h"
 #include "format/model_folder.h"
 #include "tensor/half.h"
@@ -78,6 +79,18 @@ Test(model_folder, a_sealed_folder_with_a_flipped_bit_is_not_loaded)
     cr_expect(eq(int, kd_model_folder_load("m", params), KD_ERR_INVALID));
     EXPECT_FAULT("m/model.safetensors has the hash");
     free(bytes);
+    kd_parameters_destroy(params);
+}
+
+Test(model_folder, a_process_that_is_to_end_saves_but_loads_no_more)
+{
+    kd_parameters *params = numbered_params(numbered_config(&kd_model_mixtral), KD_PARAMS_INFER);
+    kd_progress_stop();
+    numbered_save("m", numbered_config(&kd_model_mixtral), KD_F32);
+    cr_expect(eq(int, kd_manifest_write("m"), KD_OK));
+    cr_expect(eq(int, kd_model_folder_load("m", params), KD_ERR_STOPPED));
+    EXPECT_FAULT("asked to end");
+    cr_expect(eq(int, kd_manifest_verify("m"), KD_ERR_STOPPED));
     kd_parameters_destroy(params);
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "base/rng.h"
 #include "data/pack.h"
 #include "data/shard.h"
@@ -320,6 +321,14 @@ Test(pack, a_full_disk_leaves_nothing)
     cr_assert(setrlimit(RLIMIT_FSIZE, &small) == 0);
     expect_refused(&settings, KD_ERR_IO, "train.tmp: File too large");
     cr_assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+}
+
+Test(pack, a_process_that_is_to_end_packs_no_more)
+{
+    const kd_pack_settings settings = settings_of(one_file, 1);
+    write_random("a.txt", 10 * BLOCK);
+    kd_progress_stop();
+    expect_refused(&settings, KD_ERR_STOPPED, "asked to end");
 }
 
 static kd_pack_settings jsonl_settings(void)

@@ -107,6 +107,12 @@ Test(options, what_is_not_known_is_named)
     cr_expect(eq(int, options_parse(2, argv, &o), KD_ERR_ARG));
 }
 
+Test(options, a_stop_is_no_fault)
+{
+    cr_expect(not(options_is_permanent(KD_ERR_STOPPED)));
+    cr_expect(eq(int, (int)options_exit_code(KD_ERR_STOPPED), 3));
+}
+
 Test(options, only_bad_input_is_permanent)
 {
     const kd_status permanent[] = {KD_ERR_INVALID, KD_ERR_PROTO, KD_ERR_NOT_FOUND, KD_ERR_ARG};
