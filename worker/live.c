@@ -31,19 +31,20 @@ static kd_status assign(Kd__Job *job, const char *path, const char *value)
 kd_status live_check(const Kd__Job *job, const char *path, const char *value)
 {
     kd_path_place place = {0};
+    kd_status st = kd_path_find(&kd__job__descriptor, path, &place);
+    if (st) {
+        return st;
+    }
+    if ((place.flags & KD_FIELD_LIVE) == 0) {
+        return kd_fail(KD_ERR_INVALID, "%s: does not change while a job runs", path);
+    }
     Kd__Job *copy = (Kd__Job *)kd_message_copy(&job->base);
     if (copy == NULL) {
         return kd_fail(KD_ERR_NOMEM, "%s: no memory", path);
     }
-    kd_status st = assign(copy, path, value);
+    st = assign(copy, path, value);
     if (!st) {
         st = kd_job_check(copy, NULL);
-    }
-    if (!st) {
-        st = kd_path_find(&kd__job__descriptor, path, &place);
-    }
-    if (!st && (place.flags & KD_FIELD_LIVE) == 0) {
-        st = kd_fail(KD_ERR_INVALID, "%s: does not change while a job runs", path);
     }
     kd_message_destroy(&copy->base);
     return st;
@@ -157,21 +158,35 @@ read_shared(kd_world *world, const Kd__Job *job, const live_file_owner *owner, c
     return st;
 }
 
-/* Makes `last` what it is after all changes. They were possible once: the job may be another now. */
+/* live_check(), for callers who say more of a fault than its text, and log that. */
+static kd_status check_quietly(const Kd__Job *job, const char *path, const char *value)
+{
+    const int quiet = kd_fault_quiet(1);
+    const kd_status st = live_check(job, path, value);
+    (void)kd_fault_quiet(quiet);
+    return st;
+}
+
+/*
+ * Makes `last` what it is after all changes, each held against the values before it: a run goes through
+ * all of them. They were possible once, but the job may be another now, or the file edited.
+ */
 static kd_status reach_last(live *l)
 {
-    kd_status st = values_reach(&l->last, l, UINT64_MAX);
-    if (st) {
-        const size_t n = l->last.n_changes;
-        return kd_fail(st, "changes.jsonl, line %zu: %s=%s: %s", n + FIRST_LINE,
-                       l->changes[n]->path, l->changes[n]->value, kd_fault_text());
+    for (size_t i = 0; i < l->n_changes; i++) {
+        const Kd__Change *change = l->changes[i];
+        kd_status st = check_quietly(l->last.job, change->path, change->value);
+        if (st) {
+            return kd_fail(st, "changes.jsonl, line %zu: %s=%s: %s", i + FIRST_LINE, change->path,
+                           change->value, kd_fault_text());
+        }
+        st = assign(l->last.job, change->path, change->value);
+        if (st) {
+            return st;
+        }
+        l->last.n_changes++;
     }
-    if (l->n_changes > 0) {
-        st = kd_job_check(l->last.job, NULL);
-    }
-    return st ? kd_fail(st, "changes.jsonl: with its %zu changes: %s", l->n_changes,
-                        kd_fault_text())
-              : KD_OK;
+    return KD_OK;
 }
 
 static void log_changes(const live *l)
@@ -280,7 +295,7 @@ static uint64_t step_of_act(const live *l, uint64_t step)
 /* Whether what is wished may be, from `step` on; if not, that is told. */
 static bool is_possible(const live *l, const Kd__RankOrder *wish, uint64_t step)
 {
-    if (live_check(l->last.job, wish->path, wish->value)) {
+    if (check_quietly(l->last.job, wish->path, wish->value)) {
         kd_log(KD_LOG_WARN, "not changed: %s", kd_fault_text());
         return false;
     }

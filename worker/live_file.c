@@ -35,21 +35,22 @@ static kd_status fail(const char *operation, const char *path)
     return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
 }
 
-/* The file's whole lines; "" without one. */
-static kd_status read_lines(const char *path, char **text_out)
+/* The file's whole lines and their bytes; "" without one. */
+static kd_status read_lines(const char *path, char **text_out, size_t *size_out)
 {
     char *text = NULL;
     size_t size = 0;
     if (!kd_file_exists(path)) {
         text = calloc(1, 1);
         *text_out = text;
+        *size_out = 0;
         return text == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for %s", path) : KD_OK;
     }
     kd_status st = kd_file_read(path, LIVE_FILE_BYTES_MAX + sizeof(head), &text, &size);
     if (st) {
         return st;
     }
-    const char *last = strrchr(text, '\n');
+    const char *last = memrchr(text, '\n', size);
     const size_t whole = last != NULL ? (size_t)(last - text) + 1 : 0;
     if (whole < size) {
         text[whole] = '\0';
@@ -60,7 +61,20 @@ static kd_status read_lines(const char *path, char **text_out)
         return st;
     }
     *text_out = text;
+    *size_out = whole;
     return KD_OK;
+}
+
+/* A NUL would end the text for whoever reads it, and all changes behind it. */
+static kd_status check_bytes(const char *path, const char *text, size_t size)
+{
+    int line = 1;
+    for (size_t i = 0; i < size && text[i] != '\0'; i++) {
+        line += text[i] == '\n';
+    }
+    return strlen(text) == size
+               ? KD_OK
+               : kd_fail(KD_ERR_PROTO, "%s, line %d: found a byte 0, expected text", path, line);
 }
 
 static kd_status move_aside(const char *path)
@@ -80,13 +94,17 @@ static kd_status move_aside(const char *path)
 }
 
 /* Leaves the changes of `text`: what is behind the first line if the job itself wrote that, or nothing. */
-static kd_status take_own(const char *path, const live_file_owner *owner, char *text)
+static kd_status take_own(const char *path, const live_file_owner *owner, char *text, size_t size)
 {
     const head own = head_of(owner);
-    if (*text == '\0') {
+    if (size == 0) {
         return KD_OK;
     }
     if (strncmp(text, own.text, own.size) == 0) {
+        const kd_status st = check_bytes(path, text, size);
+        if (st) {
+            return st;
+        }
         memmove(text, text + own.size, strlen(text + own.size) + 1);
         return KD_OK;
     }
@@ -103,13 +121,14 @@ static kd_status take_own(const char *path, const live_file_owner *owner, char *
 kd_status live_file_read(const char *output, const live_file_owner *owner, char **text_out)
 {
     char *text = NULL;
+    size_t size = 0;
     char *path = kd_path_join(output, NAME);
     if (path == NULL) {
         return KD_ERR_NOMEM;
     }
-    kd_status st = read_lines(path, &text);
+    kd_status st = read_lines(path, &text, &size);
     if (!st) {
-        st = take_own(path, owner, text);
+        st = take_own(path, owner, text, size);
     }
     free(path);
     if (st) {

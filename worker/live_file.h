@@ -29,6 +29,7 @@ typedef struct live_file_owner {
  *
  * A file of another job is moved to changes.jsonl.old with a line in the log, where the job begins anew;
  * where it resumes it is KD_ERR_INVALID, since what acted before the checkpoint is not known then.
+ * KD_ERR_PROTO names the line with a byte 0.
  */
 KD_MUST_USE kd_status live_file_read(const char *output,
                                      const live_file_owner *owner,

@@ -323,6 +323,8 @@ case_changes() {
         grep -q 'training.steps: does not change' log || fail "a field that is not live was not refused by name"
         grep -q 'did you mean "weight"' log || fail "a misspelt path was not refused"
         grep -q 'found -1' log || fail "a value out of range was not refused"
+        [ "$(grep -c 'found -1' log)" = 1 ] && ! grep ' error ' log ||
+            fail "a change that was refused is told twice, or as an error"
         printf '{"step":149,"pa' >>broken/changes.jsonl # cut off by a crash: nobody was told
         : >log
         run_roles "$students" 2 broken

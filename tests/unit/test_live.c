@@ -229,7 +229,14 @@ Test(live, a_file_that_the_job_does_not_take_is_refused_by_its_line)
         {LINE("7", "objective.hard.weight", "0.1")
              LINE("100", "objective.kd.temperature.points.2.value", "x"),
          "changes.jsonl, line 3: objective.kd.temperature.points.2.value=x: "},
-        {LINE("7", "objective.hard.weight", "-1"), "changes.jsonl: with its 1 changes: "},
+        {LINE("7", "objective.hard.weight", "-1"),
+         "changes.jsonl, line 2: objective.hard.weight=-1: objective.hard.weight: found -1"},
+        {LINE("7", "objective.kd.temperature", "0") LINE("9", "objective.kd.temperature", "2"),
+         "changes.jsonl, line 2: objective.kd.temperature=0: "},
+        {LINE("7", "training.learning_rate", ".nan") LINE("8", "training.learning_rate", "1"),
+         "changes.jsonl, line 2: training.learning_rate=.nan: "},
+        {LINE("7", "objective.hard.weight", "1") LINE("8", "training.steps", "3"),
+         "changes.jsonl, line 3: training.steps=3: training.steps: does not change while"},
         {LINE("7", "objective.hard.weight", "1") LINE("6", "objective.hard.weight", "2"),
          "changes.jsonl, line 3: found step 6, expected at least 7"},
         {"{\"step\": 3}\n", "changes.jsonl, line 2: expected a step, a path and a value"},
@@ -265,6 +272,28 @@ static void expect_file(const char *name, const char *expected)
     cr_assert(eq(int, kd_file_read(temporary_path(name), 1 << 20, &text, &size), KD_OK));
     cr_expect(eq(str, text, (char *)expected), "%s", name);
     free(text);
+}
+
+Test(live,
+     a_byte_0_in_the_file_is_told_by_its_line,
+     .init = temporary_enter,
+     .fini = temporary_leave)
+{
+    static const char text[] = HEAD CHANGE "\0" CHANGE, tail[] = HEAD CHANGE "\0\0\0";
+    char *found = NULL;
+    cr_assert(
+        eq(int, kd_file_replace(temporary_path("changes.jsonl"), text, sizeof text - 1), KD_OK));
+    kd_fault_quiet(1);
+    cr_expect(eq(int, live_file_read(temporary_folder(), &mine, &found), KD_ERR_PROTO));
+    EXPECT_FAULT("changes.jsonl, line 3: found a byte 0");
+    cr_expect(found == NULL);
+    /* At the end it is what a crash left of a line that nobody was told of. */
+    cr_assert(
+        eq(int, kd_file_replace(temporary_path("changes.jsonl"), tail, sizeof tail - 1), KD_OK));
+    cr_assert(eq(int, live_file_read(temporary_folder(), &mine, &found), KD_OK), "%s",
+              kd_fault_text());
+    cr_expect(eq(str, found, CHANGE));
+    free(found);
 }
 
 Test(live,
