@@ -23,6 +23,12 @@ typedef struct step_counts {
     int64_t *batches; /* (BATCH_KINDS) behind them: micro-batches without labels, and with */
 } step_counts;
 
+/* As people count, and metrics.csv: the first step is 1. */
+static uint64_t number_of(uint64_t step)
+{
+    return step + 1;
+}
+
 static kd_status
 next_batch(const kd_trainer *trainer, const kd_step_work *work, int64_t i, kd_batch *batch_out)
 {
@@ -75,7 +81,7 @@ static kd_status count(const kd_trainer *trainer,
         return kd_fail(KD_ERR_INVALID,
                        "step %" PRIu64 ": found micro-batches with and without labels, expected "
                        "labels in all of them or in none",
-                       work->step);
+                       number_of(work->step));
     }
     return st;
 }
@@ -201,16 +207,17 @@ static kd_status
 check_losses(const kd_trainer *trainer, uint64_t step, const kd_step_result *result)
 {
     if (trainer->sums[KD_VOCAB_SUM_EMPTY] > 0.0) { /* why kd is no number */
-        return kd_fail(KD_ERR_INVALID,
-                       "step %" PRIu64
-                       ": soft targets: found %.0f of %.0f rows where a teacher has "
-                       "no logit above -inf, expected one in each",
-                       step, trainer->sums[KD_VOCAB_SUM_EMPTY], trainer->sums[KD_VOCAB_SUM_ROWS]);
+        return kd_fail(
+            KD_ERR_INVALID,
+            "step %" PRIu64 ": soft targets: found %.0f of %.0f rows where a teacher has "
+            "no logit above -inf, expected one in each",
+            number_of(step), trainer->sums[KD_VOCAB_SUM_EMPTY], trainer->sums[KD_VOCAB_SUM_ROWS]);
     }
     for (int i = 0; i < result->n_losses; i++) {
         if (!isfinite(result->losses[i].raw)) {
             return kd_fail(KD_ERR_INVALID, "step %" PRIu64 ": loss %s is %s, expected a number",
-                           step, result->losses[i].name, kd_text_not_finite(result->losses[i].raw));
+                           number_of(step), result->losses[i].name,
+                           kd_text_not_finite(result->losses[i].raw));
         }
     }
     for (int64_t i = 0; i < kd_tensor_elements(kd_objective_sums(trainer->objective)); i++) {
@@ -218,7 +225,7 @@ check_losses(const kd_trainer *trainer, uint64_t step, const kd_step_result *res
             return kd_fail(KD_ERR_INVALID,
                            "step %" PRIu64 ": sum %" PRId64 " of the losses is %s, expected a "
                            "number",
-                           step, i, kd_text_not_finite(trainer->sums[i]));
+                           number_of(step), i, kd_text_not_finite(trainer->sums[i]));
         }
     }
     return KD_OK;
@@ -231,7 +238,7 @@ static kd_status check_norms(const kd_optimizer *o, uint64_t step, const double 
             return kd_fail(KD_ERR_INVALID,
                            "step %" PRIu64 ": the gradient's norm is %s in group %s, expected a "
                            "number",
-                           step, kd_text_not_finite(norm_sq[g]), o->groups[g].name);
+                           number_of(step), kd_text_not_finite(norm_sq[g]), o->groups[g].name);
         }
     }
     return KD_OK;
@@ -359,7 +366,7 @@ kd_status kd_trainer_step(kd_trainer *trainer,
     if (!result_out->updated && !trainer->idles && reduce->rank == 0) {
         kd_log(KD_LOG_WARN,
                "from step %" PRIu64 " on no loss has both a weight and rows: no update",
-               work->step);
+               number_of(work->step));
     }
     trainer->idles = !result_out->updated;
     return KD_OK;

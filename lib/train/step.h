@@ -32,7 +32,7 @@ typedef struct kd_trainer_settings {
 
 /* What this rank does in one step: micro-batches first_m, first_m + stride, ... */
 typedef struct kd_step_work {
-    uint64_t step; /* counted from 0 */
+    uint64_t step; /* counted from 0; what is told of it, from 1, as in metrics.csv */
     const kd_source *source;
     uint64_t first_m, stride;
     int64_t n_batches; /* at least 1 */

@@ -214,7 +214,7 @@ Test(step, a_loss_that_is_not_finite_changes_nothing)
     const kd_parameter *norm = kd_parameters_find(params, KD_PARAM_FINAL_NORM, 0);
     const float bad = INFINITY;
     kd_parameters_write(params, norm->offset, &bad, 1);
-    expect_refused(t, &t->whole, KD_ERR_INVALID, "step 41: loss kd is not a number, expected");
+    expect_refused(t, &t->whole, KD_ERR_INVALID, "step 42: loss kd is not a number, expected");
     tiny_train_destroy(t);
 }
 

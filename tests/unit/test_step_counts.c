@@ -294,6 +294,6 @@ Test(step, micro_batches_have_labels_or_none_has)
     halves[1].labels = NULL;
     kd_fault_quiet(1);
     cr_expect_eq(tiny_train_step(t, 7, halves, 2, &r), KD_ERR_INVALID);
-    EXPECT_FAULT("step 7: found micro-batches with and without labels");
+    EXPECT_FAULT("step 8: found micro-batches with and without labels");
     tiny_train_destroy(t);
 }

@@ -150,7 +150,7 @@ Test(step, ranks_with_and_without_labels_all_end_in_the_same_fault)
         kd_fault_quiet(1);
         cr_expect_eq(step_of_two(t, &whole, &other, &result), KD_ERR_INVALID);
         kd_fault_quiet(0);
-        EXPECT_FAULT("step 0: found micro-batches with and without labels");
+        EXPECT_FAULT("step 1: found micro-batches with and without labels");
         tiny_train_destroy(t);
     }
 }

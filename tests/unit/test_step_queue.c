@@ -155,7 +155,7 @@ Test(step_queue, a_norm_that_is_not_finite_changes_nothing)
     fixture f;
     init(&f);
     f.queue.table.sum_squares = spoil_norm;
-    expect_untouched(&f, "step 41: the gradient's norm is infinite in group ");
+    expect_untouched(&f, "step 42: the gradient's norm is infinite in group ");
     release(&f);
 }
 
@@ -164,6 +164,6 @@ Test(step_queue, a_loss_that_is_not_finite_beside_a_finite_gradient_changes_noth
     fixture f;
     init(&f);
     f.queue.table.vocab_loss = spoil_loss;
-    expect_untouched(&f, "step 41: loss hard is not a number, expected");
+    expect_untouched(&f, "step 42: loss hard is not a number, expected");
     release(&f);
 }
