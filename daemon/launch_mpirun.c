@@ -23,6 +23,7 @@ extern char **environ;
  * nine tenths of the speed beside one busy process; 1,000 cost nothing and half; no turns at all
  * (OMP_WAIT_POLICY=passive) a quarter and half. And no look for X displays, which hwloc's plug-in `gl`
  * does at each start on ten ports of `localhost`: 5 s where that name is asked of a name server.
+ * tests/support/mpirun reads this list, so that ranks of tests run as these do.
  */
 static const char *const defaults[] = {
     "OMPI_MCA_oob_tcp_if_include=lo", "OMPI_MCA_btl_tcp_if_include=lo", "OMPI_MCA_pml=ob1",

@@ -278,6 +278,8 @@ case_threads() {
     done
     mapfile -t ranks < <(pgrep -P "$launcher")
     n=$(($(find "/proc/${ranks[1]}/task" -mindepth 1 -maxdepth 1 | wc -l) - $(find "/proc/${ranks[0]}/task" -mindepth 1 -maxdepth 1 | wc -l)))
+    tr '\0' '\n' <"/proc/${ranks[0]}/environ" | grep -q '^GOMP_SPINCOUNT=1000$' ||
+        fail "threads that wait spin longer than those of the daemon's ranks"
     kill -TERM "${ranks[0]}"
     wait "$launcher" || true
     [ "$n" = 2 ] || fail "the teacher has $n threads more than the student, expected 2"
