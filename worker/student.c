@@ -353,6 +353,20 @@ static kd_memory_usage memory_usage(const student_rank *rank)
     return usage;
 }
 
+/* What a person can do where weights are numbers that no loss can be formed from. */
+static void tell_of_checkpoint(const student_rank *rank, kd_status st, uint64_t step)
+{
+    const resume_point *resume = &rank->w->resume;
+    if (st == KD_ERR_INVALID && is_leader(rank) && resume->path[0] != '\0' &&
+        step == resume->step) {
+        kd_log(
+            KD_LOG_WARN,
+            "%s: the first step from this checkpoint failed; without that folder the run goes on "
+            "from the one before",
+            resume->path);
+    }
+}
+
 kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
 {
     worker *w = rank->w;
@@ -374,6 +388,7 @@ kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
         }
         if (!st) {
             st = train_step(rank, step);
+            tell_of_checkpoint(rank, st, step);
         }
         if (!st) {
             st = after_step(rank, step + 1);

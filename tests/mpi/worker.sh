@@ -467,6 +467,8 @@ case_bad_input() {
         checkpoint.every_steps=1 checkpoint.keep=1
     [ -e kept/checkpoints/step-000000000003 ] || fail "nothing was saved before the losses left all bounds"
     [ -e kept/checkpoints/step-000000000002 ] || fail "the last good checkpoint is gone"
+    expect_exit 65 "kept/checkpoints/step-000000000003: the first step from this checkpoint failed" 1 teacher.yaml \
+        output=kept training.steps=4
     # Nobody sees the losses of what the last update makes.
     expect_exit 65 ".weight\" is not a number in F32, expected a number: not written" 1 teacher.yaml \
         output=overflown training.steps=1 training.learning_rate=1e38 training.weight_decay=100 data.held_out=0
