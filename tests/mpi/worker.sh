@@ -314,7 +314,7 @@ case_changes() {
         read -r _ <ready
         rm ready
         attempt=(--attempt-file attempt)
-        start_and_signal KILL 1 $((85 + RANDOM % 10)) broken "$students" 2
+        start_and_signal KILL 1 $((85 + RANDOM % 40)) broken "$students" 2
         attempt=()
         kill "$setter_pid"
         wait "$setter_pid" 2>/dev/null || true
