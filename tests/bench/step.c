@@ -3,7 +3,7 @@
  * mpirun -n 2 bench_step (tests/bench/step builds and starts it).
  *
  * Teacher: 6 layers, C 512, H 8, G 4, F 1024, E 8, K 2; student: 4 layers, C 256, H 4, G 2, F 512, E 4,
- * K 2; V 4096, T 256, batch 16, random weights and tokens, one thread a rank. A step is the
+ * K 2; V 4096, T 256, batch 16, random weights and tokens, one thread a rank if not told. A step is the
  * teacher's forward pass, the stream, the student's forward and backward pass, the losses, AdamW.
  *
  * tokens_per_second   the batch's tokens over the median time of a step after two of warm-up
@@ -26,6 +26,7 @@
 #include "job/job.h"
 #include "message/reflect.h"
 #include "shape/count.h"
+#include "tests/bench/matrix_rate.h"
 #include "train/step.h"
 
 enum { N_TOKENS = 256, N_BATCH = 16, N_VOCAB = 4096, N_WARM_UP = 2, STEPS_MAX = 1000 };
@@ -70,6 +71,7 @@ typedef struct options {
     int n_micro; /* sequences of a micro-batch */
     int depth;
     int n_students, n_teachers;
+    int n_threads; /* of each rank */
 } options;
 
 typedef struct bench {
@@ -99,8 +101,8 @@ static void must(int failed, const char *what)
 static const char usage[] =
     "usage: mpirun -n RANKS bench_step [--dtype auto|bf16|f32] [--losses NAME,...]\n"
     "                                  [--steps N] [--json]\n"
-    "                                  [--micro SEQUENCES] [--depth N] [--roles "
-    "TEACHERS:STUDENTS]\n";
+    "                                  [--micro SEQUENCES] [--depth N] [--threads N]\n"
+    "                                  [--roles TEACHERS:STUDENTS]\n";
 
 /* The number behind an option, or the end of the program. */
 static int number(const char *text, int least, int most)
@@ -128,7 +130,7 @@ static kd_dtype dtype_of(const char *word)
 
 static options parse(int argc, char **argv)
 {
-    options o = {false, dtype_of("auto"), "kd,hard", 10, 8, 2, 1, 1};
+    options o = {false, dtype_of("auto"), "kd,hard", 10, 8, 2, 1, 1, 1};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--help") == 0) {
@@ -149,6 +151,8 @@ static options parse(int argc, char **argv)
             o.n_micro = number(value, 1, N_BATCH);
         } else if (strcmp(argv[i - 1], "--depth") == 0) {
             o.depth = number(value, 1, 64);
+        } else if (strcmp(argv[i - 1], "--threads") == 0) {
+            o.n_threads = number(value, 1, 1024);
         } else if (strcmp(argv[i - 1], "--roles") == 0 && value != NULL && value[0] != '\0' &&
                    value[1] == ':') {
             o.n_teachers = value[0] - '0';
@@ -294,7 +298,7 @@ static void set_up(bench *b)
     const bool student = kd_world_role(b->world) == KD_ROLE_STUDENT;
     const kd_teacher_view teacher = {.config = &teacher_shape, .compute = b->o.compute};
 
-    must(kd_backend_create_cpu(b->o.compute, 1, &b->be), "kd_backend_create_cpu");
+    must(kd_backend_create_cpu(b->o.compute, b->o.n_threads, &b->be), "kd_backend_create_cpu");
     b->objective = objective(b->o.losses);
     must(kd_objective_plan(b->objective, &student_shape, &teacher, 1,
                            (int64_t)b->o.n_micro * N_TOKENS, &b->plan),
@@ -328,56 +332,6 @@ static void set_up(bench *b)
     if (b->channel != NULL) { /* to the channel all steps are one */
         must(b->channel->ops->open_step(b->channel, 0, end_m, all_groups(b)), "open_step");
     }
-}
-
-static void fill_ones(kd_backend *be, kd_tensor t)
-{
-    const size_t n = (size_t)kd_tensor_elements(t);
-    float *ones = malloc(n * sizeof *ones);
-    must(ones == NULL, "memory for a matrix");
-    for (size_t i = 0; i < n; i++) {
-        ones[i] = 1.0f;
-    }
-    be->ops->copy(be, t, kd_tensor_2d(ones, KD_F32, kd_tensor_rows(t), kd_tensor_columns(t)));
-    must(kd_backend_wait(be), "copy");
-    free(ones);
-}
-
-/* GFLOP/s of this rank, all ranks at it at once. */
-static double matrix_rate(bench *b)
-{
-    enum { M = 1024, K = 512, N = 1024, MIN_MS = 500 };
-
-    kd_arena arena = {0};
-    kd_tensor t[3];
-    void *memory = NULL;
-    for (int pass = 0; pass < 2; pass++) { /* the first counts */
-        t[0] = kd_tensor_carve_2d(&arena, b->o.compute, M, K);
-        t[1] = kd_tensor_carve_2d(&arena, b->o.compute, N, K);
-        t[2] = kd_tensor_carve_2d(&arena, b->o.compute, M, N);
-        if (pass == 0) {
-            const size_t n_bytes = arena.used;
-            memory = b->be->ops->alloc(b->be, KD_MEMORY_DEVICE, n_bytes);
-            must(memory == NULL, "memory for matrices");
-            kd_arena_init(&arena, memory, n_bytes);
-        }
-    }
-    fill_ones(b->be, t[0]);
-    fill_ones(b->be, t[1]);
-    const kd_tensor x = t[0], w = t[1], y = t[2];
-    b->be->ops->linear(b->be, y, x, w); /* creates the primitive */
-    MPI_Barrier(MPI_COMM_WORLD);
-
-    const double start_s = kd_clock_monotonic_s();
-    double now_s = start_s;
-    int n = 0;
-    for (; now_s - start_s < MIN_MS / 1000.0; n++) {
-        b->be->ops->linear(b->be, y, x, w);
-        must(kd_backend_wait(b->be), "linear");
-        now_s = kd_clock_monotonic_s();
-    }
-    b->be->ops->free(b->be, memory);
-    return 2.0 * M * K * N * n / (now_s - start_s) / 1e9;
 }
 
 static double sum_over_ranks(double mine)
@@ -466,9 +420,10 @@ static void report(bench *b, double rate_gflops, double memory_mb, double teache
                      "\"matrix_rate_share\":%.4f,\"matrix_rate_gflops\":%.1f,"
                      "\"flop_per_token\":%.0f,\"student_stall_share\":%.4f,"
                      "\"teacher_stall_share\":%.4f,\"steps\":%d,\"micro_batch\":%d,"
-                     "\"losses\":\"%s\",\"dtype\":\"%s\"}\n",
+                     "\"losses\":\"%s\",\"dtype\":\"%s\",\"threads\":%d}\n",
                      tokens, memory_mb, share, rate_gflops, flops, stall, teacher_idle,
-                     b->o.n_steps, b->o.n_micro, b->o.losses, kd_dtype_name(b->o.compute));
+                     b->o.n_steps, b->o.n_micro, b->o.losses, kd_dtype_name(b->o.compute),
+                     b->o.n_threads);
         return;
     }
     (void)printf("%.0f tokens/s (median of %d steps, micro-batch %d, losses %s)\n", tokens,
@@ -482,7 +437,7 @@ static void report(bench *b, double rate_gflops, double memory_mb, double teache
 static void run(bench *b)
 {
     set_up(b);
-    const double before = sum_over_ranks(matrix_rate(b));
+    const double before = sum_over_ranks(bench_matrix_rate(b->be));
     const double start_s = kd_clock_monotonic_s();
     double idle = 0.0;
     if (b->trainer != NULL) {
@@ -493,8 +448,8 @@ static void run(bench *b)
                    ? (double)b->channel->stall_ns / 1e9 / (kd_clock_monotonic_s() - start_s)
                    : 1.0;
     }
-    const double after = sum_over_ranks(matrix_rate(b));
-    const double memory_mb = sum_over_ranks(peak_memory_mb());
+    const double memory_mb = sum_over_ranks(peak_memory_mb()); /* without the matrices below */
+    const double after = sum_over_ranks(bench_matrix_rate(b->be));
     idle = sum_over_ranks(idle) / (b->o.n_teachers > 0 ? b->o.n_teachers : 1);
     if (kd_world_is_leader(b->world)) {
         report(b, (before + after) / 2.0, memory_mb, idle);
