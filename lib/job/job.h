@@ -81,8 +81,8 @@ KD_MUST_USE kd_status kd_job_complete_objective(Kd__Objective *objective, bool h
 KD_MUST_USE kd_status kd_job_complete_untaught(Kd__Objective *objective);
 
 /*
- * Checks all ranges and the rules between fields of a completed job. KD_ERR_INVALID: the fault text
- * is the first mistake, and `mistakes` (NULL: not wanted) gets a line for each.
+ * Checks all ranges and the rules between fields of a completed job, and that it can be read again as
+ * the file that its ranks get (yaml.h). KD_ERR_INVALID: the fault text is the first mistake, and `mistakes` (NULL: not wanted) gets a line for each.
  */
 KD_MUST_USE kd_status kd_job_check(const Kd__Job *job, kd_text *mistakes);
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "message/path.h"
+#include "message/yaml.h"
 #include "shape/type.h"
 #include "tests/support/fault.h"
 #include "tests/support/temporary.h"
@@ -50,6 +51,62 @@ Test(job_check, a_type_that_is_none_is_answered_with_all_there_are)
     kd_text_add(&expected, "; did you mean \"mixtral\"?\n");
     expect_mistakes(sets, 1, expected.data);
     kd_text_release(&expected);
+}
+
+/* A job of these many files whose names have 40 bytes, the last one's `n_last`. */
+static Kd__Job *with_files(size_t n_files, size_t n_last)
+{
+    Kd__Job *job = complete((const char *[]){"name=big"}, 1);
+    char **files = calloc(n_files, sizeof *files);
+    cr_assert(files != NULL && n_last > 1 && n_last < 400);
+    for (size_t i = 0; i < n_files; i++) {
+        char name[400];
+        memset(name, 'a', sizeof name);
+        name[0] = '/';
+        name[i + 1 == n_files ? n_last : 40] = '\0';
+        files[i] = strdup(name);
+    }
+    free(job->data->files[0]);
+    free(job->data->files);
+    job->data->files = files;
+    job->data->n_files = n_files;
+    return job;
+}
+
+static size_t yaml_bytes(const Kd__Job *job)
+{
+    kd_text yaml = {0};
+    kd_yaml_print(&yaml, &job->base);
+    cr_assert(not(yaml.failed));
+    const size_t size = yaml.size;
+    kd_text_release(&yaml);
+    return size;
+}
+
+Test(job_check, a_job_that_its_ranks_could_not_read_is_refused_by_its_size)
+{
+    Kd__Job *job = with_files(2, 40);
+    const size_t two = yaml_bytes(job);
+    destroy(job);
+    job = with_files(3, 40);
+    const size_t line = yaml_bytes(job) - two;
+    destroy(job);
+    const size_t n_files = 2 + (KD_YAML_BYTES_MAX - two) / line;
+    const size_t n_last = 40 + (KD_YAML_BYTES_MAX - two) % line;
+
+    job = with_files(n_files, n_last);
+    cr_expect(eq(sz, yaml_bytes(job), KD_YAML_BYTES_MAX));
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
+    free(job->name);
+    job->name = NULL;
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID), "it would get a name");
+    cr_expect(eq(int, kd_job_check_model(job, NULL), KD_OK), "%s", kd_fault_text());
+    destroy(job);
+    job = with_files(n_files, n_last + 1);
+    cr_expect(eq(int, kd_job_check(job, NULL), KD_ERR_INVALID));
+    EXPECT_FAULT(
+        "job: found 1048577 bytes of YAML with its paths absolute, expected at most 1048576");
+    destroy(job);
 }
 
 Test(job_check, each_rule_names_path_found_and_expected)
