@@ -36,7 +36,8 @@ static kd_status make_trainer(kd_student *s, const Kd__Job *whole)
     kd_parameters *params;
     kd_status st = kd_initial_config(whole, &config);
     if (!st && student->init == KD__STUDENT__INIT__CHECKPOINT) {
-        st = kd_content_read(student->checkpoint, student->verify, &s->start_content);
+        st = kd_model_content("student.checkpoint", student->checkpoint, student->verify,
+                              &s->start_content);
         if (!st) {
             st = kd_tokenizer_files_read(student->checkpoint, &s->tokenizer_files);
         }

@@ -5,10 +5,9 @@
 #include <stdlib.h>
 
 #include "base/log.h"
-#include "format/identity.h"
-#include "format/manifest.h"
 #include "job/hash.h"
 #include "message/reflect.h"
+#include "train/content.h"
 #include "worker/resolved.h"
 
 #define PATH_BYTES 48 /* "teachers.N.checkpoint" */
@@ -21,12 +20,8 @@ typedef struct contents {
 
 static kd_status add_model(contents *c, const char *folder, Kd__Verify verify)
 {
-    const kd_identity_depth depth =
-        verify == KD__VERIFY__FULL ? KD_IDENTITY_FULL : KD_IDENTITY_EDGES;
-    kd_job_content *content = &c->list[c->n];
-    content->path = c->paths[c->n++];
-    content->is_whole = depth == KD_IDENTITY_FULL && !kd_manifest_exists(folder);
-    return kd_model_folder_identity(folder, depth, &content->hash);
+    const size_t i = c->n++;
+    return kd_model_content(c->paths[i], folder, verify, &c->list[i]);
 }
 
 static kd_status add_all(contents *c, const Kd__Job *job, const batches *b)

@@ -7,16 +7,8 @@
 #include <stdlib.h>
 
 #include "base/log.h"
-#include "format/identity.h"
-#include "job/hash.h"
 #include "kd/student.h"
 #include "message/reflect.h"
-
-kd_status kd_content_read(const char *folder, Kd__Verify verify, uint64_t *content_out)
-{
-    return kd_model_folder_identity(
-        folder, verify == KD__VERIFY__FULL ? KD_IDENTITY_FULL : KD_IDENTITY_EDGES, content_out);
-}
 
 /* The job's canonical text; the caller releases it. */
 static kd_status write_identity(const kd_student *s, kd_text *identity_out)
@@ -30,11 +22,10 @@ static kd_status write_identity(const kd_student *s, kd_text *identity_out)
         return st;
     }
     if (whole->student->init == KD__STUDENT__INIT__CHECKPOINT) {
-        contents[n++] = (kd_job_content){.path = "student.checkpoint", .hash = s->start_content};
+        contents[n++] = s->start_content;
     }
     if (s->teacher != NULL) {
-        contents[n++] =
-            (kd_job_content){.path = "teachers.0.checkpoint", .hash = s->teacher_content};
+        contents[n++] = s->teacher_content;
     }
     st = kd_job_canonical(whole, contents, n, &identity);
     kd_message_destroy(&whole->base);

@@ -13,6 +13,7 @@
 #include "format/tokenizer_files.h"
 #include "kd.h"
 #include "proto/job.pb-c.h"
+#include "train/content.h"
 #include "train/step.h"
 
 /* Where the teacher's logits of a step come from: each has signals of its own. */
@@ -45,8 +46,9 @@ struct kd_student {
     kd_logits_source built; /* what the trainer's signals were made for */
     uint64_t n_messages;    /* micro-batches of all passes so far: numbers the next one */
     uint64_t n_steps;       /* made, those without an update too */
-    kd_tokenizer_files tokenizer_files;      /* of student.checkpoint */
-    uint64_t start_content, teacher_content; /* of student.checkpoint and the teacher, if there */
+    kd_tokenizer_files tokenizer_files; /* of student.checkpoint */
+    kd_job_content start_content,
+        teacher_content; /* of student.checkpoint and the teacher, if there */
 
     /* The step under way. */
     kd_batch batch;      /* all of it */
@@ -67,9 +69,6 @@ KD_MUST_USE kd_status kd_values_complete(const Kd__Job *job, bool taught, Kd__Jo
 KD_MUST_USE kd_status kd_values_with_teacher(const Kd__Job *job,
                                              const char *folder,
                                              Kd__Job **job_out);
-
-/* What a model folder holds, as far as `verify` says (format/identity.h). */
-KD_MUST_USE kd_status kd_content_read(const char *folder, Kd__Verify verify, uint64_t *content_out);
 
 /* Loads the teacher that `job` names, if it names one, in the place of the one there is. */
 KD_MUST_USE kd_status kd_teaching_load(kd_student *s, const Kd__Job *job);

@@ -157,7 +157,7 @@ static kd_status load(const kd_student *s,
                       const Kd__Teacher *from,
                       kd_backend **be_out,
                       kd_teacher **teacher_out,
-                      uint64_t *content_out)
+                      kd_job_content *content_out)
 {
     const kd_teacher_settings settings = {.max_batch = s->micro_size, .n_tokens = s->n_tokens};
     const kd_dtype dtype = kd_dtype_of_word(from->dtype);
@@ -169,7 +169,7 @@ static kd_status load(const kd_student *s,
         st = kd_backend_create_cpu(dtype, s->be->n_threads, &be);
     }
     if (!st) {
-        st = kd_content_read(from->checkpoint, from->verify, content_out);
+        st = kd_model_content("teachers.0.checkpoint", from->checkpoint, from->verify, content_out);
     }
     if (!st) {
         st = kd_teacher_load(be != NULL ? be : s->be, from->checkpoint, &settings, &teacher);
@@ -192,7 +192,7 @@ kd_status kd_teaching_load(kd_student *s, const Kd__Job *job)
 {
     kd_backend *be = NULL;
     kd_teacher *teacher = NULL;
-    uint64_t content = 0;
+    kd_job_content content = {0};
     kd_status st = job->n_teachers > 0 ? load(s, job->teachers[0], &be, &teacher, &content) : KD_OK;
     if (!st) {
         st = build(s, KD_LOGITS_NONE); /* lets go of the lm_head of the one before */

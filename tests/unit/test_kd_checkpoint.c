@@ -228,3 +228,21 @@ Test(kd_checkpoint, the_checkpoint_that_a_student_starts_from_is_part_of_it)
     kd_student_destroy(second);
     kd_student_destroy(first);
 }
+
+/* Of a folder without a seal the two depths read different bytes: no other checkpoint is to blame. */
+Test(kd_checkpoint, how_far_a_start_was_read_is_part_of_it_and_told)
+{
+    static const char edges[] = DATA F32 "student: {init: checkpoint, checkpoint: start}\n",
+                      full[] =
+                          DATA F32 "student: {init: checkpoint, checkpoint: start, verify: full}\n";
+    kd_student *start = small_student(SMALL(2));
+    cr_assert_eq(kd_student_save(start, "start"), KD_OK);
+    cr_assert_eq(remove("start/manifest.json"), 0);
+    kd_student *student = small_student(full);
+    cr_assert_eq(kd_student_checkpoint(student, "state"), KD_OK);
+    cr_expect_eq(kd_student_resume(student, "state"), KD_OK, "%s", kd_error_text());
+    kd_set_quiet(true);
+    expect_no_resume(edges, NULL, " of every byte");
+    kd_student_destroy(student);
+    kd_student_destroy(start);
+}
