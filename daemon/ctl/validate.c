@@ -26,20 +26,26 @@ extern char **environ;
 
 /* ---- the child ---- */
 
-/* Next to this program, unless DISTILLD_MODEL names another. */
-static void find_planner(char *path, size_t size_bytes)
+/* Next to this program, unless DISTILLD_MODEL names another; 0, or errno where nobody tells. */
+static int find_planner(char *path, size_t size_bytes)
 {
     const char *named = getenv("DISTILLD_MODEL");
     char self[PATH_MAX];
-    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    self[n > 0 ? n : 0] = '\0';
-    const char *slash = strrchr(self, '/');
-    const int folder_bytes = slash == NULL ? 0 : (int)(slash + 1 - self);
+    (void)snprintf(path, size_bytes, "%s", named != NULL ? named : PLANNER);
     if (named != NULL) {
-        (void)snprintf(path, size_bytes, "%s", named);
-    } else {
-        (void)snprintf(path, size_bytes, "%.*s" PLANNER, folder_bytes, self);
+        return 0;
     }
+    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0) {
+        return n < 0 ? errno : ENOENT;
+    }
+    self[n] = '\0';
+    const char *slash = strrchr(self, '/');
+    if (slash == NULL) {
+        return ENOENT;
+    }
+    (void)snprintf(path, size_bytes, "%.*s" PLANNER, (int)(slash + 1 - self), self);
+    return 0;
 }
 
 /* NULL without memory. Only the array is the caller's. */
@@ -115,8 +121,10 @@ static ctl_exit ask_planner(const ctl_options *options, kd_text *out)
     pid_t pid = 0;
     int read_end = -1;
     char **arguments = planner_arguments(options);
-    find_planner(path, sizeof path);
-    const int error = arguments == NULL ? ENOMEM : start(path, arguments, &pid, &read_end);
+    int error = find_planner(path, sizeof path);
+    if (error == 0) {
+        error = arguments == NULL ? ENOMEM : start(path, arguments, &pid, &read_end);
+    }
     free(arguments);
     if (error != 0) {
         (void)fprintf(stderr,
@@ -202,6 +210,8 @@ ctl_exit ctl_validate(const ctl_options *options)
         }
         if (result == CTL_OK) {
             print_valid(options, job, &plan);
+        } else if (options->json) {
+            print_json("", "null"); /* the job is right; why there is no plan is told already */
         }
         kd__job__free_unpacked(job, NULL);
     }

@@ -59,5 +59,10 @@ equal "the same as JSON" "$(distillctl validate "$dir/job.yaml" --explain --json
 expect 65 '^training.batch_size: found 7' distill-model plan "$dir/job.yaml" --set training.batch_size=7
 expect 64 'expected a job file' distill-model plan
 expect 7 'cannot run /nowhere: No such file' env DISTILLD_MODEL=/nowhere distillctl validate "$dir/job.yaml" --explain
+equal "as JSON it has no plan" "$(DISTILLD_MODEL=/nowhere distillctl validate "$dir/job.yaml" --explain --json 2>/dev/null)" \
+    '{"valid":true,"mistakes":[],"plan":null}'
+many=()
+for ((i = 0; i < 100; i++)); do many+=(--set seed=$i); done
+expect 0 'the final model' distillctl validate "$dir/job.yaml" --explain "${many[@]}"
 expect 2 'not an option of this command' distillctl list --explain
 finish

@@ -20,11 +20,9 @@ static const char help[] =
     "trained and no text is read. Relative paths of the file are below its folder, those of --set\n"
     "below the current one.\n";
 
-enum { SETS_MAX = 64 };
-
 typedef struct arguments {
     const char *path;
-    const char *sets[SETS_MAX];
+    const char **sets; /* owned: room for each word of the command */
     size_t n_sets;
     bool json, help;
 } arguments;
@@ -33,9 +31,6 @@ static kd_status take(int letter, arguments *a)
 {
     switch (letter) {
     case 's':
-        if (a->n_sets == SETS_MAX) {
-            return kd_fail(KD_ERR_ARG, "--set: more than %d", SETS_MAX);
-        }
         a->sets[a->n_sets++] = optarg;
         return KD_OK;
     case 'l':
@@ -60,6 +55,10 @@ static kd_status parse(int argc, char **argv, arguments *a)
     };
     int letter;
     kd_status st;
+    a->sets = calloc((size_t)argc, sizeof *a->sets);
+    if (a->sets == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "plan: no memory");
+    }
     kd_option_begin();
     while (!(st = kd_option_next(argc, argv, ":h", known, &letter)) && letter != KD_OPTION_END) {
         st = take(letter, a);
@@ -115,20 +114,27 @@ static kd_status tell(Kd__Job *job, bool json)
     return st;
 }
 
-int command_plan(int argc, char **argv)
+static int run(const arguments *a)
 {
-    arguments a = {0};
     Kd__Job *job;
-    if (parse(argc, argv, &a)) {
-        return EXIT_USAGE;
-    }
-    if (a.help) {
+    if (a->help) {
         return command_help(help);
     }
-    kd_status st = read_job(&a, &job);
+    kd_status st = read_job(a, &job);
     if (!st) {
-        st = tell(job, a.json);
+        st = tell(job, a->json);
         kd_message_destroy(&job->base);
     }
     return command_exit_code(st);
+}
+
+int command_plan(int argc, char **argv)
+{
+    arguments a = {0};
+    const kd_status st = parse(argc, argv, &a);
+    const int code = st == KD_OK          ? run(&a)
+                     : st == KD_ERR_NOMEM ? command_exit_code(st)
+                                          : EXIT_USAGE;
+    free(a.sets);
+    return code;
 }
