@@ -173,10 +173,28 @@ static bool is_folder(const char *path)
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+/* may_be_closed: a folder that is there to write to and not to read cannot be opened for it, and need not. */
+static kd_status sync_folder(const char *path, bool may_be_closed)
+{
+    kd_status st = KD_OK;
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        return may_be_closed && errno == EACCES ? KD_OK : fail("open folder", path);
+    }
+    if (fsync(fd) != 0 && errno != EINVAL) { /* EINVAL: this file system syncs no folders */
+        st = fail("fsync folder", path);
+    }
+    (void)close(fd);
+    return st;
+}
+
 static kd_status make_one(const char *path)
 {
     if (mkdir(path, 0777) == 0) {
-        return kd_folder_sync_holder(path);
+        char *holder = kd_path_holder(path);
+        const kd_status st = holder != NULL ? sync_folder(holder, true) : KD_ERR_NOMEM;
+        free(holder);
+        return st;
     }
     const int error = errno;
     if (is_folder(path)) {
@@ -212,16 +230,7 @@ kd_status kd_folder_make(const char *path)
 
 kd_status kd_folder_sync(const char *path)
 {
-    kd_status st = KD_OK;
-    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) {
-        return fail("open folder", path);
-    }
-    if (fsync(fd) != 0 && errno != EINVAL) { /* EINVAL: this file system syncs no folders */
-        st = fail("fsync folder", path);
-    }
-    (void)close(fd);
-    return st;
+    return sync_folder(path, false);
 }
 
 char *kd_path_holder(const char *path)

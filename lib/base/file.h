@@ -41,7 +41,10 @@ KD_MUST_USE kd_status kd_file_replace_mode(const char *path,
                                            size_t size_bytes,
                                            unsigned mode);
 
-/* Like mkdir -p; fine if it exists. A folder that is made is durable: fsync of the one that holds it. */
+/*
+ * Like mkdir -p; fine if it exists. A folder that is made is durable: fsync of the one that holds it, unless
+ * that may not be read, when it is as durable as the system makes it by itself.
+ */
 KD_MUST_USE kd_status kd_folder_make(const char *path);
 /* fsync of a folder, so that renames and creations in it are durable. */
 KD_MUST_USE kd_status kd_folder_sync(const char *path);

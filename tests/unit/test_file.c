@@ -227,6 +227,30 @@ int __wrap_fsync(int fd)
     return __real_fsync(fd);
 }
 
+/* Nobody's, where the test is root's: to root no folder is closed. */
+static void be_no_root(bool is_so)
+{
+    const uid_t user = is_so ? 65534 : 0;
+    uid_t now, effective, saved;
+    cr_assert(getresuid(&now, &effective, &saved) == 0);
+    cr_assert(saved != 0 || setresuid(user, user, 0) == 0);
+}
+
+Test(file, a_folder_is_made_where_one_may_write_and_not_read)
+{
+    cr_assert(mkdir("drop", 0700) == 0 && chmod(temporary_folder(), 0777) == 0);
+    cr_assert(chmod("drop", 0333) == 0);
+    be_no_root(true);
+    const int closed = open("drop", O_RDONLY | O_DIRECTORY);
+    const kd_status made = kd_folder_make("drop/a/b"), again = kd_folder_make("drop/a/b");
+    be_no_root(false);
+    cr_assert(chmod("drop", 0700) == 0);
+    cr_assert(closed < 0, "the test's folder is open to all");
+    cr_expect(eq(int, made, KD_OK), "%s", kd_fault_text());
+    cr_expect(eq(int, again, KD_OK), "%s", kd_fault_text());
+    cr_expect(access("drop/a/b", F_OK) == 0);
+}
+
 Test(file, a_new_folder_is_durable_in_what_holds_it)
 {
     char expected[4096];
