@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/utf8.h"
+
 enum { TEXT_BYTES = 2048, WHO_BYTES = 64, LINE_BYTES = TEXT_BYTES + WHO_BYTES + 64 };
 
 static pthread_mutex_t who_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -73,12 +75,16 @@ static size_t print_head(char *line, size_t size, kd_log_level level)
     return (size_t)n;
 }
 
-/* One line stays one line, whatever a file or a peer put into the text. */
+/* One line stays one line, whatever a file or a peer put into the text. What is no UTF-8 goes by the byte. */
 static void blank_controls(char *text)
 {
-    for (; *text != '\0'; text++) {
-        if ((unsigned char)*text < ' ' || *text == 0x7f) {
-            *text = ' ';
+    size_t n, size = strlen(text);
+    for (; size > 0; text += n, size -= n) {
+        uint32_t code = (unsigned char)*text;
+        n = kd_utf8_decode(text, size, &code);
+        n = n > 0 ? n : 1;
+        if (kd_utf8_is_control(code)) {
+            memset(text, ' ', n);
         }
     }
 }

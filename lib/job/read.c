@@ -14,12 +14,9 @@
 
 static kd_status resolve_below_file(Kd__Job *job, const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    char *folder = slash == NULL   ? strdup(".")
-                   : slash == path ? strdup("/")
-                                   : strndup(path, (size_t)(slash - path));
+    char *folder = kd_path_holder(path);
     if (folder == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "%s: no memory", path);
+        return KD_ERR_NOMEM;
     }
     char *absolute = realpath(folder, NULL);
     kd_status st = absolute != NULL ? kd_job_resolve_paths(job, absolute)

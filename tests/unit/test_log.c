@@ -77,6 +77,14 @@ Test(log, text_from_outside_cannot_forge_a_line)
     cr_expect(strchr(line, '\x1b') == NULL);
 }
 
+/* 302 233 is in UTF-8 what ESC [ is; 233 alone is that where a terminal takes bytes. */
+Test(log, a_control_of_two_bytes_is_blanked_and_letters_are_not)
+{
+    capture_start();
+    kd_log(KD_LOG_INFO, "a\302\2332Jb\233c\303\233d\177e");
+    cr_expect(strstr(capture_end(), ": a  2Jb c\303\233d e\n") != NULL, "%s", captured);
+}
+
 Test(log, a_long_text_is_cut_and_still_ends_its_line)
 {
     char text[5000];
