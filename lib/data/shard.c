@@ -235,9 +235,3 @@ bool kd_shard_find(const char *path,
     }
     return found;
 }
-
-bool kd_shard_is_made_of(const char *path, uint64_t fingerprint, const char *split)
-{
-    uint64_t unused;
-    return kd_shard_find(path, fingerprint, split, &unused);
-}

@@ -72,11 +72,9 @@ void kd_shard_read(const kd_shard *shard,
 
 /*
  * Whether a file has a whole header with this fingerprint and split and the size it states. Reads
- * the header alone and reports nothing: false says only that the shard must be made anew.
+ * the header alone and reports nothing: false says only that the shard must be made anew. Where it is
+ * true, *n_tokens_out is how many tokens it holds.
  */
-bool kd_shard_is_made_of(const char *path, uint64_t fingerprint, const char *split);
-
-/* The same; where it is true, also how many tokens it holds. */
 bool kd_shard_find(const char *path,
                    uint64_t fingerprint,
                    const char *split,

@@ -296,14 +296,17 @@ Test(shard, writing_a_token_outside_the_vocabulary_is_a_check, .signal = SIGABRT
     (void)!kd_shard_writer_add(&writer, &id, 1);
 }
 
-Test(shard, is_made_of_looks_at_fingerprint_split_and_size)
+Test(shard, find_looks_at_fingerprint_split_and_size)
 {
-    cr_expect(kd_shard_is_made_of("s", 99, "train"));
-    cr_expect(not(kd_shard_is_made_of("s", 98, "train")));
-    cr_expect(not(kd_shard_is_made_of("s", 99, "test")));
-    cr_expect(not(kd_shard_is_made_of("gone", 99, "train")));
+    uint64_t n_tokens = 7;
+    cr_expect(not(kd_shard_find("s", 98, "train", &n_tokens)));
+    cr_expect(not(kd_shard_find("s", 99, "test", &n_tokens)));
+    cr_expect(not(kd_shard_find("gone", 99, "train", &n_tokens)));
+    cr_expect(eq(u64, n_tokens, 7), "untouched");
+    cr_expect(kd_shard_find("s", 99, "train", &n_tokens));
+    cr_expect(eq(u64, n_tokens, N));
     cr_assert(truncate("s", 1000) == 0);
-    cr_expect(not(kd_shard_is_made_of("s", 99, "train")));
+    cr_expect(not(kd_shard_find("s", 99, "train", &n_tokens)));
     cr_assert(truncate("s", 10) == 0);
-    cr_expect(not(kd_shard_is_made_of("s", 99, "train")));
+    cr_expect(not(kd_shard_find("s", 99, "train", &n_tokens)));
 }
