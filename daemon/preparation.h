@@ -2,7 +2,7 @@
  * preparation.h - what a launch needs before it can be made: the job, checked once more, and the files of the
  * attempt (launch_mpirun.h), written on a pool thread.
  *
- * All it points to is its own, so that the attempt may end meanwhile. Threads: the loop's; between
+ * The attempt may end meanwhile. Threads: the loop's; between
  * preparation_start() and its callback nobody touches it.
  */
 #ifndef KD_DAEMON_PREPARATION_H
@@ -22,7 +22,7 @@ typedef struct preparation_place {
     const char *mark;    /* of the attempt's processes (process.h)   */
 } preparation_place;
 
-/* Of the entry's job and this attempt of it. The place outlives the preparation. NULL without memory. */
+/* Of the entry's job and this attempt of it. The strings of the place outlive it. NULL without memory. */
 preparation *preparation_create(const entry *e, const attempt *a, const preparation_place *place);
 void preparation_destroy(preparation *p); /* NULL is fine */
 
