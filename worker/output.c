@@ -133,6 +133,7 @@ kd_status output_open(const worker *w, output *out)
         .evaluations.fd = -1,
         .is_saved = w->resume.path[0] != '\0',
         .saved_step = w->resume.step,
+        .is_prune_due = w->resume.path[0] != '\0', /* the last attempt may not have come to it */
     };
     return KD_OK;
 }

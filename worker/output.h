@@ -26,7 +26,7 @@ typedef struct output {
     csv metrics, evaluations;
     bool is_saved; /* a checkpoint of saved_step is there */
     uint64_t saved_step;
-    bool is_prune_due;  /* for the one saved last */
+    bool is_prune_due;  /* for the one saved or resumed last */
     double logged_at_s; /* monotonic */
 } output;
 
@@ -61,7 +61,8 @@ KD_MUST_USE kd_status output_add_evaluation(output *out,
                                             const kd_evaluation *evaluation);
 /*
  * Older checkpoints than the job keeps go only after the next step, or with final/: until then nobody knows
- * that this one can be trained on, and weights far out of bounds are numbers still.
+ * that this one can be trained on, and weights far out of bounds are numbers still. So a run that is
+ * stopped may leave one more than it keeps; the next start removes it.
  */
 KD_MUST_USE kd_status output_save_checkpoint(output *out, kd_trainer *trainer, uint64_t step);
 KD_MUST_USE kd_status output_save_final(output *out, kd_trainer *trainer);

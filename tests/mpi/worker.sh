@@ -259,9 +259,11 @@ case_stop() {
     run 2 student.yaml output=broken "${long[@]}"
     expect_same_end
     grep -q "left behind" log || fail "nothing was left behind"
-    # Nothing is left to do but to say so.
-    run 2 student.yaml output=broken "${long[@]}"
+    # Nothing is left to do but to say so, and what an attempt that was killed did not come to.
+    run 2 student.yaml output=broken "${long[@]}" checkpoint.keep=1
     expect_same_end
+    [ "$(ls broken/checkpoints)" = step-000000000200 ] ||
+        fail "more than one checkpoint is left: $(ls broken/checkpoints)"
 }
 
 # Each role has the threads that the job gives it, whatever the environment says.
