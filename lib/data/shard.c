@@ -88,17 +88,21 @@ static kd_status check_range(const kd_shard *shard, const char *path, uint64_t f
 }
 
 /* Piece by piece, with a sign of progress after each: on a slow disk a shard takes minutes. */
-static uint64_t hash_tokens(const kd_shard *shard, XXH3_state_t *state)
+static kd_status hash_tokens(const kd_shard *shard, XXH3_state_t *state, uint64_t *hash_out)
 {
     const uint8_t *bytes = shard->tokens;
     const uint64_t size = shard->n_tokens * shard->token_bytes;
+    kd_status st = KD_OK;
     XXH3_64bits_reset(state);
-    for (uint64_t at = 0; at < size; at += PIECE_BYTES) {
+    for (uint64_t at = 0; at < size && !st; at += PIECE_BYTES) {
         const uint64_t n = size - at < PIECE_BYTES ? size - at : PIECE_BYTES;
         XXH3_64bits_update(state, bytes + at, (size_t)n);
-        kd_progress_tick();
+        st = kd_progress_go_on();
     }
-    return XXH3_64bits_digest(state);
+    if (!st) {
+        *hash_out = XXH3_64bits_digest(state);
+    }
+    return st;
 }
 
 static kd_status check_hash(const kd_shard *shard, const char *path)
@@ -107,13 +111,14 @@ static kd_status check_hash(const kd_shard *shard, const char *path)
     if (state == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory to hash %s", path);
     }
-    const uint64_t hash = hash_tokens(shard, state);
+    uint64_t hash = 0;
+    const kd_status st = hash_tokens(shard, state, &hash);
     XXH3_freeState(state);
-    if (hash != shard->tokens_hash) {
+    if (!st && hash != shard->tokens_hash) {
         return kd_fail(KD_ERR_PROTO, "%s is corrupt: its tokens hash to %016llx, expected %016llx",
                        path, (ull)hash, (ull)shard->tokens_hash);
     }
-    return KD_OK;
+    return st;
 }
 
 static kd_status check_tokens(const kd_shard *shard, const char *path)
@@ -123,7 +128,7 @@ static kd_status check_tokens(const kd_shard *shard, const char *path)
     for (uint64_t first = 0; first < shard->n_tokens && !st; first += n_piece) {
         const uint64_t left = shard->n_tokens - first;
         st = check_range(shard, path, first, left < n_piece ? left : n_piece);
-        kd_progress_tick();
+        st = st ? st : kd_progress_go_on();
     }
     return st;
 }

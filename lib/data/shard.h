@@ -6,7 +6,8 @@
  * shard_writer.h writes it.
  *
  * A shard that opened is sound: header, size and hash were verified and every token is below
- * vocab_size, so readers check nothing again. Opening reads the file, and ticks (progress.h) as it gets on.
+ * vocab_size, so readers check nothing again. Opening reads the file, and ticks (progress.h) as it gets on,
+ * or ends where the process is to.
  *
  * Ownership: the path is not kept. Threads: an open shard is never changed and may be shared.
  */
@@ -55,7 +56,7 @@ typedef struct kd_shard {
 
 /*
  * KD_ERR_NOT_FOUND: no such file. KD_ERR_PROTO: no shard, truncated or corrupt; the message names
- * file, found and expected.
+ * file, found and expected. KD_ERR_STOPPED: the process is to end.
  */
 KD_MUST_USE kd_status kd_shard_open(kd_shard *shard, const char *path);
 void kd_shard_close(kd_shard *shard); /* fine on {0} and twice */

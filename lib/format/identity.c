@@ -29,16 +29,18 @@ static void add_number(XXH3_state_t *state, uint64_t number)
     XXH3_64bits_update(state, &number, sizeof number);
 }
 
-static void add_all(XXH3_state_t *state, const uint8_t *data, uint64_t size)
+static kd_status add_all(XXH3_state_t *state, const uint8_t *data, uint64_t size)
 {
-    for (uint64_t at = 0; at < size; at += PIECE_BYTES) {
+    kd_status st = KD_OK;
+    for (uint64_t at = 0; at < size && !st; at += PIECE_BYTES) {
         const uint64_t n = size - at < PIECE_BYTES ? size - at : PIECE_BYTES;
         XXH3_64bits_update(state, data + at, (size_t)n);
-        kd_progress_tick();
+        st = kd_progress_go_on();
     }
+    return st;
 }
 
-static void
+static kd_status
 add_tensor(XXH3_state_t *state, const kd_safetensors_entry *entry, kd_identity_depth depth)
 {
     add_text(state, entry->name);
@@ -48,23 +50,24 @@ add_tensor(XXH3_state_t *state, const kd_safetensors_entry *entry, kd_identity_d
     }
     add_number(state, entry->size_bytes);
     if (depth == KD_IDENTITY_FULL || entry->size_bytes <= (uint64_t)2 * KD_IDENTITY_EDGE_BYTES) {
-        add_all(state, entry->data, entry->size_bytes);
-        return;
+        return add_all(state, entry->data, entry->size_bytes);
     }
     XXH3_64bits_update(state, entry->data, KD_IDENTITY_EDGE_BYTES);
     XXH3_64bits_update(state, entry->data + entry->size_bytes - KD_IDENTITY_EDGE_BYTES,
                        KD_IDENTITY_EDGE_BYTES);
-    kd_progress_tick();
+    return kd_progress_go_on();
 }
 
 /* By name: how tensors are spread over files is no part of it. */
-static void add_tensors(XXH3_state_t *state, const kd_shards *shards, kd_identity_depth depth)
+static kd_status add_tensors(XXH3_state_t *state, const kd_shards *shards, kd_identity_depth depth)
 {
     size_t n;
+    kd_status st = KD_OK;
     const kd_safetensors_entry *const *entries = kd_shards_entries(shards, &n);
-    for (size_t i = 0; i < n; i++) {
-        add_tensor(state, entries[i], depth);
+    for (size_t i = 0; i < n && !st; i++) {
+        st = add_tensor(state, entries[i], depth);
     }
+    return st;
 }
 
 static kd_status add_config(XXH3_state_t *state, const char *folder)
@@ -93,7 +96,7 @@ static kd_status add_contents(XXH3_state_t *state, const char *folder, kd_identi
         st = kd_shards_open(folder, &shards);
     }
     if (!st) {
-        add_tensors(state, shards, depth);
+        st = add_tensors(state, shards, depth);
         kd_shards_close(shards);
     }
     return st;

@@ -28,7 +28,7 @@ typedef enum kd_identity_depth {
     KD_IDENTITY_FULL,  /* every byte of every tensor; a sealed folder is verified too */
 } kd_identity_depth;
 
-/* Faults are those of the manifest, of config.json and of safetensors files. */
+/* Faults are those of the manifest, of config.json and of safetensors files; KD_ERR_STOPPED (progress.h). */
 KD_MUST_USE kd_status kd_model_folder_identity(const char *folder,
                                                kd_identity_depth depth,
                                                uint64_t *identity_out);

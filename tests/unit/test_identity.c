@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/progress.h"
 #include "format/identity.h"
 #include "format/manifest.h"
 #include "format/safetensors.h"
@@ -101,6 +102,16 @@ Test(identity, of_a_sealed_folder_is_that_of_its_manifest)
     cr_expect(identity == 7);
     cr_assert(eq(int, kd_manifest_write("m"), KD_OK));
     cr_expect(identity_of("m", KD_IDENTITY_EDGES) != sealed);
+}
+
+Test(identity, a_process_that_is_to_end_reads_no_more)
+{
+    uint64_t identity = 7;
+    kd_progress_stop();
+    cr_expect(eq(int, kd_model_folder_identity("m", KD_IDENTITY_EDGES, &identity), KD_ERR_STOPPED));
+    cr_expect(eq(int, kd_model_folder_identity("m", KD_IDENTITY_FULL, &identity), KD_ERR_STOPPED));
+    EXPECT_FAULT("asked to end");
+    cr_expect(identity == 7);
 }
 
 /* What no reader of a configuration would take. */

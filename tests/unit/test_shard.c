@@ -103,6 +103,15 @@ Test(shard, what_was_written_is_read)
     kd_shard_close(&shard);
 }
 
+Test(shard, a_process_that_is_to_end_opens_no_more)
+{
+    kd_shard shard = {.n_tokens = 42};
+    kd_progress_stop();
+    cr_expect(eq(int, kd_shard_open(&shard, "s"), KD_ERR_STOPPED));
+    EXPECT_FAULT("asked to end");
+    cr_expect(eq(u64, shard.n_tokens, 42));
+}
+
 /* A rank that opens one is not taken for hung: 2 MiB of tokens are hashed and checked in pieces. */
 Test(shard, a_long_one_opens_with_signs_of_progress)
 {
