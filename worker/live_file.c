@@ -87,6 +87,7 @@ static kd_status move_aside(const char *path)
     } else if (rename(path, old.data) != 0) {
         st = fail("move", path);
     } else {
+        st = kd_folder_sync_holder(path); /* back after a crash, it would be in the resume's way */
         kd_log(KD_LOG_WARN, "%s: holds the changes of another job: moved to %s", path, old.data);
     }
     kd_text_release(&old);
