@@ -23,23 +23,27 @@ typedef struct checkpoint_name {
     char text[40];
 } checkpoint_name;
 
-static checkpoint_name name_of(uint64_t step, bool temporary)
+/* Whole; while it is written or removed; the one that this replaces, where a file system cannot swap. */
+typedef enum name_kind { WHOLE, TEMPORARY, ASIDE } name_kind;
+
+static checkpoint_name name_of(uint64_t step, name_kind kind)
 {
+    static const char *const ends[] = {[WHOLE] = "", [TEMPORARY] = ".tmp", [ASIDE] = ".tmp.old"};
     checkpoint_name name;
     const int n = snprintf(name.text, sizeof name.text, "%sstep-%012" PRIu64 "%s",
-                           temporary ? "." : "", step, temporary ? ".tmp" : "");
+                           kind == WHOLE ? "" : ".", step, ends[kind]);
     KD_CHECK(n > 0 && (size_t)n < sizeof name.text);
     return name;
 }
 
-static bool parse_name(const char *name, bool temporary, uint64_t *step_out)
+static bool parse_name(const char *name, name_kind kind, uint64_t *step_out)
 {
     const char *digits = strchr(name, '-');
     if (digits == NULL || strlen(name) > 36 || digits[1] < '0' || digits[1] > '9') {
         return false;
     }
     const uint64_t step = strtoull(digits + 1, NULL, 10);
-    if (strcmp(name, name_of(step, temporary).text) != 0) {
+    if (strcmp(name, name_of(step, kind).text) != 0) {
         return false;
     }
     *step_out = step;
@@ -189,8 +193,8 @@ kd_status kd_checkpoint_save(const char *folder,
     if (st) {
         return st;
     }
-    char *path = kd_path_join(folder, name_of(state->step, false).text);
-    char *temporary = kd_path_join(folder, name_of(state->step, true).text);
+    char *path = kd_path_join(folder, name_of(state->step, WHOLE).text);
+    char *temporary = kd_path_join(folder, name_of(state->step, TEMPORARY).text);
     if (path == NULL || temporary == NULL) {
         st = KD_ERR_NOMEM;
     } else {
@@ -230,7 +234,7 @@ static kd_status add_step(listing *list, uint64_t step, const char *folder)
 }
 
 /* A folder that is not there holds none. */
-static kd_status list_steps(const char *folder, bool temporary, listing *list_out)
+static kd_status list_steps(const char *folder, name_kind kind, listing *list_out)
 {
     listing list = {0};
     kd_status st = KD_OK;
@@ -250,7 +254,7 @@ static kd_status list_steps(const char *folder, bool temporary, listing *list_ou
             st = errno == 0 ? KD_OK : fail("list", folder);
             break;
         }
-        if (parse_name(item->d_name, temporary, &step)) {
+        if (parse_name(item->d_name, kind, &step)) {
             st = add_step(&list, step, folder);
         }
     }
@@ -272,13 +276,13 @@ kd_checkpoint_find_latest(const char *folder, char **path_out, kd_checkpoint_sta
     listing list = {0};
     kd_checkpoint_state state;
     char *path = NULL;
-    kd_status st = list_steps(folder, false, &list);
+    kd_status st = list_steps(folder, WHOLE, &list);
     if (st) {
         return st;
     }
     for (size_t i = 0; !st && path == NULL && i < list.n; i++) {
         bool is_sound = false;
-        path = kd_path_join(folder, name_of(list.steps[i], false).text);
+        path = kd_path_join(folder, name_of(list.steps[i], WHOLE).text);
         st = path == NULL ? KD_ERR_NOMEM : look_at(path, &is_sound, &state);
         if (!is_sound) {
             free(path);
@@ -324,13 +328,13 @@ kd_status kd_checkpoint_load(const char *path,
 }
 
 /* Renamed first, so that a name step-<n> stands for a whole checkpoint or for none. */
-static kd_status remove_step(const char *folder, uint64_t step, bool temporary)
+static kd_status remove_step(const char *folder, uint64_t step, name_kind kind)
 {
-    char *path = kd_path_join(folder, name_of(step, false).text);
-    char *hidden = kd_path_join(folder, name_of(step, true).text);
+    char *path = kd_path_join(folder, name_of(step, WHOLE).text);
+    char *hidden = kd_path_join(folder, name_of(step, kind == WHOLE ? TEMPORARY : kind).text);
     kd_status st = path == NULL || hidden == NULL ? KD_ERR_NOMEM : KD_OK;
 
-    if (!st && !temporary) {
+    if (!st && kind == WHOLE) {
         st = kd_folder_remove(hidden);
         if (!st && rename(path, hidden) != 0) {
             st = fail("rename", path);
@@ -344,11 +348,23 @@ static kd_status remove_step(const char *folder, uint64_t step, bool temporary)
     return st;
 }
 
+/* Of writes that did not end. */
+static kd_status remove_leftovers(const char *folder, name_kind kind)
+{
+    listing list = {0};
+    kd_status st = list_steps(folder, kind, &list);
+    for (size_t i = 0; !st && i < list.n; i++) {
+        st = remove_step(folder, list.steps[i], kind);
+    }
+    free(list.steps);
+    return st;
+}
+
 kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int keep)
 {
     KD_CHECK(keep >= 1);
     listing list = {0};
-    kd_status st = list_steps(folder, false, &list);
+    kd_status st = list_steps(folder, WHOLE, &list);
     if (st) {
         return st;
     }
@@ -357,17 +373,12 @@ kd_status kd_checkpoint_prune(const char *folder, uint64_t step, int keep)
         if (list.steps[i] <= step && kept < keep) {
             kept++;
         } else {
-            st = remove_step(folder, list.steps[i], false);
+            st = remove_step(folder, list.steps[i], WHOLE);
         }
     }
     free(list.steps);
-    list = (listing){0};
     if (!st) {
-        st = list_steps(folder, true, &list);
+        st = remove_leftovers(folder, TEMPORARY);
     }
-    for (size_t i = 0; !st && i < list.n; i++) {
-        st = remove_step(folder, list.steps[i], true);
-    }
-    free(list.steps);
-    return st;
+    return st ? st : remove_leftovers(folder, ASIDE);
 }

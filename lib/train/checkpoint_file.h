@@ -36,7 +36,8 @@ KD_MUST_USE kd_status kd_checkpoint_tensors_read(const char *path, kd_optimizer 
 /*
  * Gives the finished folder `temporary` the name `path`, in the same parent; a folder of that name is
  * replaced, whatever is in it. Where the file system cannot swap the two in one move it is TEMPORARY.old
- * for a moment, and comes back if the new one cannot take its place.
+ * for a moment, and comes back if the new one cannot take its place; one that a crash left under that name
+ * goes.
  */
 KD_MUST_USE kd_status kd_folder_publish(const char *temporary, const char *path);
 

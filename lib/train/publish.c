@@ -41,13 +41,12 @@ static kd_status move_aside(const char *temporary, const char *path, const char 
         if (rename(aside, path) != 0) {
             kd_log(KD_LOG_WARN, "cannot rename %s back to %s: %s", aside, path, strerror(errno));
         }
-        return st;
     }
-    return kd_folder_remove(aside);
+    return st;
 }
 
 /* Both names change owners in one move; what was replaced, now `temporary`, is removed. */
-static kd_status swap(const char *temporary, const char *path)
+static kd_status swap(const char *temporary, const char *path, const char *aside)
 {
     if (renameat2(AT_FDCWD, temporary, AT_FDCWD, path, RENAME_EXCHANGE) == 0) {
         return kd_folder_remove(temporary);
@@ -55,22 +54,7 @@ static kd_status swap(const char *temporary, const char *path)
     if (errno != EINVAL && errno != ENOSYS) { /* not every shared file system can */
         return fail_rename(temporary, path);
     }
-    kd_text aside = {0};
-    kd_text_printf(&aside, "%s.old", temporary);
-    const kd_status st = aside.failed ? kd_fail(KD_ERR_NOMEM, "no memory to rename %s", temporary)
-                                      : move_aside(temporary, path, aside.data);
-    kd_text_release(&aside);
-    return st;
-}
-
-kd_status kd_folder_publish(const char *temporary, const char *path)
-{
-    kd_status st = KD_OK;
-    if (rename(temporary, path) != 0) {
-        const bool occupied = errno == ENOTEMPTY || errno == EEXIST;
-        st = occupied ? swap(temporary, path) : fail_rename(temporary, path);
-    }
-    return st ? st : kd_folder_sync_holder(path);
+    return move_aside(temporary, path, aside);
 }
 
 void kd_folder_discard(const char *folder)
@@ -78,6 +62,27 @@ void kd_folder_discard(const char *folder)
     if (kd_folder_remove(folder)) {
         kd_log(KD_LOG_WARN, "%s is left behind", folder);
     }
+}
+
+kd_status kd_folder_publish(const char *temporary, const char *path)
+{
+    kd_status st = KD_OK;
+    kd_text aside = {0};
+    kd_text_printf(&aside, "%s.old", temporary);
+    if (aside.failed) {
+        st = kd_fail(KD_ERR_NOMEM, "no memory to rename %s", temporary);
+    } else if (rename(temporary, path) != 0) {
+        const bool occupied = errno == ENOTEMPTY || errno == EEXIST;
+        st = occupied ? swap(temporary, path, aside.data) : fail_rename(temporary, path);
+    }
+    if (!st) {
+        st = kd_folder_sync_holder(path);
+    }
+    if (!st) { /* what stepped aside now, or before a process died between the two moves */
+        kd_folder_discard(aside.data);
+    }
+    kd_text_release(&aside);
+    return st;
 }
 
 /* PARENT/.NAME.tmp, beside `path`, whose parent is made. NULL with a fault reported. */

@@ -423,6 +423,7 @@ Test(checkpoint, prune_keeps_the_newest_up_to_the_step)
         cr_assert_eq(save(t, step), KD_OK);
     }
     cr_assert_eq(mkdir(temporary_path(".step-000000000009.tmp"), 0777), 0);
+    cr_assert_eq(mkdir(temporary_path(".step-000000000008.tmp.old"), 0777), 0);
     cr_assert_eq(mkdir(temporary_path("mine"), 0777), 0);
     cr_assert_eq(kd_checkpoint_prune(temporary_folder(), 4, 2), KD_OK);
     cr_expect_not(kd_file_exists(temporary_path("step-000000000001")));
@@ -431,6 +432,7 @@ Test(checkpoint, prune_keeps_the_newest_up_to_the_step)
     cr_expect(kd_file_exists(temporary_path("step-000000000004")));
     cr_expect_not(kd_file_exists(temporary_path("step-000000000005")));
     cr_expect_not(kd_file_exists(temporary_path(".step-000000000009.tmp")));
+    cr_expect_not(kd_file_exists(temporary_path(".step-000000000008.tmp.old")));
     cr_expect(kd_file_exists(temporary_path("mine")));
     tiny_train_destroy(t);
 }

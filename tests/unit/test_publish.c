@@ -54,6 +54,15 @@ Test(publish, two_moves_replace_a_folder_where_one_cannot)
     cr_expect_not(kd_file_exists(".m.tmp"));
 }
 
+/* The process died between the two moves, so that nothing has the name now. */
+Test(publish, what_stepped_aside_before_a_crash_goes)
+{
+    cr_assert_eq(rename("m", ".m.tmp.old"), 0);
+    cr_assert_eq(kd_folder_publish(".m.tmp", "m"), KD_OK);
+    cr_expect(kd_file_exists("m/new"));
+    cr_expect_not(kd_file_exists(".m.tmp.old"));
+}
+
 /* The first finds the name taken, the second moves the old folder aside, the third is the new one's. */
 Test(publish, what_was_there_comes_back_when_the_new_one_cannot_take_its_place)
 {
