@@ -354,10 +354,10 @@ static kd_memory_usage memory_usage(const student_rank *rank)
 }
 
 /* What a person can do where weights are numbers that no loss can be formed from. */
-static void tell_of_checkpoint(const student_rank *rank, kd_status st, uint64_t step)
+static void tell_of_checkpoint(const student_rank *rank, uint64_t step)
 {
     const resume_point *resume = &rank->w->resume;
-    if (st == KD_ERR_INVALID && is_leader(rank) && resume->path[0] != '\0' &&
+    if (kd_trainer_has_diverged(rank->trainer) && is_leader(rank) && resume->path[0] != '\0' &&
         step == resume->step) {
         kd_log(
             KD_LOG_WARN,
@@ -388,7 +388,7 @@ kd_status student_rank_run(student_rank *rank, worker_outcome *outcome_out)
         }
         if (!st) {
             st = train_step(rank, step);
-            tell_of_checkpoint(rank, st, step);
+            tell_of_checkpoint(rank, step);
         }
         if (!st) {
             st = after_step(rank, step + 1);

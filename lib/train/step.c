@@ -203,8 +203,7 @@ static double exported_norm(const kd_optimizer *o, const double *norm_sq)
 }
 
 /* Only finite numbers may reach the weights. All ranks see the same sums, so all end alike. */
-static kd_status
-check_losses(const kd_trainer *trainer, uint64_t step, const kd_step_result *result)
+static kd_status check_losses(kd_trainer *trainer, uint64_t step, const kd_step_result *result)
 {
     if (trainer->sums[KD_VOCAB_SUM_EMPTY] > 0.0) { /* why kd is no number */
         return kd_fail(
@@ -215,6 +214,7 @@ check_losses(const kd_trainer *trainer, uint64_t step, const kd_step_result *res
     }
     for (int i = 0; i < result->n_losses; i++) {
         if (!isfinite(result->losses[i].raw)) {
+            trainer->has_diverged = true;
             return kd_fail(KD_ERR_INVALID, "step %" PRIu64 ": loss %s is %s, expected a number",
                            number_of(step), result->losses[i].name,
                            kd_text_not_finite(result->losses[i].raw));
@@ -222,6 +222,7 @@ check_losses(const kd_trainer *trainer, uint64_t step, const kd_step_result *res
     }
     for (int64_t i = 0; i < kd_tensor_elements(kd_objective_sums(trainer->objective)); i++) {
         if (!isfinite(trainer->sums[i])) { /* the back end has updated nothing then */
+            trainer->has_diverged = true;
             return kd_fail(KD_ERR_INVALID,
                            "step %" PRIu64 ": sum %" PRId64 " of the losses is %s, expected a "
                            "number",
@@ -231,10 +232,12 @@ check_losses(const kd_trainer *trainer, uint64_t step, const kd_step_result *res
     return KD_OK;
 }
 
-static kd_status check_norms(const kd_optimizer *o, uint64_t step, const double *norm_sq)
+static kd_status check_norms(kd_trainer *trainer, uint64_t step, const double *norm_sq)
 {
+    const kd_optimizer *o = trainer->optimizer;
     for (int g = 0; g < o->n_groups; g++) {
         if (!isfinite(norm_sq[g])) {
+            trainer->has_diverged = true;
             return kd_fail(KD_ERR_INVALID,
                            "step %" PRIu64 ": the gradient's norm is %s in group %s, expected a "
                            "number",
@@ -245,8 +248,7 @@ static kd_status check_norms(const kd_optimizer *o, uint64_t step, const double 
 }
 
 /* What the sums of the losses say, once they are here. */
-static kd_status
-report(const kd_trainer *trainer, uint64_t step, bool labelled, kd_step_result *result)
+static kd_status report(kd_trainer *trainer, uint64_t step, bool labelled, kd_step_result *result)
 {
     const double n_rows = trainer->sums[KD_VOCAB_SUM_ROWS];
     const double n_correct = trainer->sums[KD_VOCAB_SUM_CORRECT];
@@ -295,7 +297,7 @@ static kd_status conclude(kd_trainer *trainer,
         st = report(trainer, step, labelled, result);
     }
     if (!st) {
-        st = check_norms(trainer->optimizer, step, norm_sq);
+        st = check_norms(trainer, step, norm_sq);
     }
     if (!st) {
         result->gradient_norm = exported_norm(trainer->optimizer, norm_sq);
@@ -370,6 +372,11 @@ kd_status kd_trainer_step(kd_trainer *trainer,
     }
     trainer->idles = !result_out->updated;
     return KD_OK;
+}
+
+bool kd_trainer_has_diverged(const kd_trainer *trainer)
+{
+    return trainer->has_diverged;
 }
 
 kd_status kd_trainer_losses(kd_trainer *trainer,

@@ -104,6 +104,9 @@ KD_MUST_USE kd_status kd_trainer_step(kd_trainer *trainer,
                                       const kd_reduce *reduce,
                                       kd_step_result *result_out);
 
+/* Whether a step failed by a loss or gradient norm that is not finite: of the weights, not of its text. */
+bool kd_trainer_has_diverged(const kd_trainer *trainer);
+
 /*
  * The same without the update: what a step would report, forward and backward, of which the
  * gradient is dropped.

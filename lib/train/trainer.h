@@ -21,6 +21,7 @@ struct kd_trainer {
     void **messages;             /* (n_teachers) of the micro-batch under way; owned */
     kd_channel *const *channels; /* (n_teachers) of the step under way, or NULL */
     bool idles;                  /* the last step made no update, which was told */
+    bool has_diverged;           /* a loss or a norm of a step was not finite */
 };
 
 #endif

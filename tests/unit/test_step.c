@@ -204,6 +204,7 @@ Test(step, tokens_and_labels_out_of_range_are_refused)
     expect_refused(t, &t->whole, KD_ERR_INVALID, "sequence 3, label 5: found -99");
     t->whole.first = 40; /* a later micro-batch: sequences are those of the order */
     expect_refused(t, &t->whole, KD_ERR_INVALID, "sequence 43, label 5: found -99");
+    cr_expect_not(kd_trainer_has_diverged(t->trainer));
     tiny_train_destroy(t);
 }
 
@@ -215,6 +216,7 @@ Test(step, a_loss_that_is_not_finite_changes_nothing)
     const float bad = INFINITY;
     kd_parameters_write(params, norm->offset, &bad, 1);
     expect_refused(t, &t->whole, KD_ERR_INVALID, "step 42: loss kd is not a number, expected");
+    cr_expect(kd_trainer_has_diverged(t->trainer));
     tiny_train_destroy(t);
 }
 
