@@ -8,7 +8,7 @@
  *   OUTPUT/checkpoints/        train/checkpoint.h
  *   OUTPUT/final/              the model folder, with its tokenizer.json
  *
- * Steps here count updates made: the first row's is 1. Rows that this attempt makes again, or that another
+ * Steps here count those made: the first row's is 1. Rows that this attempt makes again, or that another
  * run left, go when its first row comes. Losses are raw means, time is seconds
  * since 1970, stall_share the share of the step that the leader waited for signals.
  *

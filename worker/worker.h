@@ -19,7 +19,7 @@
 
 /* Where this attempt goes on: of the leader, the same on every rank. */
 typedef struct resume_point {
-    uint64_t step;       /* updates made before */
+    uint64_t step;       /* steps made before */
     char path[PATH_MAX]; /* the checkpoint, or "" */
 } resume_point;
 
@@ -34,7 +34,7 @@ typedef struct worker {
     char cpu_level[LEVEL_NAME_BYTES]; /* of the students' kernels (level.h); "": none in common */
     uint64_t hash;                    /* of the identity: of another one no checkpoint is resumed */
     resume_point resume;
-    uint64_t done; /* updates made so far, those before this attempt included */
+    uint64_t done; /* steps made so far, those before this attempt included */
 } worker;
 
 typedef enum worker_outcome {

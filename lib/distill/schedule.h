@@ -8,7 +8,7 @@
  *   linear   v_i + t (v_i+1 - v_i)
  *   cosine   v_i + (1 - cos(pi t)) / 2 * (v_i+1 - v_i)
  *
- * A constant has a value instead of points. A step is the number of updates made before it.
+ * A constant has a value instead of points. A step's number is how many were made before it.
  */
 #ifndef KD_DISTILL_SCHEDULE_H
 #define KD_DISTILL_SCHEDULE_H
