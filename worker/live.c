@@ -28,6 +28,28 @@ static kd_status assign(Kd__Job *job, const char *path, const char *value)
     return st ? st : kd_job_complete(job);
 }
 
+/* What losses and teachers a run has is settled when it starts: a change makes none of them. */
+static kd_status check_is_there(const Kd__Job *job, const char *path)
+{
+    kd_status st = KD_OK;
+    char *holder = strdup(path);
+    if (holder == NULL) {
+        return kd_fail(KD_ERR_NOMEM, "%s: no memory", path);
+    }
+    for (char *dot = strchr(holder, '.'); !st && dot != NULL; dot = strchr(dot + 1, '.')) {
+        kd_path_place place = {0};
+        *dot = '\0';
+        st = kd_path_find(&kd__job__descriptor, holder, &place);
+        if (!st && (place.flags & KD_FIELD_LIVE) == 0 && !kd_path_is_set(&job->base, holder)) {
+            st = kd_fail(KD_ERR_INVALID, "%s: is not in the job: cannot be added while it runs",
+                         holder);
+        }
+        *dot = '.';
+    }
+    free(holder);
+    return st;
+}
+
 kd_status live_check(const Kd__Job *job, const char *path, const char *value)
 {
     kd_path_place place = {0};
@@ -37,6 +59,10 @@ kd_status live_check(const Kd__Job *job, const char *path, const char *value)
     }
     if ((place.flags & KD_FIELD_LIVE) == 0) {
         return kd_fail(KD_ERR_INVALID, "%s: does not change while a job runs", path);
+    }
+    st = check_is_there(job, path);
+    if (st) {
+        return st;
     }
     Kd__Job *copy = (Kd__Job *)kd_message_copy(&job->base);
     if (copy == NULL) {

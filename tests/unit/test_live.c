@@ -66,6 +66,20 @@ Test(live, only_live_fields_change_and_only_to_good_values)
     kd__job__free_unpacked(job, NULL);
 }
 
+/* The run could not take it, once it is recorded. */
+Test(live, a_loss_that_the_job_does_not_have_is_not_added)
+{
+    Kd__Job *job = job_of(SMALL "training: {steps: 20}\n");
+    kd_message_destroy(&job->objective->hard->base);
+    job->objective->hard = NULL;
+    expect_refused(job, "objective.hard.weight", "0.1",
+                   "objective.hard: is not in the job: cannot be added while it runs");
+    expect_refused(job, "objective.hard.weight.value", "0.1", "objective.hard: is not in the job");
+    cr_expect(eq(int, live_check(job, "objective.kd.weight.value", "0.1"), KD_OK), "%s",
+              kd_fault_text());
+    kd__job__free_unpacked(job, NULL);
+}
+
 /* Here, where files can be written, with a schedule of two points. */
 static Kd__Job *job_here(void)
 {
