@@ -175,6 +175,7 @@ case_stop_early() {
     code=0
     wait "$launcher" || code=$?
     [ "$code" = 3 ] || { cat log >&2 && fail "exit code $code, expected 3"; }
+    [ ! -e early/data/train.shard ] || fail "the text was packed before the signal came: nothing was tested"
     [ -z "$(ls early/data)" ] || fail "half a shard is left: $(ls early/data)"
     run 2 student.yaml output=early
     expect_rows early/metrics.csv 12

@@ -16,7 +16,7 @@
 #include "wire/frame.h"
 #include "wire/hello.h"
 
-#define STUCK_MS 1500 /* then the silent daemon closes */
+#define STUCK_MS 4000 /* then the silent daemon closes, if the client did not */
 
 static int listener = -1;
 static pthread_t thread;
@@ -39,7 +39,9 @@ static void *be_stuck(void *unused)
     const int fd = accept(listener, NULL, NULL);
     if (fd >= 0 && read(fd, bytes, sizeof bytes) > 0) {
         send_hello_reply(fd);
-        (void)usleep(STUCK_MS * 1000);
+        struct pollfd wait = {.fd = fd, .events = POLLIN};
+        while (poll(&wait, 1, STUCK_MS) > 0 && read(fd, bytes, sizeof bytes) > 0) {
+        }
     }
     (void)close(fd);
     return unused;
