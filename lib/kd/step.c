@@ -89,15 +89,13 @@ static kd_status pass(kd_student *s,
 {
     const kd_source batches = {.user = s, .next = give_batch};
     const kd_reduce alone = kd_reduce_single();
-    const kd_step_work work = {.step = s->n_steps,
-                               .source = &batches,
-                               .first_m = s->n_messages,
-                               .stride = 1,
-                               .n_batches = (batch->n_batch + s->micro_size - 1) / s->micro_size};
+    kd_step_work work = {
+        .step = s->n_steps, .source = &batches, .first_m = s->n_messages, .stride = 1};
     kd_step_result result;
 
     kd_status st = check_count(s, batch->n_batch);
-    if (!st) {
+    if (!st) { /* a count that is no sane one is not calculated with */
+        work.n_batches = (batch->n_batch + s->micro_size - 1) / s->micro_size;
         st = check_tokens(s, from, batch);
     }
     if (!st) {
