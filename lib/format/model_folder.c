@@ -17,8 +17,6 @@
 #include "shape/hf_config.h"
 #include "tensor/half.h"
 
-enum { CHUNK = 1 << 18 }; /* values that are on the host at a time: 1 MiB of f32 */
-
 kd_status kd_model_folder_config(const char *folder, kd_model_config *config_out)
 {
     char *path = kd_path_join(folder, "config.json");
@@ -142,8 +140,9 @@ static kd_status check_tensors(const char *folder,
 static kd_status
 load_tensor(const kd_safetensors_entry *entry, kd_parameters *params, int64_t offset, float *buffer)
 {
-    for (int64_t at = 0; at < entry->n_elements; at += CHUNK) {
-        const int64_t n = entry->n_elements - at < CHUNK ? entry->n_elements - at : CHUNK;
+    for (int64_t at = 0; at < entry->n_elements; at += KD_FOLDER_CHUNK) {
+        const int64_t n =
+            entry->n_elements - at < KD_FOLDER_CHUNK ? entry->n_elements - at : KD_FOLDER_CHUNK;
         const kd_status st = kd_safetensors_read_f32(entry, at, n, buffer);
         if (st) {
             return st;
@@ -159,7 +158,7 @@ static kd_status load_tensors(const char *folder,
                               const kd_hf_tensor *tensors,
                               size_t n_tensors)
 {
-    float *buffer = malloc(CHUNK * sizeof *buffer);
+    float *buffer = malloc(KD_FOLDER_CHUNK * sizeof *buffer);
     if (buffer == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory to load %s", folder);
     }
@@ -237,31 +236,50 @@ static kd_status keep_config(const char *folder, kd_parameters *params)
     return KD_OK;
 }
 
-kd_status kd_model_folder_load(const char *folder, kd_parameters *params)
-{
+/* A folder's files, and what a model's parameters are called in them. */
+typedef struct weights {
     kd_shards *shards;
     kd_hf_tensor *tensors;
     size_t n_tensors;
+} weights;
 
-    kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
+static void close_weights(weights *w)
+{
+    kd_shards_close(w->shards);
+    free(w->tensors);
+}
+
+static kd_status open_weights(const char *folder, const kd_parameters *params, weights *weights_out)
+{
+    weights w = {0};
+    kd_status st = kd_hf_tensors_list(params, &w.tensors, &w.n_tensors);
     if (st) {
         return st;
     }
-    st = open_verified(folder, &shards);
+    st = open_verified(folder, &w.shards);
     if (st) {
-        goto out_free;
+        free(w.tensors);
+        return st;
     }
-    st = load_tensors(folder, shards, params, tensors, n_tensors);
+    *weights_out = w;
+    return KD_OK;
+}
+
+kd_status kd_model_folder_load(const char *folder, kd_parameters *params)
+{
+    weights w;
+    kd_status st = open_weights(folder, params, &w);
+    if (st) {
+        return st;
+    }
+    st = load_tensors(folder, w.shards, params, w.tensors, w.n_tensors);
     if (!st) {
         st = kd_backend_wait(params->be);
     }
     if (!st) {
         st = keep_config(folder, params);
     }
-    kd_shards_close(shards);
-
-out_free:
-    free(tensors);
+    close_weights(&w);
     return st;
 }
 
@@ -278,26 +296,16 @@ static kd_status check_first_values(const kd_shards *shards, const kd_hf_tensor 
 
 kd_status kd_model_folder_check(const char *folder, const kd_parameters *params)
 {
-    kd_shards *shards;
-    kd_hf_tensor *tensors;
-    size_t n_tensors;
-
-    kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
+    weights w;
+    kd_status st = open_weights(folder, params, &w);
     if (st) {
         return st;
     }
-    st = open_verified(folder, &shards);
-    if (st) {
-        goto out_free;
-    }
-    st = check_tensors(folder, shards, &params->config, tensors, n_tensors);
+    st = check_tensors(folder, w.shards, &params->config, w.tensors, w.n_tensors);
     if (!st) {
-        st = check_first_values(shards, tensors, n_tensors);
+        st = check_first_values(w.shards, w.tensors, w.n_tensors);
     }
-    kd_shards_close(shards);
-
-out_free:
-    free(tensors);
+    close_weights(&w);
     return st;
 }
 
@@ -305,7 +313,7 @@ out_free:
 static kd_status upload_matrix(kd_backend *be, kd_tensor dst, const kd_safetensors_entry *entry)
 {
     const int64_t columns = kd_tensor_columns(dst), n_rows = kd_tensor_rows(dst);
-    const int64_t rows_at_once = columns < CHUNK ? CHUNK / columns : 1;
+    const int64_t rows_at_once = columns < KD_FOLDER_CHUNK ? KD_FOLDER_CHUNK / columns : 1;
     kd_status st = KD_OK;
 
     float *values = malloc((size_t)(rows_at_once * columns) * sizeof *values);
@@ -409,131 +417,5 @@ kd_status kd_model_folder_load_lm_head(const char *folder,
     }
     st = load_lm_head(folder, shards, &config, be, dtype, lm_head_out);
     kd_shards_close(shards);
-    return st;
-}
-
-static kd_status save_values(kd_safetensors_writer *writer,
-                             const kd_parameters *params,
-                             const kd_hf_tensor *tensors,
-                             size_t n_tensors)
-{
-    kd_status st = KD_OK;
-    float *buffer = malloc(CHUNK * sizeof *buffer);
-    if (buffer == NULL) {
-        return kd_fail(KD_ERR_NOMEM, "no memory to save %zu tensors", n_tensors);
-    }
-    for (size_t i = 0; i < n_tensors && !st; i++) {
-        for (int64_t at = 0; at < tensors[i].n_elements && !st; at += CHUNK) {
-            const int64_t left = tensors[i].n_elements - at;
-            const int64_t n = left < CHUNK ? left : CHUNK;
-            kd_parameters_read(params, tensors[i].offset + at, buffer, n);
-            st = kd_backend_wait(params->be); /* of one that failed the buffer holds anything */
-            if (!st) {
-                st = kd_safetensors_write_weights(writer, buffer, n);
-            }
-        }
-    }
-    free(buffer);
-    return st;
-}
-
-/* What the file of the weights holds; the caller frees both. */
-static kd_status list_specs(const kd_parameters *params,
-                            kd_dtype dtype,
-                            kd_hf_tensor **tensors_out,
-                            kd_safetensors_spec **specs_out,
-                            size_t *n_out)
-{
-    kd_hf_tensor *tensors;
-    size_t n_tensors;
-    const kd_status st = kd_hf_tensors_list(params, &tensors, &n_tensors);
-    if (st) {
-        return st;
-    }
-    kd_safetensors_spec *specs = calloc(n_tensors, sizeof *specs);
-    if (specs == NULL) {
-        free(tensors);
-        return kd_fail(KD_ERR_NOMEM, "no memory to save %zu tensors", n_tensors);
-    }
-    for (size_t i = 0; i < n_tensors; i++) {
-        specs[i] = (kd_safetensors_spec){
-            .name = tensors[i].name,
-            .dtype = dtype == KD_BF16 ? KD_SAFETENSORS_BF16 : KD_SAFETENSORS_F32,
-            .n_dims = tensors[i].n_dims,
-            .dims = {tensors[i].dims[0], tensors[i].dims[1]},
-        };
-    }
-    *tensors_out = tensors;
-    *specs_out = specs;
-    *n_out = n_tensors;
-    return KD_OK;
-}
-
-kd_status
-kd_model_folder_weights_bytes(const kd_parameters *params, kd_dtype dtype, uint64_t *bytes_out)
-{
-    kd_hf_tensor *tensors;
-    kd_safetensors_spec *specs;
-    size_t n_tensors;
-    kd_status st = list_specs(params, dtype, &tensors, &specs, &n_tensors);
-    if (st) {
-        return st;
-    }
-    st = kd_safetensors_file_bytes(specs, n_tensors, bytes_out);
-    free(specs);
-    free(tensors);
-    return st;
-}
-
-static kd_status save_weights(const char *folder, const kd_parameters *params, kd_dtype dtype)
-{
-    kd_safetensors_writer *writer;
-    kd_hf_tensor *tensors;
-    kd_safetensors_spec *specs;
-    size_t n_tensors;
-
-    kd_status st = list_specs(params, dtype, &tensors, &specs, &n_tensors);
-    if (st) {
-        return st;
-    }
-    char *path = kd_path_join(folder, "model.safetensors");
-    st = path != NULL ? kd_safetensors_create(path, specs, n_tensors, &writer) : KD_ERR_NOMEM;
-    if (st) {
-        goto out_free;
-    }
-    st = save_values(writer, params, tensors, n_tensors);
-    if (st) {
-        kd_safetensors_abandon(writer);
-    } else {
-        st = kd_safetensors_commit(writer);
-    }
-
-out_free:
-    free(path);
-    free(specs);
-    free(tensors);
-    return st;
-}
-
-kd_status kd_model_folder_save(const char *folder, const kd_parameters *params, kd_dtype dtype)
-{
-    KD_CHECK(dtype == KD_F32 || dtype == KD_BF16);
-    kd_status st = kd_model_config_check(&params->config);
-    if (!st) {
-        st = kd_folder_make(folder);
-    }
-    if (!st) {
-        st = save_weights(folder, params, dtype);
-    }
-    if (st) {
-        return st;
-    }
-    char *path = kd_path_join(folder, "config.json");
-    if (path == NULL) {
-        return KD_ERR_NOMEM;
-    }
-    st = kd_hf_config_write(path, &params->config, dtype == KD_BF16 ? "bfloat16" : "float32",
-                            params->source_config);
-    free(path);
     return st;
 }

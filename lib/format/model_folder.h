@@ -17,6 +17,9 @@
 
 #include "model/parameters.h"
 
+/* Values that are on the host at a time while a folder is read or written: 1 MiB of f32. */
+#define KD_FOLDER_CHUNK (1 << 18)
+
 /* The shape in config.json; see hf_config.h for what is refused. */
 KD_MUST_USE kd_status kd_model_folder_config(const char *folder, kd_model_config *config_out);
 

@@ -136,11 +136,20 @@ update(kd_student *s, kd_logits_source from, const kd_batch *batch, kd_losses *l
     return st;
 }
 
-kd_status kd_student_step(kd_student *student,
-                          const int32_t *tokens,
-                          const int32_t *labels,
-                          int64_t n_sequences,
-                          kd_losses *losses_out)
+static kd_status
+only_losses(kd_student *s, kd_logits_source from, const kd_batch *batch, kd_losses *losses_out)
+{
+    return pass(s, from, batch, kd_trainer_losses, losses_out);
+}
+
+/* `run` over a batch with the student's own teacher, if it has one. */
+static kd_status
+run_taught(kd_student *student,
+           const int32_t *tokens,
+           const int32_t *labels,
+           int64_t n_sequences,
+           kd_status (*run)(kd_student *, kd_logits_source, const kd_batch *, kd_losses *),
+           kd_losses *losses_out)
 {
     const kd_status st = KD_GIVEN(student, tokens, losses_out);
     if (st) {
@@ -148,7 +157,16 @@ kd_status kd_student_step(kd_student *student,
     }
     const kd_batch batch = batch_of(student, tokens, labels, n_sequences);
     student->logits = NULL;
-    return update(student, kd_teaching_own(student), &batch, losses_out);
+    return run(student, kd_teaching_own(student), &batch, losses_out);
+}
+
+kd_status kd_student_step(kd_student *student,
+                          const int32_t *tokens,
+                          const int32_t *labels,
+                          int64_t n_sequences,
+                          kd_losses *losses_out)
+{
+    return run_taught(student, tokens, labels, n_sequences, update, losses_out);
 }
 
 kd_status kd_student_losses(kd_student *student,
@@ -157,13 +175,7 @@ kd_status kd_student_losses(kd_student *student,
                             int64_t n_sequences,
                             kd_losses *losses_out)
 {
-    const kd_status st = KD_GIVEN(student, tokens, losses_out);
-    if (st) {
-        return st;
-    }
-    const kd_batch batch = batch_of(student, tokens, labels, n_sequences);
-    student->logits = NULL;
-    return pass(student, kd_teaching_own(student), &batch, kd_trainer_losses, losses_out);
+    return run_taught(student, tokens, labels, n_sequences, only_losses, losses_out);
 }
 
 kd_status kd_student_step_on_logits(kd_student *student,

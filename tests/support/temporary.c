@@ -60,6 +60,23 @@ const char *temporary_path(const char *format, ...)
     return path;
 }
 
+bool temporary_same(const char *path, const char *other)
+{
+    FILE *a = fopen(path, "rb"), *b = fopen(other, "rb");
+    require(a != NULL, "open", path);
+    require(b != NULL, "open", other);
+    int x, y;
+    do {
+        x = getc(a);
+        y = getc(b);
+    } while (x == y && x != EOF);
+    require(!ferror(a), "read", path);
+    require(!ferror(b), "read", other);
+    (void)fclose(a);
+    (void)fclose(b);
+    return x == y;
+}
+
 void temporary_write(const char *path, const char *text)
 {
     FILE *file = fopen(path, "w");

@@ -4,6 +4,8 @@
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "job/job.h"
@@ -42,6 +44,12 @@ static inline Kd__Job *complete(const char *const *sets, size_t n_sets)
 static inline void destroy(Kd__Job *job)
 {
     kd_message_destroy(&job->base);
+}
+
+static inline void replace(char **text, const char *by)
+{
+    free(*text);
+    *text = strdup(by);
 }
 
 #endif

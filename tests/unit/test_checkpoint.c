@@ -60,17 +60,6 @@ static tiny_train *start(const kd_model_type *type, kd_dtype compute)
     return tiny_train_create(type, compute, &settings);
 }
 
-static void expect_same_file(const char *a, const char *b)
-{
-    kd_mapping x, y;
-    cr_assert_eq(kd_file_map(a, &x), KD_OK);
-    cr_assert_eq(kd_file_map(b, &y), KD_OK);
-    cr_expect_eq(x.size_bytes, y.size_bytes);
-    cr_expect_arr_eq(x.data, y.data, x.size_bytes, "%s and %s differ", a, b);
-    kd_file_unmap(&x);
-    kd_file_unmap(&y);
-}
-
 static void expect_exact_resume(const kd_model_type *type, kd_dtype compute)
 {
     kd_checkpoint_state found, loaded;
@@ -99,8 +88,9 @@ static void expect_exact_resume(const kd_model_type *type, kd_dtype compute)
     const char *const files[] = {"model.safetensors", "train.safetensors", "config.json",
                                  "state.json", "manifest.json"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        expect_same_file(temporary_path("straight/%s", files[i]),
-                         temporary_path("step-000000000006/%s", files[i]));
+        cr_expect(temporary_same(temporary_path("straight/%s", files[i]),
+                                 temporary_path("step-000000000006/%s", files[i])),
+                  "%s differs", files[i]);
     }
     free(path);
     tiny_train_destroy(second);
@@ -518,12 +508,6 @@ Test(checkpoint, weights_and_moments_that_are_no_numbers_are_not_saved)
     tiny_train_destroy(t);
 }
 
-static kd_status export(const tiny_train *t, const char *name)
-{
-    return kd_model_export(temporary_path("%s", name), kd_trainer_parameters(t->trainer), NULL,
-                           NULL);
-}
-
 Test(checkpoint, a_file_in_the_place_of_a_checkpoint_is_named_and_left)
 {
     tiny_train *t = start(&kd_model_mixtral, KD_F32);
@@ -533,73 +517,5 @@ Test(checkpoint, a_file_in_the_place_of_a_checkpoint_is_named_and_left)
     EXPECT_FAULT("step-000000000002: found a file, expected a folder or nothing");
     cr_expect_not(kd_file_exists(temporary_path(".step-000000000002.tmp")));
     cr_expect_eq(unlink(temporary_path("step-000000000002")), 0);
-    tiny_train_destroy(t);
-}
-
-Test(checkpoint, export_replaces_its_own_folder_and_an_empty_one)
-{
-    tiny_train *t = start(&kd_model_mixtral, KD_BF16);
-    kd_model_config config;
-    cr_assert_eq(kd_folder_make(temporary_path("out/final")), KD_OK);
-    cr_assert_eq(export(t, "out/final/"), KD_OK);
-    run_steps(t, 0, 1);
-    cr_assert_eq(export(t, "out/final"), KD_OK);
-    cr_expect_not(kd_file_exists(temporary_path("out/.final.tmp")));
-    cr_expect_eq(kd_manifest_verify(temporary_path("out/final")), KD_OK);
-    cr_expect_eq(kd_model_folder_config(temporary_path("out/final"), &config), KD_OK);
-    cr_assert_eq(export(t, "new/final"), KD_OK);
-    expect_same_file(temporary_path("out/final/model.safetensors"),
-                     temporary_path("new/final/model.safetensors"));
-    tiny_train_destroy(t);
-}
-
-Test(checkpoint, export_leaves_a_folder_alone_that_holds_what_is_not_its_own)
-{
-    tiny_train *t = start(&kd_model_mixtral, KD_BF16);
-    cr_assert_eq(kd_folder_make(temporary_path("work")), KD_OK);
-    temporary_write(temporary_path("work/thesis.txt"), "three years");
-    kd_fault_quiet(1);
-    cr_expect_eq(export(t, "work"), KD_ERR_INVALID);
-    EXPECT_FAULT("work is not replaced: it holds \"thesis.txt\"");
-    cr_expect(kd_file_exists(temporary_path("work/thesis.txt")));
-
-    cr_assert_eq(export(t, "final"), KD_OK);
-    temporary_write(temporary_path("final/notes"), "beside it");
-    cr_expect_eq(export(t, "final"), KD_ERR_INVALID);
-    EXPECT_FAULT("it holds \"notes\"");
-    cr_expect(kd_file_exists(temporary_path("final/notes")));
-    cr_expect_not(kd_file_exists(temporary_path(".final.tmp")));
-    tiny_train_destroy(t);
-}
-
-/* The user is the note's text. */
-static kd_status add_note(void *user, const char *folder)
-{
-    char *path = kd_path_join(folder, "note");
-    const kd_status st = kd_file_replace(path, user, 1);
-    free(path);
-    return st;
-}
-
-static kd_status refuse(void *user, const char *folder)
-{
-    (void)user;
-    return kd_fail(KD_ERR_IO, "no files for %s", folder);
-}
-
-Test(checkpoint, files_added_to_an_export_are_sealed_with_it)
-{
-    tiny_train *t = start(&kd_model_mixtral, KD_BF16);
-    const kd_parameters *params = kd_trainer_parameters(t->trainer);
-    cr_assert_eq(kd_model_export(temporary_path("final"), params, add_note, "x"), KD_OK);
-    cr_expect_eq(kd_manifest_verify(temporary_path("final")), KD_OK);
-    kd_fault_quiet(1);
-    cr_expect_eq(kd_model_export(temporary_path("final"), params, refuse, NULL), KD_ERR_IO);
-    cr_expect_eq(kd_model_export(temporary_path("other"), params, refuse, NULL), KD_ERR_IO);
-    cr_expect_eq(kd_manifest_verify(temporary_path("final")), KD_OK, "what was there still is");
-    cr_expect_not(kd_file_exists(temporary_path("other")));
-    cr_expect_not(kd_file_exists(temporary_path(".other.tmp")));
-    cr_assert_eq(kd_file_replace(temporary_path("final/note"), "y", 1), KD_OK);
-    cr_expect_eq(kd_manifest_verify(temporary_path("final")), KD_ERR_INVALID);
     tiny_train_destroy(t);
 }

@@ -105,30 +105,12 @@ Test(kd_checkpoint, a_checkpoint_keeps_the_dtype_that_auto_came_to)
     cr_expect_eq(n_refused, 1);
 }
 
-static char *read_file(const char *path, size_t *size_out)
-{
-    FILE *file = fopen(path, "rb");
-    char *bytes = malloc(1 << 20);
-    cr_assert(file != NULL && bytes != NULL, "%s", path);
-    *size_out = fread(bytes, 1, 1 << 20, file);
-    cr_assert(feof(file), "%s", path);
-    cr_assert_eq(fclose(file), 0);
-    return bytes;
-}
-
 /* Of the checkpoints of step 6 below two folders. */
 static void expect_same_file(const char *folder, const char *other, const char *name)
 {
-    char path[256];
-    size_t n, n_other;
-    (void)snprintf(path, sizeof path, "%s/step-000000000006/%s", folder, name);
-    char *bytes = read_file(path, &n);
-    (void)snprintf(path, sizeof path, "%s/step-000000000006/%s", other, name);
-    char *others = read_file(path, &n_other);
-    cr_assert_eq(n, n_other);
-    cr_expect_arr_eq(bytes, others, n, "%s differs", name);
-    free(others);
-    free(bytes);
+    cr_expect(temporary_same(temporary_path("%s/step-000000000006/%s", folder, name),
+                             temporary_path("%s/step-000000000006/%s", other, name)),
+              "%s differs", name);
 }
 
 Test(kd_checkpoint, training_goes_on_from_a_checkpoint_exactly)

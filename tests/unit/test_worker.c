@@ -12,28 +12,13 @@
 #include "message/reflect.h"
 #include "tensor/ops.h"
 #include "tests/support/temporary.h"
+#include "tests/unit/small_job.h"
 #include "train/dtype.h"
 #include "train/initial.h"
 #include "worker/batches.h"
 #include "worker/options.h"
 #include "worker/resolved.h"
 #include "worker/teacher.h"
-
-static Kd__Job *job_of(const char *text)
-{
-    Kd__Job *job = NULL;
-    cr_assert(eq(int, kd_job_parse(text, strlen(text), "job.yaml", NULL, 0, &job), KD_OK));
-    cr_assert(eq(int, kd_job_complete(job), KD_OK));
-    cr_assert(eq(int, kd_job_check(job, NULL), KD_OK), "%s", kd_fault_text());
-    return job;
-}
-
-#define SMALL                                                                                      \
-    "output: /out\n"                                                                               \
-    "data: {files: [/text], sequence_length: 64, held_out: 0}\n"                                   \
-    "student: {model: {type: qwen3_moe, hidden_size: 32, num_layers: 2, num_heads: 4, "            \
-    "intermediate_size: 48, num_experts: 4}}\n"                                                    \
-    "teachers: [{checkpoint: /teacher, transport: hidden}]\n"
 
 Test(job, reaches_the_libraries)
 {

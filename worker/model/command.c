@@ -24,6 +24,35 @@ int command_exit_code(kd_status st)
     return st == KD_ERR_NOMEM || st == KD_ERR_STATE ? EXIT_INTERNAL : EXIT_INPUT;
 }
 
+kd_status command_options(int argc,
+                          char **argv,
+                          const char *letters,
+                          const struct option *known,
+                          kd_status (*take)(int letter, void *user),
+                          void *user)
+{
+    int letter;
+    kd_option_begin();
+    kd_status st = kd_option_next(argc, argv, letters, known, &letter);
+    while (!st && letter != KD_OPTION_END) {
+        st = take(letter, user);
+        if (!st) {
+            st = kd_option_next(argc, argv, letters, known, &letter);
+        }
+    }
+    return st;
+}
+
+kd_status command_word(int argc, char **argv, const char *expected, const char **word_out)
+{
+    if (argc - optind != 1) {
+        return kd_fail(KD_ERR_ARG, "%s: found %d words, expected %s; see --help", argv[0],
+                       argc - optind, expected);
+    }
+    *word_out = argv[optind];
+    return KD_OK;
+}
+
 kd_status command_dtype(const char *word, kd_dtype *dtype_out)
 {
     if (strcmp(word, "auto") == 0) {

@@ -26,6 +26,25 @@ int command_exit_code(kd_status st);
 /* Standard output, where all commands write; EXIT_IO if it was closed. */
 int command_help(const char *text);
 
+struct option;
+
+/*
+ * Gives each option to `take`, whose fault ends it; `known` and `letters` as kd_option_next() has them.
+ * Words that are no options are in argv from `optind` on, unless `letters` has them taken too.
+ */
+KD_MUST_USE kd_status command_options(int argc,
+                                      char **argv,
+                                      const char *letters,
+                                      const struct option *known,
+                                      kd_status (*take)(int letter, void *user),
+                                      void *user);
+
+/* The one word that is no option, behind all options; `expected` names it for the fault's text. KD_ERR_ARG. */
+KD_MUST_USE kd_status command_word(int argc,
+                                   char **argv,
+                                   const char *expected,
+                                   const char **word_out);
+
 /* auto, bf16 or f32, the dtype of products: auto is what this machine is faster in. KD_ERR_ARG. */
 KD_MUST_USE kd_status command_dtype(const char *word, kd_dtype *dtype_out);
 

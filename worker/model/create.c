@@ -100,8 +100,9 @@ static kd_status take_tokenizer(const char *word, arguments *a)
     return KD_OK;
 }
 
-static kd_status take(int letter, arguments *a)
+static kd_status take(int letter, void *user)
 {
+    arguments *a = user;
     switch (letter) {
     case 'o':
         a->out = optarg;
@@ -138,16 +139,8 @@ static kd_status take(int letter, arguments *a)
 static kd_status parse(int argc, char **argv, arguments *a)
 {
     options o;
-    int letter;
-    kd_status st;
     list_options(&o);
-    kd_option_begin();
-    while (!(st = kd_option_next(argc, argv, ":h", o.known, &letter)) && letter != KD_OPTION_END) {
-        st = take(letter, a);
-        if (st) {
-            return st;
-        }
-    }
+    kd_status st = command_options(argc, argv, ":h", o.known, take, a);
     if (st || a->help) {
         return st;
     }

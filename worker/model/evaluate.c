@@ -49,8 +49,10 @@ static kd_status take_word(const char *word, arguments *a)
     return KD_OK;
 }
 
-static kd_status take(int letter, arguments *a)
+static kd_status take(int letter, void *user)
 {
+    arguments *a = user;
+
     enum { MOST = 1 << 24 };
 
     switch (letter) {
@@ -106,15 +108,7 @@ static kd_status parse(int argc, char **argv, arguments *a)
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    int letter;
-    kd_status st;
-    kd_option_begin();
-    while (!(st = kd_option_next(argc, argv, "-:h", known, &letter)) && letter != KD_OPTION_END) {
-        st = take(letter, a);
-        if (st) {
-            return st;
-        }
-    }
+    kd_status st = command_options(argc, argv, "-:h", known, take, a);
     for (int i = optind; !st && i < argc; i++) { /* behind "--" */
         st = take_word(argv[i], a);
     }

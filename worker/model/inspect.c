@@ -83,6 +83,14 @@ void command_print_shape(const kd_model_config *config, bool json)
     }
 }
 
+static kd_status take(int letter, void *user)
+{
+    arguments *a = user;
+    a->json |= letter == 'j';
+    a->help |= letter == 'h';
+    return letter == 'l' ? kd_option_log_level(optarg) : KD_OK;
+}
+
 static kd_status parse(int argc, char **argv, arguments *a)
 {
     static const struct option known[] = {
@@ -91,23 +99,8 @@ static kd_status parse(int argc, char **argv, arguments *a)
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    int letter;
-    kd_status st;
-    kd_option_begin();
-    while (!(st = kd_option_next(argc, argv, ":h", known, &letter)) && letter != KD_OPTION_END) {
-        a->json |= letter == 'j';
-        a->help |= letter == 'h';
-        st = letter == 'l' ? kd_option_log_level(optarg) : KD_OK;
-        if (st) {
-            return st;
-        }
-    }
-    if (!st && !a->help && argc - optind != 1) {
-        return kd_fail(KD_ERR_ARG, "inspect: found %d words, expected a model folder; see --help",
-                       argc - optind);
-    }
-    a->folder = argv[optind];
-    return st;
+    const kd_status st = command_options(argc, argv, ":h", known, take, a);
+    return st || a->help ? st : command_word(argc, argv, "a model folder", &a->folder);
 }
 
 /* That the weights are there and are of that shape, with a back end that keeps none. */

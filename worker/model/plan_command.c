@@ -27,8 +27,9 @@ typedef struct arguments {
     bool json, help;
 } arguments;
 
-static kd_status take(int letter, arguments *a)
+static kd_status take(int letter, void *user)
 {
+    arguments *a = user;
     switch (letter) {
     case 's':
         a->sets[a->n_sets++] = optarg;
@@ -53,25 +54,12 @@ static kd_status parse(int argc, char **argv, arguments *a)
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    int letter;
-    kd_status st;
     a->sets = calloc((size_t)argc, sizeof *a->sets);
     if (a->sets == NULL) {
         return kd_fail(KD_ERR_NOMEM, "plan: no memory");
     }
-    kd_option_begin();
-    while (!(st = kd_option_next(argc, argv, ":h", known, &letter)) && letter != KD_OPTION_END) {
-        st = take(letter, a);
-        if (st) {
-            return st;
-        }
-    }
-    if (!st && !a->help && argc - optind != 1) {
-        return kd_fail(KD_ERR_ARG, "plan: found %d words, expected a job file; see --help",
-                       argc - optind);
-    }
-    a->path = argv[optind];
-    return st;
+    const kd_status st = command_options(argc, argv, ":h", known, take, a);
+    return st || a->help ? st : command_word(argc, argv, "a job file", &a->path);
 }
 
 /* The mistakes of a job are told as distillctl validate tells them. */
