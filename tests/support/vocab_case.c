@@ -190,6 +190,7 @@ bool vocab_case_takes(const vocab_case *f, int64_t row)
 /* The scaled loss; the raw sums as well, if asked for. */
 double vocab_case_naive(const vocab_case *f, double *sums_out)
 {
+    cr_assert_leq(kd_tensor_rows(f->loss.lm_head), ROWS_MAX); /* a row is on the stack */
     double kd = 0.0, hard = 0.0;
     for (int64_t row = 0; row < kd_tensor_rows(f->loss.hidden); row++) {
         if (vocab_case_takes(f, row)) {

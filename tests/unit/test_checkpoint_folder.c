@@ -69,9 +69,10 @@ Test(checkpoint_folder, a_folder_that_cannot_be_made_is_named)
     cr_expect_eq(kd_checkpoint_save(temporary_path("file/below"), kd_trainer_optimizer(t->trainer),
                                     &state, NULL),
                  KD_ERR_INVALID);
-    EXPECT_FAULT("file");
+    EXPECT_FAULT("/file");
     cr_expect_eq(kd_model_export(temporary_path("file/final"), kd_trainer_parameters(t->trainer),
                                  NULL, NULL),
                  KD_ERR_INVALID);
+    EXPECT_FAULT("/file");
     tiny_train_destroy(t);
 }

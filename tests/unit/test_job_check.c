@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "message/check.h"
 #include "message/path.h"
 #include "message/yaml.h"
 #include "shape/type.h"
@@ -339,6 +340,8 @@ Test(job_check, a_list_that_is_too_long_is_refused_before_its_elements_cost_anyt
         cr_assert(eq(int, kd_job_complete(job), KD_OK));
         cr_expect(eq(int, kd_job_check(job, &mistakes), KD_ERR_INVALID));
         cr_expect(eq(sz, strcspn(mistakes.data, "\n"), strlen(cases[i].mistake)));
+        cr_expect(strncmp(mistakes.data, cases[i].mistake, strlen(cases[i].mistake)) == 0, "%s",
+                  mistakes.data);
         cr_expect(lt(sz, mistakes.size, 8192), "no line for each element");
         kd_text_release(&mistakes);
         destroy(job);
@@ -374,7 +377,7 @@ Test(job_check, no_more_than_a_hundred_mistakes_are_told)
     for (const char *at = mistakes.data; *at != '\0'; at++) {
         n_lines += *at == '\n';
     }
-    cr_expect(eq(sz, n_lines, 100));
+    cr_expect(eq(sz, n_lines, KD_MISTAKES_MAX));
     kd_text_release(&mistakes);
     destroy(job);
 }

@@ -47,7 +47,7 @@ Test(live, only_live_fields_change_and_only_to_good_values)
     expect_refused(job, "objective.kd.temperature", "0", "objective.kd.temperature");
     expect_refused(job, "objective.kd.temperature", "hot", "hot");
     expect_refused(job, "objective.kd.tempreature", "1", "did you mean \"temperature\"");
-    expect_refused(job, "", "1", "");
+    expect_refused(job, "", "1", "found a path with nothing before or behind a dot");
     kd__job__free_unpacked(job, NULL);
 }
 

@@ -146,6 +146,8 @@ expect_agreement(const kd_model_config *config, kd_dtype compute, Kd__Teacher__T
         const held found = hold(kd_backend_create_rehearsal, config, compute, n_threads, transport);
         expect_parts_to_be_all(&wanted);
         expect_parts_to_be_all(&found);
+        cr_expect(wanted.student.scratch_bytes > 0 && wanted.student.products_bytes > 0);
+        cr_expect(wanted.teacher.scratch_bytes > 0 && wanted.teacher.products_bytes > 0);
         expect_same_usage(found.student, wanted.student);
         expect_same_usage(found.teacher, wanted.teacher);
     }

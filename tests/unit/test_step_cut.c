@@ -49,6 +49,7 @@ typedef struct other_rank {
     float *grad;
     double sums[16];
     int64_t counts[6]; /* of both: rows of each loss, batches without labels and with */
+    int64_t said[6];   /* what the ranks counted, each by itself                      */
     bool records;
 } other_rank;
 
@@ -83,8 +84,11 @@ static kd_status meet_f64(void *user, double *values, int64_t n)
 /* The counts of both are needed before either can form a gradient, so they are known beforehand. */
 static kd_status meet_i64(void *user, int64_t *values, int64_t n)
 {
-    const other_rank *other = user;
+    other_rank *other = user;
     cr_assert_eq(n, 6);
+    for (int64_t i = 0; i < n; i++) {
+        other->said[i] += values[i];
+    }
     memcpy(values, other->counts, (size_t)n * sizeof *values);
     return KD_OK;
 }
@@ -127,6 +131,7 @@ Test(step, two_ranks_give_what_one_gives)
     cr_expect_float_eq(together.loss, alone.loss, 1e-5 * alone.loss);
     cr_expect_float_eq(together.gradient_norm, alone.gradient_norm, 1e-4 * alone.gradient_norm);
     cr_expect_eq(together.n_tokens, alone.n_tokens);
+    cr_expect_arr_eq(other.said, other.counts, sizeof other.counts);
     float *a = tiny_train_weights(one), *b = tiny_train_weights(first);
     cr_expect_lt(tiny_nmse(b, a, kd_trainer_parameters(one->trainer)->n_elements), 1e-9);
     free(a);
@@ -153,4 +158,5 @@ Test(step, ranks_with_and_without_labels_all_end_in_the_same_fault)
         EXPECT_FAULT("step 1: found micro-batches with and without labels");
         tiny_train_destroy(t);
     }
+    cr_expect(other.said[4] == 1 && other.said[5] == 1, "each rank had a kind of its own");
 }
