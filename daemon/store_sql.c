@@ -21,9 +21,7 @@ static const char other_tables[] = "CREATE TABLE event ("
                                    " job_id INTEGER NOT NULL,"
                                    " step INTEGER NOT NULL,"
                                    " metrics BLOB NOT NULL,"
-                                   " PRIMARY KEY (job_id, step)) WITHOUT ROWID;"
-                                   "PRAGMA user_version = 1;";
-_Static_assert(STORE_SCHEMA_VERSION == 1, "the tables say their version");
+                                   " PRIMARY KEY (job_id, step)) WITHOUT ROWID;";
 
 /* Of those that take a whole row the table of columns gives the text. */
 static const char *const sql[SQL_COUNT] = {
@@ -80,7 +78,8 @@ void store_sql_tables(kd_text *text)
 {
     kd_text_add(text, "BEGIN; CREATE TABLE job (");
     add_columns(text, true, add_declaration);
-    kd_text_printf(text, "); %s COMMIT;", other_tables);
+    kd_text_printf(text, "); %s PRAGMA user_version = %d; COMMIT;", other_tables,
+                   STORE_SCHEMA_VERSION);
 }
 
 void store_sql_statement(kd_text *text, store_statement which)

@@ -59,7 +59,7 @@ static void refuse_job(session *s, uint64_t request_id, const char *text)
 /* A disk that fails and a lack of memory are faults of this host: the same job may pass later. */
 static void refuse(session *s, uint64_t request_id, kd_status st, const char *text)
 {
-    if (st == KD_ERR_IO || st == KD_ERR_NOMEM) {
+    if (kd_status_is_of_host(st)) {
         kd_log(KD_LOG_ERROR, "a job could not be checked: %s", text);
         session_refuse(s, request_id, KD__ERROR__CODE__INTERNAL, text, NULL);
     } else {

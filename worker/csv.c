@@ -66,9 +66,9 @@ kd_status csv_open(csv *table, const char *path, const char *header, uint64_t fi
     }
     const int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
     if (fd < 0) {
-        const int error = errno;
+        const kd_status refused = kd_file_fail("open", path);
         free(copy);
-        return kd_fail(kd_status_of_errno(error), "cannot open %s: %s", path, strerror(error));
+        return refused;
     }
     *table = (csv){fd, copy};
     return KD_OK;
@@ -83,9 +83,7 @@ kd_status csv_add(csv *table, const char *row)
         n = writev(table->fd, parts, 2);
     } while (n < 0 && errno == EINTR);
     if (n < 0) {
-        const int error = errno;
-        return kd_fail(kd_status_of_errno(error), "cannot write %s: %s", table->path,
-                       strerror(error));
+        return kd_file_fail("write", table->path);
     }
     if (n != size) {
         return kd_fail(KD_ERR_IO, "cannot write %s: only a part of a row was taken", table->path);

@@ -13,13 +13,11 @@
 
 #define KEY "cpu_level="
 
-enum { LEVELS_MAX = 8 };
-
 /* Of the student ranks. */
 typedef struct level_counts {
     int64_t n_ranks;
-    int64_t n_recorded;    /* have what the checkpoint was made with */
-    int64_t n[LEVELS_MAX]; /* have the i-th                          */
+    int64_t n_recorded;           /* have what the checkpoint was made with */
+    int64_t n[KD_CPU_LEVELS_MAX]; /* have the i-th                          */
 } level_counts;
 
 bool level_owns(const char *line)
@@ -52,7 +50,7 @@ static kd_status count(worker *w, const char *recorded, level_counts *counts)
     if (kd_world_role(w->world) == KD_ROLE_STUDENT) {
         counts->n_ranks = 1;
         counts->n_recorded = kd_cpu_has_level(recorded) ? 1 : 0;
-        for (int i = 0; i < LEVELS_MAX && kd_cpu_level_name(i) != NULL; i++) {
+        for (int i = 0; i < KD_CPU_LEVELS_MAX && kd_cpu_level_name(i) != NULL; i++) {
             counts->n[i] = kd_cpu_has_level(kd_cpu_level_name(i)) ? 1 : 0;
         }
     }
@@ -66,7 +64,7 @@ static const char *choose(const level_counts *counts, const char *recorded)
     if (*recorded != '\0' && counts->n_recorded == counts->n_ranks) {
         return recorded;
     }
-    for (int i = 0; i < LEVELS_MAX && counts->n[i] == counts->n_ranks; i++) {
+    for (int i = 0; i < KD_CPU_LEVELS_MAX && counts->n[i] == counts->n_ranks; i++) {
         name = kd_cpu_level_name(i);
     }
     if (*recorded != '\0') {

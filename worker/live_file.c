@@ -29,12 +29,6 @@ static head head_of(const live_file_owner *owner)
     return h;
 }
 
-static kd_status fail(const char *operation, const char *path)
-{
-    const int error = errno;
-    return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
-}
-
 /* The file's whole lines and their bytes; "" without one. */
 static kd_status read_lines(const char *path, char **text_out, size_t *size_out)
 {
@@ -85,7 +79,7 @@ static kd_status move_aside(const char *path)
     if (old.failed) {
         st = kd_fail(KD_ERR_NOMEM, "no memory for %s", path);
     } else if (rename(path, old.data) != 0) {
-        st = fail("move", path);
+        st = kd_file_fail("move", path);
     } else {
         st = kd_folder_sync_holder(path); /* back after a crash, it would be in the resume's way */
         kd_log(KD_LOG_WARN, "%s: holds the changes of another job: moved to %s", path, old.data);
@@ -145,7 +139,7 @@ static kd_status write_all(int fd, const char *path, const char *text, size_t si
     while (size > 0) {
         const ssize_t n = write(fd, text, size);
         if (n < 0 && errno != EINTR) {
-            return fail("write", path);
+            return kd_file_fail("write", path);
         }
         text += n > 0 ? n : 0;
         size -= n > 0 ? (size_t)n : 0;
@@ -159,7 +153,7 @@ static kd_status add(int fd, const char *path, const live_file_owner *owner, con
     struct stat info;
     kd_status st = KD_OK;
     if (fstat(fd, &info) != 0) {
-        return fail("look at", path);
+        return kd_file_fail("look at", path);
     }
     if (info.st_size == 0) {
         const head own = head_of(owner);
@@ -169,7 +163,7 @@ static kd_status add(int fd, const char *path, const live_file_owner *owner, con
         st = write_all(fd, path, lines->data, lines->size);
     }
     if (!st && fsync(fd) != 0) {
-        st = fail("sync", path);
+        st = kd_file_fail("sync", path);
     }
     return st;
 }
@@ -183,7 +177,7 @@ kd_status live_file_append(const char *output, const live_file_owner *owner, con
     kd_status st = KD_OK;
     const int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0) {
-        st = fail("open", path);
+        st = kd_file_fail("open", path);
     } else {
         st = add(fd, path, owner, lines);
         (void)close(fd);

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sysexits.h>
 
 #include "base/status.h"
 
@@ -11,11 +12,11 @@
 typedef enum worker_exit {
     WORKER_EXIT_DONE = 0,
     WORKER_EXIT_STOPPED = 3,
-    WORKER_EXIT_USAGE = 64,
-    WORKER_EXIT_INPUT = 65,
-    WORKER_EXIT_INTERNAL = 70,
-    WORKER_EXIT_IO = 74,
-    WORKER_EXIT_REFUSED = 77,
+    WORKER_EXIT_USAGE = EX_USAGE,
+    WORKER_EXIT_INPUT = EX_DATAERR,
+    WORKER_EXIT_INTERNAL = EX_SOFTWARE,
+    WORKER_EXIT_IO = EX_IOERR,
+    WORKER_EXIT_REFUSED = EX_NOPERM,
 } worker_exit;
 
 #define OPTIONS_SETS_MAX 64

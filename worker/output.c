@@ -32,8 +32,7 @@ static kd_status lock_file(const char *path)
     const uint64_t start_ns = kd_clock_monotonic_ns();
     const int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0) {
-        const int error = errno;
-        return kd_fail(kd_status_of_errno(error), "cannot open %s: %s", path, strerror(error));
+        return kd_file_fail("open", path);
     }
     while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         const int cause = errno;

@@ -8,15 +8,12 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "comm/stream.h"
-#include "format/model_folder.h"
 #include "job/job.h"
 #include "train/dtype.h"
-#include "train/initial.h"
 
 kd_status teaching_plan(const worker *w, teaching *teaching_out)
 {

@@ -30,9 +30,7 @@ static kd_status add_after(Kd__Job *job, const ctl_options *options)
 
 ctl_exit ctl_exit_of_job(kd_status st)
 {
-    return st == KD_OK                             ? CTL_OK
-           : st == KD_ERR_IO || st == KD_ERR_NOMEM ? CTL_INTERNAL
-                                                   : CTL_INVALID;
+    return st == KD_OK ? CTL_OK : kd_status_is_of_host(st) ? CTL_INTERNAL : CTL_INVALID;
 }
 
 /* A token of our own makes the one repetition below safe. */

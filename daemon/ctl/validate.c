@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "base/json_print.h"
@@ -19,8 +20,6 @@
 #include "job/job.h"
 
 #define PLANNER "distill-model"
-
-enum { PLAN_EXIT_INPUT = 65 }; /* as distill-model --help says */
 
 extern char **environ;
 
@@ -137,7 +136,7 @@ static ctl_exit ask_planner(const ctl_options *options, kd_text *out)
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && !out->failed) {
         return CTL_OK;
     }
-    if (WIFEXITED(status) && WEXITSTATUS(status) == PLAN_EXIT_INPUT) {
+    if (WIFEXITED(status) && WEXITSTATUS(status) == EX_DATAERR) {
         return CTL_INVALID;
     }
     (void)fprintf(stderr, "distillctl: --explain: %s did not tell what the job will need\n", path);

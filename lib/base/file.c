@@ -38,7 +38,7 @@ kd_status kd_status_of_open_errno(int error)
     return error == ENOENT ? KD_ERR_NOT_FOUND : kd_status_of_errno(error);
 }
 
-static kd_status fail(const char *operation, const char *path)
+kd_status kd_file_fail(const char *operation, const char *path)
 {
     const int error = errno;
     return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
@@ -57,14 +57,14 @@ static kd_status open_to_read(const char *path, int *fd_out)
     if (errno == ENOENT) {
         return kd_fail(KD_ERR_NOT_FOUND, "cannot open %s: there is no such file", path);
     }
-    return fail("open", path);
+    return kd_file_fail("open", path);
 }
 
 static kd_status map_fd(int fd, const char *path, kd_mapping *mapping_out)
 {
     struct stat info;
     if (fstat(fd, &info) != 0) {
-        return fail("stat", path);
+        return kd_file_fail("stat", path);
     }
     if (!S_ISREG(info.st_mode)) {
         return kd_fail(KD_ERR_INVALID, "cannot map %s: it is not a regular file", path);
@@ -76,7 +76,7 @@ static kd_status map_fd(int fd, const char *path, kd_mapping *mapping_out)
     const size_t size = (size_t)info.st_size;
     void *data = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (data == MAP_FAILED) {
-        return fail("map", path);
+        return kd_file_fail("map", path);
     }
     *mapping_out = (kd_mapping){.data = data, .size_bytes = size};
     return KD_OK;
@@ -114,7 +114,7 @@ static kd_status read_to_end(int fd, const char *path, size_t max_bytes, kd_text
             continue;
         }
         if (n < 0) {
-            return fail("read", path);
+            return kd_file_fail("read", path);
         }
         if (n == 0) {
             break;
@@ -179,10 +179,10 @@ static kd_status sync_folder(const char *path, bool may_be_closed)
     kd_status st = KD_OK;
     const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
-        return may_be_closed && errno == EACCES ? KD_OK : fail("open folder", path);
+        return may_be_closed && errno == EACCES ? KD_OK : kd_file_fail("open folder", path);
     }
     if (fsync(fd) != 0 && errno != EINVAL) { /* EINVAL: this file system syncs no folders */
-        st = fail("fsync folder", path);
+        st = kd_file_fail("fsync folder", path);
     }
     (void)close(fd);
     return st;
@@ -201,7 +201,7 @@ static kd_status make_one(const char *path)
         return KD_OK;
     }
     errno = error;
-    return fail("make folder", path);
+    return kd_file_fail("make folder", path);
 }
 
 kd_status kd_folder_make(const char *path)
@@ -313,11 +313,11 @@ kd_status kd_folder_remove(const char *path)
 {
     struct stat info;
     if (lstat(path, &info) != 0) {
-        return errno == ENOENT ? KD_OK : fail("remove folder", path);
+        return errno == ENOENT ? KD_OK : kd_file_fail("remove folder", path);
     }
     if (!S_ISDIR(info.st_mode)) {
         errno = ENOTDIR;
-        return fail("remove folder", path);
+        return kd_file_fail("remove folder", path);
     }
     return remove_entry(AT_FDCWD, path, path);
 }

@@ -69,6 +69,9 @@ bool kd_file_exists(const char *path);
 kd_status kd_status_of_errno(int error);
 kd_status kd_status_of_open_errno(int error);
 
+/* Tells "cannot OPERATION PATH: ..." of errno, and returns what kd_status_of_errno() makes of it. */
+kd_status kd_file_fail(const char *operation, const char *path);
+
 /* The folder that holds `path`, which ends in no slash, malloc'ed: "." of a bare name. NULL as below. */
 char *kd_path_holder(const char *path);
 

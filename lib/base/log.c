@@ -15,7 +15,7 @@
 
 #include "base/utf8.h"
 
-enum { TEXT_BYTES = 2048, WHO_BYTES = 64, LINE_BYTES = TEXT_BYTES + WHO_BYTES + 64 };
+enum { TEXT_BYTES = KD_FAULT_TEXT_BYTES, WHO_BYTES = 64, LINE_BYTES = TEXT_BYTES + WHO_BYTES + 64 };
 
 static pthread_mutex_t who_lock = PTHREAD_MUTEX_INITIALIZER;
 static char who_name[WHO_BYTES] = "kd"; /* under who_lock */

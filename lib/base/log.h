@@ -42,6 +42,7 @@ kd_status kd_fail(kd_status st, const char *format, ...) __attribute__((format(p
 #endif
 
 /* The last fault of this thread, or "" if there was none; valid until its next one. */
+#define KD_FAULT_TEXT_BYTES 2048 /* with its end; what is longer is cut */
 const char *kd_fault_text(void);
 
 /* Makes a text, kept from another thread, this thread's last fault; it was logged there. */

@@ -23,6 +23,11 @@ const char *kd_status_name(kd_status st)
     return status_names[st];
 }
 
+bool kd_status_is_of_host(kd_status st)
+{
+    return st == KD_ERR_IO || st == KD_ERR_NOMEM;
+}
+
 KD_NORETURN void kd_check_failed(const char *cond, const char *file, int line)
 {
     (void)fprintf(stderr, "%s:%d: check failed: %s\n", file, line, cond);

@@ -8,6 +8,8 @@
 #ifndef KD_BASE_STATUS_H
 #define KD_BASE_STATUS_H
 
+#include <stdbool.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -26,6 +28,9 @@ typedef enum kd_status {
 } kd_status;
 
 const char *kd_status_name(kd_status st);
+
+/* Whether this host is at fault, its disk or its memory, and not what it was given: that may pass later. */
+bool kd_status_is_of_host(kd_status st);
 
 #define KD_MUST_USE __attribute__((warn_unused_result))
 #define KD_NORETURN __attribute__((noreturn)) /* _Noreturn is not C++, and nvcc is */

@@ -17,12 +17,6 @@
 
 enum { BUFFER_BYTES = 1 << 18 };
 
-static kd_status fail(const char *operation, const char *path)
-{
-    const int error = errno;
-    return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
-}
-
 static void release(kd_writer *writer)
 {
     free(writer->path);
@@ -57,7 +51,7 @@ kd_status kd_writer_open(kd_writer *writer, const char *path, unsigned mode)
     }
     /* A fresh file: the leftover of a crash may have another mode, or be a link. */
     if (unlink(opened.temporary) != 0 && errno != ENOENT) {
-        st = fail("replace", opened.temporary);
+        st = kd_file_fail("replace", opened.temporary);
         goto err_release;
     }
     const int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
@@ -65,7 +59,7 @@ kd_status kd_writer_open(kd_writer *writer, const char *path, unsigned mode)
         opened.fd = open(opened.temporary, flags, (mode_t)mode);
     } while (opened.fd < 0 && errno == EINTR);
     if (opened.fd < 0) {
-        st = fail("create", opened.temporary);
+        st = kd_file_fail("create", opened.temporary);
         goto err_release;
     }
     *writer = opened;
@@ -141,12 +135,12 @@ kd_status kd_writer_patch(kd_writer *writer, uint64_t offset, const void *data, 
 static kd_status sync_and_close(kd_writer *writer)
 {
     if (fsync(writer->fd) != 0) {
-        return fail("fsync", writer->temporary);
+        return kd_file_fail("fsync", writer->temporary);
     }
     const int fd = writer->fd;
     writer->fd = -1; /* closed even where close() complains */
     if (close(fd) != 0 && errno != EINTR) {
-        return fail("close", writer->temporary);
+        return kd_file_fail("close", writer->temporary);
     }
     return KD_OK;
 }
@@ -162,7 +156,7 @@ kd_status kd_writer_commit(kd_writer *writer)
         goto err_abandon;
     }
     if (rename(writer->temporary, writer->path) != 0) {
-        st = fail("rename to", writer->path);
+        st = kd_file_fail("rename to", writer->path);
         goto err_abandon;
     }
     st = kd_folder_sync_holder(writer->path);

@@ -32,12 +32,6 @@ typedef struct digest {
     uint64_t xxh3;
 } digest;
 
-static kd_status fail(const char *operation, const char *path)
-{
-    const int error = errno;
-    return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
-}
-
 /* The hash of a file that is being written must be had; only who reads may be told to end. */
 static kd_status
 hash_fd(int fd, const char *path, bool is_written, XXH3_state_t *state, digest *digest_out)
@@ -65,7 +59,7 @@ hash_fd(int fd, const char *path, bool is_written, XXH3_state_t *state, digest *
             }
         }
     }
-    st = n < 0 ? fail("read", path) : st;
+    st = n < 0 ? kd_file_fail("read", path) : st;
     free(buffer);
     if (st) {
         return st;
@@ -84,11 +78,11 @@ static kd_status hash_file(const char *path, bool sync, digest *digest_out)
     }
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
-        st = fail("open", path);
+        st = kd_file_fail("open", path);
         goto out_free;
     }
     if (sync && fsync(fd) != 0) {
-        st = fail("fsync", path);
+        st = kd_file_fail("fsync", path);
         goto out_close;
     }
     st = hash_fd(fd, path, sync, state, digest_out);
@@ -115,7 +109,7 @@ static kd_status belongs(const char *name, const char *path, bool *belongs_out)
         return KD_OK;
     }
     if (stat(path, &info) != 0) {
-        return errno == ENOENT ? KD_OK : fail("stat", path);
+        return errno == ENOENT ? KD_OK : kd_file_fail("stat", path);
     }
     *belongs_out = S_ISREG(info.st_mode);
     return KD_OK;
@@ -160,13 +154,13 @@ static kd_status list_folder(const char *folder, json_t *files)
     kd_status st = KD_OK;
     DIR *dir = opendir(folder);
     if (dir == NULL) {
-        return fail("list folder", folder);
+        return kd_file_fail("list folder", folder);
     }
     while (!st) {
         errno = 0;
         const struct dirent *entry = readdir(dir);
         if (entry == NULL) {
-            st = errno == 0 ? KD_OK : fail("list folder", folder);
+            st = errno == 0 ? KD_OK : kd_file_fail("list folder", folder);
             break;
         }
         st = list_file(folder, entry->d_name, files);
@@ -221,21 +215,21 @@ static kd_status
 parse_file(const char *path, const char *name, const json_t *value, digest *digest_out)
 {
     const json_t *size = json_object_get(value, "size");
-    const char *hash = json_string_value(json_object_get(value, "xxh3"));
+    digest found = {0};
 
     if (name[0] == '\0' || name[0] == '.' || strchr(name, '/') != NULL) {
         return kd_fail(KD_ERR_PROTO, "%s: \"%.200s\" is not the name of a file of this folder",
                        path, name);
     }
-    if (!json_is_integer(size) || json_integer_value(size) < 0 || hash == NULL ||
-        strlen(hash) != 16 || strspn(hash, "0123456789abcdef") != 16) {
+    if (!json_is_integer(size) || json_integer_value(size) < 0 ||
+        !kd_json_hex_read(json_object_get(value, "xxh3"), &found.xxh3)) {
         return kd_fail(KD_ERR_PROTO,
                        "%s: file \"%.200s\": expected an integer in \"size\" and 16 hexadecimal "
                        "digits in \"xxh3\"",
                        path, name);
     }
-    digest_out->size_bytes = (uint64_t)json_integer_value(size);
-    digest_out->xxh3 = strtoull(hash, NULL, 16);
+    found.size_bytes = (uint64_t)json_integer_value(size);
+    *digest_out = found;
     return KD_OK;
 }
 
@@ -381,7 +375,7 @@ static kd_status check_entries(DIR *dir, const char *folder, const json_t *files
         errno = 0;
         const struct dirent *entry = readdir(dir);
         if (entry == NULL) {
-            return errno == 0 ? KD_OK : fail("list folder", folder);
+            return errno == 0 ? KD_OK : kd_file_fail("list folder", folder);
         }
         const char *name = entry->d_name;
         const bool is_ours = strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
@@ -406,7 +400,7 @@ kd_status kd_manifest_covers(const char *folder)
 {
     DIR *dir = opendir(folder);
     if (dir == NULL) {
-        return errno == ENOENT ? KD_OK : fail("list folder", folder);
+        return errno == ENOENT ? KD_OK : kd_file_fail("list folder", folder);
     }
     const kd_status st = kd_manifest_exists(folder) ? with_files(folder, check_listing, dir)
                                                     : check_entries(dir, folder, NULL);

@@ -17,9 +17,8 @@ enum { BYTE_TOKENS = 256 }; /* of the one tokenizer there is */
 /* The fault that is told, with the field it is about in front. The job's, unless it is the host's. */
 static kd_status blame(kd_status st, const char *field, const char *path)
 {
-    const bool is_of_host = st == KD_ERR_IO || st == KD_ERR_NOMEM;
-    return kd_fail(is_of_host ? st : KD_ERR_INVALID, "%s: %s%s%s", field, path != NULL ? path : "",
-                   path != NULL ? ": " : "", kd_fault_text());
+    return kd_fail(kd_status_is_of_host(st) ? st : KD_ERR_INVALID, "%s: %s%s%s", field,
+                   path != NULL ? path : "", path != NULL ? ": " : "", kd_fault_text());
 }
 
 static kd_status check_tokens(const Kd__Job *job, const char *field, const kd_model_config *c)

@@ -63,12 +63,7 @@ static void after_names_jobs(const subject *s)
 
 static void head_width_is_known(const subject *s)
 {
-    char room[160];
-    const char *lack =
-        kd_model_message_lacks_width((const Kd__Model *)s->message, room, sizeof room);
-    if (lack != NULL) {
-        kd_checker_add(s->c, s->path, "%s", lack);
-    }
+    kd_model_message_check_width((const Kd__Model *)s->message, s->c, s->path);
 }
 
 /* Whether a line about the field is there already. */

@@ -1,8 +1,6 @@
 /* from_message.c - a job's Model, of which every field is there, as a shape. */
 #include "shape/from_message.h"
 
-#include <stdio.h>
-
 void kd_model_message_complete(Kd__Model *model)
 {
     if (!model->has_num_kv_heads && model->has_num_heads) {
@@ -16,16 +14,14 @@ void kd_model_message_complete(Kd__Model *model)
     }
 }
 
-const char *kd_model_message_lacks_width(const Kd__Model *model, char *room, size_t room_bytes)
+void kd_model_message_check_width(const Kd__Model *model, kd_checker *c, const char *path)
 {
-    if (model->has_head_dim || model->hidden_size == 0 || model->num_heads == 0) {
-        return NULL;
+    if (!model->has_head_dim && model->hidden_size != 0 && model->num_heads != 0) {
+        kd_checker_add(c, path,
+                       "found nothing, expected a number: hidden_size (%u) is no multiple of "
+                       "num_heads (%u)",
+                       model->hidden_size, model->num_heads);
     }
-    (void)snprintf(room, room_bytes,
-                   "found nothing, expected a number: hidden_size (%u) is no multiple of num_heads "
-                   "(%u)",
-                   model->hidden_size, model->num_heads);
-    return room;
 }
 
 kd_status

@@ -2,16 +2,15 @@
 #ifndef KD_SHAPE_FROM_MESSAGE_H
 #define KD_SHAPE_FROM_MESSAGE_H
 
-#include <stddef.h>
-
+#include "message/check.h"
 #include "proto/job.pb-c.h"
 #include "shape/config.h"
 
 /* Sets what is left out and follows from other sizes: num_kv_heads, head_dim where it divides. */
 void kd_model_message_complete(Kd__Model *model);
 
-/* What to say of the head_dim of a completed message that has none; NULL where nothing is wrong with it. */
-const char *kd_model_message_lacks_width(const Kd__Model *model, char *room, size_t room_bytes);
+/* Adds a mistake at `path` where a completed message has no head_dim and it does not follow. */
+void kd_model_message_check_width(const Kd__Model *model, kd_checker *c, const char *path);
 
 /*
  * For a completed message, and sequences of up to max_positions tokens. The shape is not checked

@@ -35,15 +35,23 @@ kd_status kd_json_field_fail(const char *path, const char *field, const char *ex
                    expected);
 }
 
+bool kd_json_hex_read(const json_t *value, uint64_t *value_out)
+{
+    const char *text = json_string_value(value);
+    if (text == NULL || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16) {
+        return false;
+    }
+    *value_out = strtoull(text, NULL, 16);
+    return true;
+}
+
 kd_status
 kd_json_field_hex(const char *path, const json_t *object, const char *field, uint64_t *value_out)
 {
-    const char *text = json_string_value(json_object_get(object, field));
-    if (text == NULL || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16) {
-        return kd_json_field_fail(path, field, "16 hexadecimal digits");
-    }
-    *value_out = strtoull(text, NULL, 16);
-    return KD_OK;
+    const json_t *value = json_object_get(object, field);
+    return kd_json_hex_read(value, value_out)
+               ? KD_OK
+               : kd_json_field_fail(path, field, "16 hexadecimal digits");
 }
 
 static int compare_keys(const void *a, const void *b)

@@ -24,7 +24,10 @@ KD_MUST_USE kd_status kd_json_file_read(const char *path, size_t max_bytes, json
 /* KD_ERR_PROTO, which names the field of the file and says what was expected of it. */
 KD_MUST_USE kd_status kd_json_field_fail(const char *path, const char *field, const char *expected);
 
-/* A field as kd_json_hex() prints it: 16 hexadecimal digits. KD_ERR_PROTO if it is not there or is none. */
+/* A text of 16 hexadecimal digits, as kd_json_hex() prints it; false if it is none. */
+bool kd_json_hex_read(const json_t *value, uint64_t *value_out);
+
+/* A field of such: 16 hexadecimal digits. KD_ERR_PROTO if it is not there or is none. */
 KD_MUST_USE kd_status kd_json_field_hex(const char *path,
                                         const json_t *object,
                                         const char *field,

@@ -22,6 +22,7 @@
 
 #include <stdbool.h>
 
+#include "base/log.h"
 #include "base/status.h"
 #include "proto/job.pb-c.h"
 #include "tensor/tensor.h"
@@ -410,7 +411,7 @@ struct kd_backend {
     int n_threads;
     int64_t expert_tile; /* segments of experts begin at multiples of it: products see few shapes */
     kd_status fault;     /* the first failure, KD_OK before it */
-    char fault_text[512]; /* its text, whichever thread saw it */
+    char fault_text[KD_FAULT_TEXT_BYTES]; /* its text, whichever thread saw it */
 };
 
 /* Rows that hold n * k routed tokens in segments: the worst case of rounding up. */
@@ -436,6 +437,7 @@ KD_MUST_USE kd_status kd_backend_create_cpu_at(kd_dtype compute,
                                                kd_backend **be_out);
 
 /* The levels of this kind of processor, lowest first: "v2", "v3", ...; NULL from the last on. Any thread. */
+#define KD_CPU_LEVELS_MAX 8 /* of one kind of processor */
 const char *kd_cpu_level_name(int i);
 
 /* Whether this processor has it, and KD_CPU_LEVEL leaves it. Any thread. */

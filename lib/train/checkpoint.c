@@ -28,7 +28,8 @@ typedef enum name_kind { WHOLE, TEMPORARY, ASIDE } name_kind;
 
 static checkpoint_name name_of(uint64_t step, name_kind kind)
 {
-    static const char *const ends[] = {[WHOLE] = "", [TEMPORARY] = ".tmp", [ASIDE] = ".tmp.old"};
+    static const char *const ends[] = {
+        [WHOLE] = "", [TEMPORARY] = ".tmp", [ASIDE] = ".tmp" KD_FOLDER_ASIDE};
     checkpoint_name name;
     const int n = snprintf(name.text, sizeof name.text, "%sstep-%012" PRIu64 "%s",
                            kind == WHOLE ? "" : ".", step, ends[kind]);
@@ -48,12 +49,6 @@ static bool parse_name(const char *name, name_kind kind, uint64_t *step_out)
     }
     *step_out = step;
     return true;
-}
-
-static kd_status fail(const char *operation, const char *path)
-{
-    const int error = errno;
-    return kd_fail(kd_status_of_errno(error), "cannot %s %s: %s", operation, path, strerror(error));
 }
 
 /* Joins, calls and frees: for the files of a checkpoint. */
@@ -115,9 +110,9 @@ static kd_status look_at(const char *path, bool *is_sound_out, kd_checkpoint_sta
     (void)kd_fault_quiet(quiet);
     *is_sound_out = st == KD_OK;
     if (is_sealed && st == KD_ERR_INVALID) {
-        return read_state(path, state_out, &n_updates); /* aloud */
+        return kd_fail(st, "%s", kd_fault_text()); /* aloud */
     }
-    if (st == KD_ERR_IO || st == KD_ERR_NOMEM || st == KD_ERR_STOPPED) {
+    if (kd_status_is_of_host(st) || st == KD_ERR_STOPPED) {
         return kd_fail(st, "checkpoint %s: %s", path, kd_fault_text());
     }
     if (st) {
@@ -240,7 +235,7 @@ static kd_status list_steps(const char *folder, name_kind kind, listing *list_ou
     kd_status st = KD_OK;
     DIR *dir = opendir(folder);
     if (dir == NULL && errno != ENOENT) {
-        return fail("open", folder);
+        return kd_file_fail("open", folder);
     }
     if (dir == NULL) {
         *list_out = list;
@@ -251,7 +246,7 @@ static kd_status list_steps(const char *folder, name_kind kind, listing *list_ou
         errno = 0;
         const struct dirent *item = readdir(dir);
         if (item == NULL) {
-            st = errno == 0 ? KD_OK : fail("list", folder);
+            st = errno == 0 ? KD_OK : kd_file_fail("list", folder);
             break;
         }
         if (parse_name(item->d_name, kind, &step)) {
@@ -337,7 +332,7 @@ static kd_status remove_step(const char *folder, uint64_t step, name_kind kind)
     if (!st && kind == WHOLE) {
         st = kd_folder_remove(hidden);
         if (!st && rename(path, hidden) != 0) {
-            st = fail("rename", path);
+            st = kd_file_fail("rename", path);
         }
     }
     if (!st) {

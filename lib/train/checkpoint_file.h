@@ -18,6 +18,9 @@
 #define KD_CHECKPOINT_STATE_NAME   "state.json"
 #define KD_CHECKPOINT_TENSORS_NAME "train.safetensors"
 
+/* Behind the name of a folder that stepped aside for another, see below. */
+#define KD_FOLDER_ASIDE ".old"
+
 KD_MUST_USE kd_status kd_checkpoint_state_write(const char *path,
                                                 const kd_checkpoint_state *state,
                                                 uint64_t n_updates);

@@ -68,7 +68,7 @@ kd_status kd_folder_publish(const char *temporary, const char *path)
 {
     kd_status st = KD_OK;
     kd_text aside = {0};
-    kd_text_printf(&aside, "%s.old", temporary);
+    kd_text_printf(&aside, "%s" KD_FOLDER_ASIDE, temporary);
     if (aside.failed) {
         st = kd_fail(KD_ERR_NOMEM, "no memory to rename %s", temporary);
     } else if (rename(temporary, path) != 0) {

@@ -5,7 +5,6 @@
 #include "wire/listener.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/log.h"
 
 #define BACKLOG 1024
@@ -108,13 +108,14 @@ static kd_status remove_stale_socket(const char *path)
 static int error_of_bind(const char *path, int error)
 {
     struct stat info;
-    char folder[sizeof((struct sockaddr_un *)NULL)->sun_path + 1];
-    const char *slash = strrchr(path, '/');
-    if (error != UV_EACCES || slash == NULL || slash == path) {
+    if (error != UV_EACCES) {
         return error;
     }
-    (void)snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path);
-    return stat(folder, &info) != 0 ? uv_translate_sys_error(errno) : error;
+    char *folder = kd_path_holder(path);
+    const bool is_lost = folder != NULL && stat(folder, &info) != 0;
+    const int told = is_lost ? uv_translate_sys_error(errno) : error;
+    free(folder);
+    return told;
 }
 
 static kd_status bind_unix(kd_listener *l, unsigned mode)

@@ -9,12 +9,19 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sysexits.h>
 
 #include "base/text.h"
 #include "shape/config.h"
 #include "tensor/tensor.h"
 
-enum { EXIT_DONE = 0, EXIT_USAGE = 64, EXIT_INPUT = 65, EXIT_INTERNAL = 70, EXIT_IO = 74 };
+enum {
+    EXIT_DONE = 0,
+    EXIT_USAGE = EX_USAGE,
+    EXIT_INPUT = EX_DATAERR,
+    EXIT_INTERNAL = EX_SOFTWARE,
+    EXIT_IO = EX_IOERR
+};
 
 int command_inspect(int argc, char **argv);
 int command_evaluate(int argc, char **argv);

@@ -190,12 +190,8 @@ static kd_status complete(Kd__Model *m)
 static kd_status check_model(const Kd__Model *m)
 {
     kd_checker checker = {0};
-    char room[160];
     kd_checker_message(&checker, &m->base);
-    const char *lack = kd_model_message_lacks_width(m, room, sizeof room);
-    if (lack != NULL) {
-        kd_checker_add(&checker, "head_dim", "%s", lack);
-    }
+    kd_model_message_check_width(m, &checker, "head_dim");
     return kd_checker_end(&checker, NULL);
 }
 

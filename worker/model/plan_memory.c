@@ -104,8 +104,8 @@ static kd_status tell(const plan *p, const kd_backend *be, size_t slots_bytes, p
 
 static kd_status rehearse(const plan *p, int i, kd_backend *be, plan_role *role)
 {
-    const size_t slots_bytes = kd_message_plan_slots_bytes(&p->teaching.plan.messages[i],
-                                                           (int)p->job->teachers[i]->stream_depth);
+    const size_t slots_bytes =
+        kd_message_plan_slots_bytes(&p->teaching.plan.messages[i], p->streams[i].n_slots);
     int32_t *zeros = plan_zeros(p);
     void *slots = be->ops->alloc(be, KD_MEMORY_HOST, slots_bytes);
     kd_teacher *model = NULL;

@@ -87,8 +87,8 @@ static kd_status open_slots(rehearsal *r, int i)
 {
     pupil *mine = &r->pupils[i];
     const plan *p = r->p;
-    const size_t bytes = kd_message_plan_slots_bytes(&p->teaching.plan.messages[i],
-                                                     (int)p->job->teachers[i]->stream_depth);
+    const size_t bytes =
+        kd_message_plan_slots_bytes(&p->teaching.plan.messages[i], p->streams[i].n_slots);
     mine->slots = r->be->ops->alloc(r->be, KD_MEMORY_HOST, bytes);
     if (mine->slots == NULL) {
         return KD_ERR_NOMEM;
@@ -308,7 +308,6 @@ static kd_status tell_teacher(const rehearsal *r, int i, plan_role *role)
 {
     const plan *p = r->p;
     const pupil *mine = &r->pupils[i];
-    const int depth = mine->model != NULL ? 1 : (int)p->job->teachers[i]->stream_depth;
     char prefix[PLAN_NAME_BYTES / 2];
     (void)snprintf(prefix, sizeof prefix, "teachers.%d.", i);
     kd_status st = KD_OK;
@@ -320,7 +319,8 @@ static kd_status tell_teacher(const rehearsal *r, int i, plan_role *role)
         st = PLAN_ADD(role, prefix, lm_head);
     }
     const plan_sized messages[] = {
-        {"messages", kd_message_plan_slots_bytes(&p->teaching.plan.messages[i], depth)},
+        {"messages",
+         kd_message_plan_slots_bytes(&p->teaching.plan.messages[i], p->streams[i].n_slots)},
     };
     if (mine->own != NULL) {
         plan_add_usage(role, mine->own);

@@ -227,7 +227,7 @@ kd_status kd_backend_wait(kd_backend *be)
 
 void kd_backend_drain(kd_backend *be)
 {
-    char last[2048];
+    char last[KD_FAULT_TEXT_BYTES];
     (void)snprintf(last, sizeof last, "%s", kd_fault_text());
     if (kd_backend_wait(be)) { /* told to whoever asks for it */
         kd_fault_recall(last);

@@ -36,9 +36,8 @@ typedef struct kd_cpu {
 
 /* What kd_ops.alloc and free are; the back end's own memory comes from here too. For a rehearsal it is
  * not reserved: most of it is never touched. */
-void *kd_cpu_pages(size_t size_bytes);
-void *kd_cpu_pages_unreserved(size_t size_bytes);
-void *kd_cpu_pages_tried(size_t size_bytes, bool reserves); /* either, where NULL is no fault */
+void *kd_cpu_pages(size_t size_bytes, bool reserves);
+void *kd_cpu_pages_tried(size_t size_bytes, bool reserves); /* where NULL is no fault */
 void kd_cpu_pages_free(void *memory);
 size_t kd_cpu_pages_bytes(const void *memory); /* as asked for; 0 of NULL */
 

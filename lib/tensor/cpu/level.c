@@ -55,6 +55,8 @@ static const struct {
 
 enum { N_LEVELS = sizeof levels / sizeof *levels };
 
+_Static_assert(N_LEVELS <= KD_CPU_LEVELS_MAX, "who counts levels has room");
+
 /* How many levels KD_CPU_LEVEL leaves; 0 if it names none of them. */
 static int n_allowed(const char *limit)
 {

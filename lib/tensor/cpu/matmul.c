@@ -157,7 +157,7 @@ make_pad(kd_matmul_cache *cache, const_dnnl_primitive_desc_t pd, dnnl_memory_t *
     const dnnl_memory_desc_t *desc = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
     const size_t size_bytes = desc == NULL ? 0 : dnnl_memory_desc_get_size(desc);
     if (size_bytes > cache->pad_bytes) {
-        void *pad = kd_cpu_pages(size_bytes);
+        void *pad = kd_cpu_pages(size_bytes, true);
         if (pad == NULL) {
             return dnnl_out_of_memory;
         }

@@ -39,23 +39,13 @@ void *kd_cpu_pages_tried(size_t size_bytes, bool reserves)
     return (char *)base + KD_ARENA_ALIGN;
 }
 
-static void *pages(size_t size_bytes, bool reserves)
+void *kd_cpu_pages(size_t size_bytes, bool reserves)
 {
     void *memory = kd_cpu_pages_tried(size_bytes, reserves);
     if (memory == NULL) {
         (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
     }
     return memory;
-}
-
-void *kd_cpu_pages(size_t size_bytes)
-{
-    return pages(size_bytes, true);
-}
-
-void *kd_cpu_pages_unreserved(size_t size_bytes)
-{
-    return pages(size_bytes, false);
 }
 
 size_t kd_cpu_pages_bytes(const void *memory)

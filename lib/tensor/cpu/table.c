@@ -7,7 +7,7 @@ void *KD_KERNEL(alloc)(kd_backend *be, kd_memory kind, size_t size_bytes)
 {
     kd_cpu *cpu = (kd_cpu *)be;
     KD_CHECK(kind < KD_MEMORY_COUNT);
-    void *memory = cpu->rehearses ? kd_cpu_pages_unreserved(size_bytes) : kd_cpu_pages(size_bytes);
+    void *memory = kd_cpu_pages(size_bytes, !cpu->rehearses);
     cpu->held_bytes += kd_cpu_pages_bytes(memory);
     return memory;
 }
