@@ -9,8 +9,8 @@
 #include "tensor/ops.h"
 
 /*
- * logits_out (N, V) f32, host = hidden (N, C) lm_head (V, C)^T, by chunks of rows. Blocks; allocates
- * one chunk for the call.
+ * logits_out (N, V) f32, host = hidden (N, C) lm_head (V, C)^T, by the chunks of the vocabulary loss.
+ * Blocks.
  */
 KD_MUST_USE kd_status kd_logits_download(kd_backend *be,
                                          kd_tensor hidden,
