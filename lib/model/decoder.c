@@ -39,7 +39,7 @@ static void lay_out(kd_decoder *d, kd_arena *arena)
     d->x = kd_tensor_carve_2d(arena, KD_F32, pass->n_rows, c->hidden_size);
     d->rstd = kd_tensor_carve_1d(arena, KD_F32, pass->n_rows);
     d->hidden = kd_tensor_carve_2d(arena, compute, pass->n_rows, c->hidden_size);
-    pass->delta = kd_tensor_carve_2d(arena, KD_F32, pass->n_rows, c->hidden_size);
+    pass->delta = kd_tensor_carve_2d(arena, pass->be->delta, pass->n_rows, c->hidden_size);
     if (pass->train) {
         pass->dx = kd_tensor_carve_2d(arena, KD_F32, pass->n_rows, c->hidden_size);
     }

@@ -254,7 +254,7 @@ typedef struct kd_ops {
 
     /* RMSNorm (Zhang and Sennrich 2019): y = w * x / sqrt(mean(x^2) + eps), over the last dimension.
      * sum = x + delta is formed first if delta is given, and normalised in its place.
-     *   y compute; x, sum f32 (N, C), sum may be x itself; delta f32 (N, C) or none; w (C) f32;
+     *   y compute; x, sum f32 (N, C), sum may be x itself; delta (N, C) f32 or compute, or none; w (C) f32;
      *   rstd (N) f32 or none. */
     void (*norm)(kd_backend *be,
                  kd_tensor y,
@@ -334,7 +334,7 @@ typedef struct kd_ops {
     void (*dispatch)(kd_backend *be, kd_tensor x, kd_tensor y, const kd_route *route);
     /* dy (N, C) compute = sum over K of dx[position]. */
     void (*dispatch_backward)(kd_backend *be, kd_tensor dy, kd_tensor dx, const kd_route *route);
-    /* y (N, C) f32 = sum over K of weights * x[position]; x (R, C) compute. */
+    /* y (N, C) f32 or compute = sum over K of weights * x[position]; x (R, C) compute. */
     void (*combine)(kd_backend *be, kd_tensor y, kd_tensor x, const kd_route *route);
     /* dx (R, C) compute (zeros for padding), d_weights (N, K) f32, from dy (N, C) f32 and the forward's x. */
     void (*combine_backward)(kd_backend *be,
@@ -343,7 +343,7 @@ typedef struct kd_ops {
                              kd_tensor dy,
                              kd_tensor x,
                              const kd_route *route);
-    /* y (N, C) f32 += sigmoid(gate (N, 1) f32) * x (N, C) compute: the shared expert. */
+    /* y (N, C) f32 or compute += sigmoid(gate (N, 1) f32) * x (N, C) compute: the shared expert. */
     void (*gated_add)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor gate);
     void (*gated_add_backward)(kd_backend *be,
                                kd_tensor dx,
@@ -408,6 +408,8 @@ struct kd_backend {
     const kd_ops *ops;
     kd_device device;
     kd_dtype compute; /* KD_F32 or KD_BF16 */
+    kd_dtype
+        delta; /* of norm's delta: compute where bytes are what counts, KD_F32 where casts are */
     int n_threads;
     int64_t expert_tile; /* segments of experts begin at multiples of it: products see few shapes */
     kd_status fault;     /* the first failure, KD_OK before it */

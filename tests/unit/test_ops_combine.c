@@ -116,6 +116,29 @@ Test(ops_combine, padding_rows_get_no_gradient)
     release(&f);
 }
 
+/* Expects that `narrow` (bf16) holds the values of `wide` (f32), rounded once. */
+static void expect_rounded(kd_backend *be, kd_tensor narrow, kd_tensor wide)
+{
+    const int64_t rows = kd_tensor_rows(wide), columns = kd_tensor_columns(wide);
+    const kd_tensor rounded = kd_test_zeros(KD_BF16, rows, columns);
+
+    be->ops->copy(be, rounded, wide);
+    cr_expect_eq(kd_test_nmse(narrow, rounded), 0.0);
+    kd_test_free(rounded);
+}
+
+Test(ops_combine, a_sum_in_the_compute_dtype_is_rounded_once)
+{
+    fixture f = make(KD_BF16, 2, 600);
+    const kd_tensor y = kd_test_zeros(KD_BF16, N, 600);
+
+    f.be->ops->combine(f.be, f.y, f.x, &f.route);
+    f.be->ops->combine(f.be, y, f.x, &f.route);
+    expect_rounded(f.be, y, f.y);
+    kd_test_free(y);
+    release(&f);
+}
+
 typedef struct gated {
     kd_backend *be;
     kd_tensor y, x, gate, dx, d_gate, dy;
@@ -158,6 +181,19 @@ Test(ops_combine, the_shared_expert_is_gated_and_its_gradients_match_central_dif
     f.be->ops->gated_add_backward(f.be, f.dx, f.d_gate, f.dy, f.x, f.gate);
     cr_expect_lt(kd_test_slope_error(gated_sum, &f, f.x, f.dx, 1e-1), 1e-4);
     cr_expect_lt(kd_test_slope_error(gated_sum, &f, f.gate, f.d_gate, 1e-2), 1e-3);
+    free_gated(&f);
+}
+
+Test(ops_combine, a_gated_sum_in_the_compute_dtype_is_rounded_once)
+{
+    gated f = make_gated(KD_BF16, 17, 130);
+    const kd_tensor y = kd_test_random(KD_BF16, 17, 130, 4);
+
+    f.be->ops->copy(f.be, f.y, y);
+    f.be->ops->gated_add(f.be, f.y, f.x, f.gate);
+    f.be->ops->gated_add(f.be, y, f.x, f.gate);
+    expect_rounded(f.be, y, f.y);
+    kd_test_free(y);
     free_gated(&f);
 }
 

@@ -110,6 +110,26 @@ Test(ops_norm, follows_the_formula_with_a_delta)
     }
 }
 
+/* The sum is of the rounded delta: it is the same as that of the delta widened beforehand. */
+Test(ops_norm, a_delta_in_the_compute_dtype_is_added_as_it_is)
+{
+    enum { ROWS = 17, COLUMNS = 130 };
+
+    fixture narrow = make(KD_BF16, 2, ROWS, COLUMNS), wide = make(KD_BF16, 2, ROWS, COLUMNS);
+    const kd_tensor delta = kd_test_random(KD_BF16, ROWS, COLUMNS, 2);
+
+    wide.be->ops->copy(wide.be, wide.delta, delta);
+    (void)normed(&wide);
+    kd_test_free(narrow.delta);
+    narrow.delta = delta;
+    (void)normed(&narrow);
+    cr_expect_eq(kd_test_nmse(narrow.sum, wide.sum), 0.0);
+    cr_expect_eq(kd_test_nmse(narrow.y, wide.y), 0.0);
+    cr_expect_gt(kd_test_nmse(narrow.sum, narrow.x), 0.1); /* it was added */
+    release(&narrow);
+    release(&wide);
+}
+
 Test(ops_norm, the_sum_may_replace_x)
 {
     fixture f = make(KD_F32, 1, 3, 17), g = make(KD_F32, 1, 3, 17);

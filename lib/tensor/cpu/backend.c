@@ -173,6 +173,7 @@ create(kd_dtype compute, int n_threads, const char *level_name, bool rehearses, 
     cpu->base = (kd_backend){.ops = level->ops,
                              .device = {.kind = KD_DEVICE_CPU, .name = "cpu"},
                              .compute = compute,
+                             .delta = KD_F32, /* measured: casts cost more than they save */
                              .n_threads = n_threads,
                              .expert_tile = EXPERT_TILE};
     cpu->rehearses = cpu->scratch.rehearses = rehearses;

@@ -128,7 +128,7 @@ void KD_KERNEL(dispatch_backward)(kd_backend *be, kd_tensor dy, kd_tensor dx, co
 void KD_KERNEL(combine)(kd_backend *be, kd_tensor y, kd_tensor x, const kd_route *route)
 {
     combine_args a = args_of(y, x, route);
-    KD_CHECK(y.dtype == KD_F32);
+    KD_CHECK(y.dtype == KD_F32 || y.dtype == be->compute);
     a.weights = route->weights.data;
     if (!be->fault) {
         (void)kd_parallel_rows(be, kd_tensor_rows(y), kd_grain(a.columns), combine_rows, &a);

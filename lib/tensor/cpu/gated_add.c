@@ -10,11 +10,12 @@ typedef struct gated_args {
     int64_t columns;
 } gated_args;
 
-KD_INLINE void forward_row(float *y, const void *x, kd_dtype dtype, float share, int64_t n)
+KD_INLINE void
+forward_row(void *y, kd_dtype y_dtype, const void *x, kd_dtype dtype, float share, int64_t n)
 {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
-        y[i] += share * kd_get(x, i, dtype);
+        kd_put(y, i, y_dtype, kd_get(y, i, y_dtype) + share * kd_get(x, i, dtype));
     }
 }
 
@@ -24,10 +25,14 @@ static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
     (void)lane;
     for (int64_t row = begin; row < end; row++) {
         const float share = kd_sigmoid(*(const float *)kd_row(a->gate, row));
-        if (a->x.dtype == KD_BF16) {
-            forward_row(kd_row(a->y, row), kd_row(a->x, row), KD_BF16, share, a->columns);
+        void *y = kd_row(a->y, row);
+        const void *x = kd_row(a->x, row);
+        if (a->y.dtype == KD_BF16) {
+            forward_row(y, KD_BF16, x, KD_BF16, share, a->columns);
+        } else if (a->x.dtype == KD_BF16) {
+            forward_row(y, KD_F32, x, KD_BF16, share, a->columns);
         } else {
-            forward_row(kd_row(a->y, row), kd_row(a->x, row), KD_F32, share, a->columns);
+            forward_row(y, KD_F32, x, KD_F32, share, a->columns);
         }
     }
 }
@@ -56,7 +61,7 @@ static void backward_rows(const void *args, int lane, int64_t begin, int64_t end
 static gated_args args_of(kd_tensor y, kd_tensor x, kd_tensor gate)
 {
     const int64_t rows = kd_tensor_rows(y), columns = kd_tensor_columns(y);
-    KD_CHECK(y.dtype == KD_F32 && gate.dtype == KD_F32);
+    KD_CHECK(gate.dtype == KD_F32);
     KD_CHECK(kd_tensor_rows(x) == rows && kd_tensor_columns(x) == columns);
     KD_CHECK(kd_tensor_rows(gate) == rows && kd_tensor_columns(gate) == 1);
     return (gated_args){.y = y, .x = x, .gate = gate, .columns = columns};
@@ -65,6 +70,7 @@ static gated_args args_of(kd_tensor y, kd_tensor x, kd_tensor gate)
 void KD_KERNEL(gated_add)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor gate)
 {
     const gated_args a = args_of(y, x, gate);
+    KD_CHECK(x.dtype == be->compute && (y.dtype == KD_F32 || y.dtype == x.dtype));
     if (!be->fault) {
         (void)kd_parallel_rows(be, kd_tensor_rows(y), kd_grain(a.columns), forward_rows, &a);
     }
@@ -78,7 +84,7 @@ void KD_KERNEL(gated_add_backward)(kd_backend *be,
                                    kd_tensor gate)
 {
     gated_args a = args_of(dy, x, gate);
-    KD_CHECK(dx.dtype == x.dtype && d_gate.dtype == KD_F32);
+    KD_CHECK(dy.dtype == KD_F32 && dx.dtype == x.dtype && d_gate.dtype == KD_F32);
     KD_CHECK(kd_tensor_rows(dx) == kd_tensor_rows(dy) && kd_tensor_columns(dx) == a.columns);
     KD_CHECK(kd_tensor_rows(d_gate) == kd_tensor_rows(dy));
     a.dx = dx;

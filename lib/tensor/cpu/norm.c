@@ -15,28 +15,40 @@ typedef struct norm_args {
     float eps;
 } norm_args;
 
-/* Forms x + delta if there is a delta, and returns the sum of squares. */
-KD_INLINE float sum_row(const norm_args *a, int64_t row)
+KD_INLINE float squares_of_row(const float *x, int64_t n)
 {
-    const float *x = kd_row(a->x, row);
-    const int64_t columns = a->columns;
     float squares = 0.0f;
-    if (a->delta.data == NULL) {
 #pragma omp simd reduction(+ : squares)
-        for (int64_t i = 0; i < columns; i++) {
-            squares += x[i] * x[i];
-        }
-        return squares;
+    for (int64_t i = 0; i < n; i++) {
+        squares += x[i] * x[i];
     }
-    const float *delta = kd_row(a->delta, row);
-    float *sum = kd_row(a->sum, row);
+    return squares;
+}
+
+/* Forms sum = x + delta, and returns its sum of squares. */
+KD_INLINE float
+squares_of_sum(float *sum, const float *x, const void *delta, kd_dtype dtype, int64_t n)
+{
+    float squares = 0.0f;
 #pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < columns; i++) {
-        const float s = x[i] + delta[i];
+    for (int64_t i = 0; i < n; i++) {
+        const float s = x[i] + kd_get(delta, i, dtype);
         sum[i] = s;
         squares += s * s;
     }
     return squares;
+}
+
+static float squares_of(const norm_args *a, int64_t row)
+{
+    const float *x = kd_row(a->x, row);
+    if (a->delta.data == NULL) {
+        return squares_of_row(x, a->columns);
+    }
+    const void *delta = kd_row(a->delta, row);
+    return a->delta.dtype == KD_BF16
+               ? squares_of_sum(kd_row(a->sum, row), x, delta, KD_BF16, a->columns)
+               : squares_of_sum(kd_row(a->sum, row), x, delta, KD_F32, a->columns);
 }
 
 KD_INLINE void scale_row(void *y, kd_dtype dtype, const float *x, const norm_args *a, float rstd)
@@ -54,7 +66,7 @@ static void norm_rows(const void *args, int lane, int64_t begin, int64_t end)
     const norm_args *a = args;
     (void)lane;
     for (int64_t row = begin; row < end; row++) {
-        const float rstd = 1.0f / sqrtf(sum_row(a, row) / (float)a->columns + a->eps);
+        const float rstd = 1.0f / sqrtf(squares_of(a, row) / (float)a->columns + a->eps);
         const float *x = kd_row(a->delta.data == NULL ? a->x : a->sum, row);
         if (a->y.dtype == KD_BF16) {
             scale_row(kd_row(a->y, row), KD_BF16, x, a, rstd);
@@ -79,7 +91,8 @@ void KD_KERNEL(norm)(kd_backend *be,
     const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
     KD_CHECK(kd_tensor_rows(y) == rows && kd_tensor_columns(y) == columns);
     KD_CHECK(x.dtype == KD_F32 && w.dtype == KD_F32 && kd_tensor_elements(w) == columns);
-    KD_CHECK(delta.data == NULL || (delta.dtype == KD_F32 && sum.dtype == KD_F32));
+    KD_CHECK(delta.data == NULL || delta.dtype == KD_F32 || delta.dtype == be->compute);
+    KD_CHECK(delta.data == NULL || sum.dtype == KD_F32);
     KD_CHECK(delta.data == NULL || (kd_tensor_rows(delta) == rows && kd_tensor_rows(sum) == rows));
     KD_CHECK(rstd.data == NULL || kd_tensor_elements(rstd) == rows);
     if (!be->fault) {
