@@ -18,6 +18,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KD_ARENA_ALIGN 64 /* a cache line, and a full AVX-512 vector */
 
 typedef struct kd_arena {
@@ -37,5 +41,9 @@ void *kd_arena_carve(kd_arena *arena, size_t size_bytes);
 
 /* Gives back everything carved since `mark` (an earlier value of arena->used). */
 void kd_arena_rewind(kd_arena *arena, size_t mark);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -27,6 +27,10 @@
 #include "proto/job.pb-c.h"
 #include "tensor/tensor.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Experts of a layer at most: a check, so that routing works on the stack. */
 #define KD_EXPERTS_MAX 1024
 
@@ -48,7 +52,7 @@ typedef enum kd_memory {
     KD_MEMORY_COUNT,
 } kd_memory;
 
-typedef enum kd_device_kind { KD_DEVICE_CPU, KD_DEVICE_KIND_COUNT } kd_device_kind;
+typedef enum kd_device_kind { KD_DEVICE_CPU, KD_DEVICE_CUDA, KD_DEVICE_KIND_COUNT } kd_device_kind;
 
 typedef struct kd_device {
     kd_device_kind kind;
@@ -65,9 +69,10 @@ typedef struct kd_memory_usage {
 
 static inline kd_memory_usage kd_memory_usage_sum(kd_memory_usage a, kd_memory_usage b)
 {
-    return (kd_memory_usage){.held_bytes = a.held_bytes + b.held_bytes,
-                             .scratch_bytes = a.scratch_bytes + b.scratch_bytes,
-                             .products_bytes = a.products_bytes + b.products_bytes};
+    a.held_bytes += b.held_bytes;
+    a.scratch_bytes += b.scratch_bytes;
+    a.products_bytes += b.products_bytes;
+    return a;
 }
 
 /* A place in a back end's queue, see event_record; {0} is complete. */
@@ -455,6 +460,15 @@ KD_MUST_USE kd_status kd_backend_create_rehearsal(kd_dtype compute,
                                                   int n_threads,
                                                   kd_backend **be_out);
 
+/*
+ * CUDA: device `number` of this process, for the thread that makes it. KD_ERR_NOT_FOUND: there is none, or
+ * this program was built without CUDA.
+ */
+KD_MUST_USE kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_out);
+
+/* CUDA devices that this process sees; 0 also where there is no driver. */
+int kd_cuda_device_count(void);
+
 /* Whether this processor (as ONEDNN_MAX_CPU_ISA limits it) multiplies bf16 faster than f32: the one
  * place that says so. AVX-512 that emulates such products counts as lacking them. Any thread. */
 bool kd_cpu_multiplies_bf16(void);
@@ -465,9 +479,15 @@ static inline bool kd_event_is_past(kd_event event)
     return event.be == NULL || event.be->ops->event_query(event.be, event);
 }
 
+/* Waits on the host until everything queued before the event is done. */
+void kd_event_sync(kd_event event);
+
 /* Both accept NULL or work once everything queued is done. */
 void kd_backend_destroy(kd_backend *be);
 KD_MUST_USE kd_status kd_backend_wait(kd_backend *be);
+
+/* Keeps the first fault, with this thread's last text. Any thread; for back ends themselves. */
+void kd_backend_keep_fault(kd_backend *be, kd_status st);
 
 /* The fault that is kept, with its text as this thread's last; KD_OK if there is none so far. Waits for
  * nothing. */
@@ -475,5 +495,9 @@ KD_MUST_USE kd_status kd_backend_tell_fault(const kd_backend *be);
 
 /* Waits before what queued work reads or writes is freed; this thread's last fault stays what it is. */
 void kd_backend_drain(kd_backend *be);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -20,6 +20,10 @@
 #include "base/arena.h"
 #include "base/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define KD_TENSOR_DIMS_MAX 3
 
 typedef enum kd_dtype {
@@ -62,5 +66,9 @@ int64_t kd_tensor_columns(kd_tensor t);  /* the last dim                        
 /* Rows [first, first + n) and columns [first, first + n) of a 2-d tensor, as views. */
 kd_tensor kd_tensor_slice_rows(kd_tensor t, int64_t first, int64_t n);
 kd_tensor kd_tensor_slice_columns(kd_tensor t, int64_t first, int64_t n);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -52,7 +52,7 @@ static void fail_in_second_lane(const void *args, int lane, int64_t begin, int64
     (void)end;
     if (lane == 1) {
         kd_fault_quiet(1);
-        kd_cpu_keep_fault((kd_backend *)(uintptr_t)args, kd_fail(KD_ERR_NOMEM, "no memory here"));
+        kd_backend_keep_fault((kd_backend *)(uintptr_t)args, kd_fail(KD_ERR_NOMEM, "no memory here"));
     }
 }
 
@@ -97,7 +97,7 @@ Test(ops_backend, it_says_what_device_it_drives_and_how_segments_are_cut)
 static void *fail_elsewhere(void *be)
 {
     (void)kd_fault_quiet(1);
-    kd_cpu_keep_fault(be, kd_fail(KD_ERR_IO, "lane 1 has no product"));
+    kd_backend_keep_fault(be, kd_fail(KD_ERR_IO, "lane 1 has no product"));
     return NULL;
 }
 
@@ -108,7 +108,7 @@ Test(ops_backend, the_reason_of_a_fault_reaches_who_waits_from_any_thread)
     cr_assert_eq(pthread_create(&thread, NULL, fail_elsewhere, be), 0);
     cr_assert_eq(pthread_join(thread, NULL), 0);
     (void)kd_fault_quiet(1);
-    kd_cpu_keep_fault(be, kd_fail(KD_ERR_NOMEM, "a later one"));
+    kd_backend_keep_fault(be, kd_fail(KD_ERR_NOMEM, "a later one"));
     cr_expect_eq(kd_backend_wait(be), KD_ERR_IO);
     cr_expect_str_eq(kd_fault_text(), "lane 1 has no product");
     kd_backend_destroy(be);

@@ -4,7 +4,7 @@
 #include <sys/mman.h>
 
 #include "base/log.h"
-#include "tensor/cpu/scratch.h"
+#include "tensor/cpu/cpu.h"
 #include "tensor/ops.h"
 
 static int n_left = -1; /* allocations until one fails; negative: none does */
@@ -109,9 +109,21 @@ Test(ops_memory, pages_that_are_refused_are_reported)
     kd_backend_destroy(be);
 }
 
+static void *take_pages(void *user, size_t size_bytes)
+{
+    (void)user;
+    return kd_cpu_pages_tried(size_bytes, true);
+}
+
+static void give_pages(void *user, void *memory)
+{
+    (void)user;
+    kd_cpu_pages_free(memory);
+}
+
 Test(ops_memory, scratch_that_could_have_become_one_block_is_no_fault)
 {
-    kd_scratch scratch = {0};
+    kd_scratch scratch = {.source = {take_pages, give_pages, NULL}};
     cr_assert_not_null(kd_scratch_take(&scratch, 100));
     cr_assert_not_null(kd_scratch_take(&scratch, 1 << 20));
     kd_fault_recall("what was amiss before");

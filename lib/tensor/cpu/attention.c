@@ -153,7 +153,7 @@ static void forward_groups(const void *args, int lane, int64_t begin, int64_t en
     for (int64_t item = begin; item < end && !st; item++) {
         st = forward_group(f, ((kd_cpu *)f->be)->lane[lane], &memory, item);
     }
-    kd_cpu_keep_fault(f->be, st);
+    kd_backend_keep_fault(f->be, st);
 }
 
 void KD_KERNEL(attention)(kd_backend *be, const kd_attention *a)

@@ -213,7 +213,7 @@ static void backward_groups(const void *args, int lane, int64_t begin, int64_t e
     for (int64_t item = begin; item < end && !st; item++) {
         st = backward_group(w, ((kd_cpu *)w->be)->lane[lane], &memory, item);
     }
-    kd_cpu_keep_fault(w->be, st);
+    kd_backend_keep_fault(w->be, st);
 }
 
 void KD_KERNEL(attention_backward)(kd_backend *be,

@@ -19,7 +19,7 @@ void *kd_cpu_scratch(kd_backend *be, size_t size_bytes)
 {
     void *memory = kd_scratch_take(&((kd_cpu *)be)->scratch, size_bytes);
     if (memory == NULL) {
-        kd_cpu_keep_fault(be, KD_ERR_NOMEM);
+        kd_backend_keep_fault(be, KD_ERR_NOMEM);
     }
     return memory;
 }
@@ -32,23 +32,6 @@ size_t kd_cpu_scratch_mark(const kd_backend *be)
 void kd_cpu_scratch_rewind(kd_backend *be, size_t mark)
 {
     kd_scratch_rewind(&((kd_cpu *)be)->scratch, mark);
-}
-
-void kd_cpu_keep_fault(kd_backend *be, kd_status st)
-{
-#pragma omp critical(kd_cpu_fault)
-    if (be->fault == KD_OK && st != KD_OK) {
-        be->fault = st;
-        (void)snprintf(be->fault_text, sizeof be->fault_text, "%s", kd_fault_text());
-    }
-}
-
-kd_status kd_backend_tell_fault(const kd_backend *be)
-{
-    if (be->fault != KD_OK) {
-        kd_fault_recall(be->fault_text);
-    }
-    return be->fault;
 }
 
 static int parts_of(const kd_backend *be, int64_t n, int64_t grain)
@@ -152,6 +135,18 @@ static void say_widened(void)
     kd_log(KD_LOG_INFO, "this processor does not multiply bf16: operands are widened to f32");
 }
 
+/* Most of what a rehearsal takes is never touched. */
+static void *take_pages(void *user, size_t size_bytes)
+{
+    return kd_cpu_pages_tried(size_bytes, !((const kd_cpu *)user)->rehearses);
+}
+
+static void give_pages(void *user, void *memory)
+{
+    (void)user;
+    kd_cpu_pages_free(memory);
+}
+
 static kd_status
 create(kd_dtype compute, int n_threads, const char *level_name, bool rehearses, kd_backend **be_out)
 {
@@ -176,7 +171,8 @@ create(kd_dtype compute, int n_threads, const char *level_name, bool rehearses, 
                              .delta = KD_F32, /* measured: casts cost more than they save */
                              .n_threads = n_threads,
                              .expert_tile = EXPERT_TILE};
-    cpu->rehearses = cpu->scratch.rehearses = rehearses;
+    cpu->rehearses = rehearses;
+    cpu->scratch.source = (kd_scratch_source){take_pages, give_pages, cpu};
     cpu->lane = calloc((size_t)n_threads, sizeof *cpu->lane);
     st = cpu->lane == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a back end") : KD_OK;
     for (int i = 0; i < n_threads && !st; i++) {
@@ -212,25 +208,4 @@ kd_backend_create_cpu_at(kd_dtype compute, int n_threads, const char *level, kd_
 kd_status kd_backend_create_rehearsal(kd_dtype compute, int n_threads, kd_backend **be_out)
 {
     return create(compute, n_threads, NULL, true, be_out);
-}
-
-void kd_backend_destroy(kd_backend *be)
-{
-    if (be != NULL) {
-        be->ops->destroy(be);
-    }
-}
-
-kd_status kd_backend_wait(kd_backend *be)
-{
-    return be->ops->wait(be);
-}
-
-void kd_backend_drain(kd_backend *be)
-{
-    char last[KD_FAULT_TEXT_BYTES];
-    (void)snprintf(last, sizeof last, "%s", kd_fault_text());
-    if (kd_backend_wait(be)) { /* told to whoever asks for it */
-        kd_fault_recall(last);
-    }
 }

@@ -10,9 +10,9 @@
 #define KD_TENSOR_CPU_CPU_H
 
 #include "tensor/cpu/matmul.h"
-#include "tensor/cpu/scratch.h"
 #include "tensor/cpu/vec_math.h"
 #include "tensor/ops.h"
+#include "tensor/scratch.h"
 
 /* Shapes of expert matrices that are told apart: three products of a few matrices, of two models. */
 #define KD_EXPERT_SHAPES_MAX 32
@@ -46,9 +46,6 @@ size_t kd_cpu_pages_bytes(const void *memory); /* as asked for; 0 of NULL */
 void *kd_cpu_scratch(kd_backend *be, size_t size_bytes);
 size_t kd_cpu_scratch_mark(const kd_backend *be);
 void kd_cpu_scratch_rewind(kd_backend *be, size_t mark);
-
-/* Keeps the first fault and its text. May be called from inside kd_parallel_rows. */
-void kd_cpu_keep_fault(kd_backend *be, kd_status st);
 
 /* Whether an operation has nothing to compute: after a fault, and in a rehearsal. */
 static inline bool kd_cpu_is_idle(const kd_backend *be)

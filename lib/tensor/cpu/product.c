@@ -46,8 +46,8 @@ static void multiply_part(const void *args, int lane, int64_t begin, int64_t end
     }
     const kd_cpu *cpu = (const kd_cpu *)w->be;
     kd_matmul_cache *cache = cpu->lane[lane];
-    kd_cpu_keep_fault(w->be,
-                      cpu->prepares ? kd_matmul_prepare(cache, &part) : kd_matmul(cache, &part));
+    kd_backend_keep_fault(w->be, cpu->prepares ? kd_matmul_prepare(cache, &part)
+                                               : kd_matmul(cache, &part));
 }
 
 void kd_cpu_product(kd_backend *be, const kd_product *product)

@@ -44,7 +44,8 @@ bool KD_KERNEL(event_query)(kd_backend *be, kd_event event)
 void KD_KERNEL(event_wait)(kd_backend *be, kd_event event)
 {
     if (event.be != NULL) {
-        kd_cpu_keep_fault(be, kd_backend_tell_fault(event.be));
+        kd_event_sync(event); /* of a device: what is queued here runs at once */
+        kd_backend_keep_fault(be, kd_backend_tell_fault(event.be));
     }
 }
 

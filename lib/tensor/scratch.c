@@ -1,36 +1,40 @@
 /*
  * scratch.c - blocks are chained, never moved, since operations that are under way hold pointers into
- * them; they become one when the stack is empty.
+ * them; they become one when the stack is empty. What is known of a block stands apart from it: its memory
+ * may be a device's.
  */
-#include "tensor/cpu/scratch.h"
+#include "tensor/scratch.h"
+
+#include <stdint.h>
+#include <stdlib.h>
 
 #include "base/log.h"
-#include "tensor/cpu/cpu.h"
 
-/* Stands in front of its memory. */
 struct kd_scratch_block {
     kd_scratch_block *below;
+    char *memory;
     size_t size_bytes, used_bytes;
 };
 
-_Static_assert(sizeof(kd_scratch_block) <= KD_ARENA_ALIGN, "the header fits in front");
-
 static kd_scratch_block *push(kd_scratch *scratch, size_t size_bytes)
 {
-    const size_t whole_bytes = size_bytes + KD_ARENA_ALIGN;
-    kd_scratch_block *block = kd_cpu_pages_tried(whole_bytes, !scratch->rehearses);
-    if (block != NULL) {
-        *block = (kd_scratch_block){.below = scratch->top, .size_bytes = size_bytes};
-        scratch->top = block;
+    kd_scratch_block *block = malloc(sizeof *block);
+    void *memory = block != NULL ? scratch->source.take(scratch->source.user, size_bytes) : NULL;
+    if (memory == NULL) {
+        free(block);
+        return NULL;
     }
+    *block = (kd_scratch_block){.below = scratch->top, .memory = memory, .size_bytes = size_bytes};
+    scratch->top = block;
     return block;
 }
 
 static void pop(kd_scratch *scratch)
 {
-    kd_scratch_block *below = scratch->top->below;
-    kd_cpu_pages_free(scratch->top);
-    scratch->top = below;
+    kd_scratch_block *top = scratch->top;
+    scratch->top = top->below;
+    scratch->source.give(scratch->source.user, top->memory);
+    free(top);
 }
 
 void *kd_scratch_take(kd_scratch *scratch, size_t size_bytes)
@@ -39,7 +43,7 @@ void *kd_scratch_take(kd_scratch *scratch, size_t size_bytes)
     if (size_bytes > SIZE_MAX / 4) {
         size_bytes = SIZE_MAX / 4; /* which no allocator gives */
     }
-    size_bytes = (size_bytes + KD_ARENA_ALIGN - 1) / KD_ARENA_ALIGN * KD_ARENA_ALIGN;
+    size_bytes = (size_bytes + KD_SCRATCH_ALIGN - 1) / KD_SCRATCH_ALIGN * KD_SCRATCH_ALIGN;
     if (block == NULL || block->size_bytes - block->used_bytes < size_bytes) {
         if (block != NULL && scratch->used_bytes == 0) {
             pop(scratch); /* too small, and nothing is in it */
@@ -50,7 +54,7 @@ void *kd_scratch_take(kd_scratch *scratch, size_t size_bytes)
         (void)kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes", size_bytes);
         return NULL;
     }
-    char *memory = (char *)block + KD_ARENA_ALIGN + block->used_bytes;
+    char *memory = block->memory + block->used_bytes;
     block->used_bytes += size_bytes;
     scratch->used_bytes += size_bytes;
     if (scratch->used_bytes > scratch->peak_bytes) {

@@ -1,0 +1,162 @@
+/*
+ * backend.cu - making and ending a back end of a GPU: one stream, on which everything runs in order, and
+ * the table of operations. An error of the runtime is kept as a fault at once where a call tells it, and
+ * otherwise by the next wait.
+ */
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/log.h"
+#include "tensor/cuda/cuda.h"
+#include "tensor/cuda/matmul.h"
+
+bool kd_cuda_keep(kd_backend *be, cudaError_t error, const char *what)
+{
+    if (error == cudaSuccess) {
+        return true;
+    }
+    (void)cudaGetLastError(); /* told here, not once more by the next call */
+    kd_backend_keep_fault(be, kd_fail(error == cudaErrorMemoryAllocation ? KD_ERR_NOMEM : KD_ERR_IO,
+                                      "%s: %s: %s", kd_cuda_of(be)->name, what,
+                                      cudaGetErrorString(error)));
+    return false;
+}
+
+/* ---- scratch memory ---- */
+
+static void *take_block(void *user, size_t size_bytes)
+{
+    void *memory = nullptr;
+
+    (void)user;
+    if (cudaMalloc(&memory, size_bytes) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return nullptr;
+    }
+    return memory;
+}
+
+/* Those who still use it run before cudaFree returns. */
+static void give_block(void *user, void *memory)
+{
+    (void)user;
+    (void)cudaFree(memory);
+}
+
+void *kd_cuda_scratch(kd_backend *be, size_t size_bytes)
+{
+    void *memory =
+        be->fault == KD_OK ? kd_scratch_take(&kd_cuda_of(be)->scratch, size_bytes) : nullptr;
+
+    if (memory == nullptr && be->fault == KD_OK) {
+        kd_backend_keep_fault(be, KD_ERR_NOMEM);
+    }
+    return memory;
+}
+
+size_t kd_cuda_scratch_mark(kd_backend *be)
+{
+    return kd_cuda_of(be)->scratch.used_bytes;
+}
+
+void kd_cuda_scratch_rewind(kd_backend *be, size_t mark)
+{
+    kd_scratch_rewind(&kd_cuda_of(be)->scratch, mark);
+}
+
+kd_tensor kd_cuda_scratch_2d(kd_backend *be, kd_dtype dtype, int64_t rows, int64_t columns)
+{
+    const kd_tensor shape = kd_tensor_2d(nullptr, dtype, rows, columns);
+    return kd_tensor_2d(kd_cuda_scratch(be, kd_tensor_bytes(shape)), dtype, rows, columns);
+}
+
+/* ---- life ---- */
+
+kd_status kd_cuda_wait(kd_backend *be)
+{
+    (void)kd_cuda_keep(be, cudaStreamSynchronize(kd_cuda_of(be)->stream), "what was queued");
+    return kd_backend_tell_fault(be);
+}
+
+void kd_cuda_destroy(kd_backend *be)
+{
+    kd_cuda *cuda = kd_cuda_of(be);
+
+    if (cuda->stream != nullptr) {
+        (void)cudaStreamSynchronize(cuda->stream);
+    }
+    kd_cuda_products_destroy(cuda->products);
+    kd_scratch_release(&cuda->scratch);
+    kd_cuda_staging_destroy(&cuda->staging);
+    kd_cuda_events_destroy(&cuda->events);
+    if (cuda->stream != nullptr) {
+        (void)cudaStreamDestroy(cuda->stream);
+    }
+    free(cuda);
+}
+
+#define KD_CUDA_OP(op) kd_cuda_##op,
+
+static const kd_ops ops = {"cuda", KD_OPS_EACH(KD_CUDA_OP)};
+
+static cudaError_t set_up(kd_cuda *cuda, int number)
+{
+    cudaDeviceProp properties;
+
+    cudaError_t error = cudaSetDevice(number);
+    if (error == cudaSuccess) {
+        error = cudaGetDeviceProperties(&properties, number);
+    }
+    if (error == cudaSuccess) {
+        (void)snprintf(cuda->name, sizeof cuda->name, "%s", properties.name);
+        error = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
+    }
+    if (error == cudaSuccess) {
+        error = kd_cuda_events_create(&cuda->events);
+    }
+    return error != cudaSuccess ? error : kd_cuda_staging_create(&cuda->staging);
+}
+
+int kd_cuda_device_count(void)
+{
+    int n = 0;
+
+    if (cudaGetDeviceCount(&n) != cudaSuccess) { /* no driver is no device */
+        (void)cudaGetLastError();
+        return 0;
+    }
+    return n;
+}
+
+kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_out)
+{
+    const int n_devices = kd_cuda_device_count();
+
+    if (number < 0 || number >= n_devices) {
+        return kd_fail(KD_ERR_NOT_FOUND, "no CUDA device %d: found %d", number, n_devices);
+    }
+    if (compute != KD_F32 && compute != KD_BF16) {
+        return kd_fail(KD_ERR_ARG, "CUDA back end: found dtype %d, expected f32 or bf16",
+                       static_cast<int>(compute));
+    }
+    kd_cuda *cuda = static_cast<kd_cuda *>(calloc(1, sizeof *cuda));
+    if (cuda == nullptr) {
+        return kd_fail(KD_ERR_NOMEM, "no memory for a back end");
+    }
+    cuda->base.ops = &ops;
+    cuda->base.device = {KD_DEVICE_CUDA, number, cuda->name};
+    cuda->base.compute = cuda->base.delta = compute;
+    cuda->base.n_threads = 1;
+    cuda->base.expert_tile = KD_CUDA_EXPERT_TILE;
+    cuda->scratch.source = {take_block, give_block, cuda};
+    const cudaError_t error = set_up(cuda, number);
+    kd_status st = error == cudaSuccess ? kd_cuda_products_create(&cuda->products)
+                                        : kd_fail(KD_ERR_IO, "CUDA device %d: %s", number,
+                                                  cudaGetErrorString(error));
+    if (st) {
+        kd_cuda_destroy(&cuda->base);
+        return st;
+    }
+    *be_out = &cuda->base;
+    return KD_OK;
+}
