@@ -57,8 +57,10 @@ static bool is_past(kd_backend *be, kd_event event)
 static void wait_noted(kd_backend *be, kd_event event)
 {
     late_queue *queue = queue_of(be);
-    queue->waits_for = event;
-    queue->ops->event_wait(be, event);
+    queue->waits_for = event; /* noted only: the host's own queue would be waited for here */
+    if (event.be != NULL) {
+        kd_backend_keep_fault(be, kd_backend_tell_fault(event.be));
+    }
 }
 
 void late_queue_take(late_queue *queue, kd_backend *be)
