@@ -9,18 +9,23 @@
 
 #include "tensor/ops.h"
 
-/* A back end that must exist. */
+/*
+ * A back end that must exist: of the CPU, or of the first CUDA device in a program that is built with
+ * KD_TEST_CUDA (n_threads then says nothing). Functions below that read or write elements wait for all of
+ * them first.
+ */
 kd_backend *kd_test_backend(kd_dtype compute, int n_threads);
 
 /*
- * Tensors on the heap with 64 guard bytes behind the last element; kd_test_free checks the guard
- * and frees. Random values are normal, the same for the same seed, rounded to the dtype. A padded
+ * Tensors in memory that the host and the device under test both use, with 64 guard bytes behind the last
+ * element; kd_test_free checks the guard and frees. Random values are normal, the same for the same seed, rounded to the dtype. A padded
  * one has rows `padding` elements longer than its columns, which are guarded as well.
  */
 kd_tensor kd_test_zeros(kd_dtype dtype, int64_t rows, int64_t columns);
 kd_tensor kd_test_random(kd_dtype dtype, int64_t rows, int64_t columns, uint64_t seed);
 kd_tensor
 kd_test_padded(kd_dtype dtype, int64_t rows, int64_t columns, int64_t padding, uint64_t seed);
+kd_tensor kd_test_i32(const int32_t *values, int64_t n); /* of one dimension */
 void kd_test_free(kd_tensor t);
 
 /* Whether the guard bytes are as they were. */
@@ -29,6 +34,13 @@ bool kd_test_guarded(kd_tensor t);
 /* One element of a tensor of any float dtype, by row and column. */
 double kd_test_get(kd_tensor t, int64_t row, int64_t column);
 void kd_test_set(kd_tensor t, int64_t row, int64_t column, double value);
+
+/* The elements of an i32 tensor, packed. */
+int32_t *kd_test_ints(kd_tensor t);
+
+/* The largest difference of two elements of order 1 whose sums differ in the order of their terms: 0 for the
+ * CPU, which sums what lies elsewhere in a tensor in the same order. */
+double kd_test_gap_of_order(kd_dtype dtype);
 
 /* sum (a - b)^2 / sum b^2, of tensors of one shape and any dtypes; 0 when both are all zero. */
 double kd_test_nmse(kd_tensor a, kd_tensor b);

@@ -27,6 +27,8 @@ void vocab_case_make(vocab_case *f, kd_dtype compute, int n_threads, vocab_shape
 {
     f->be = kd_test_backend(compute, n_threads);
     cr_assert_leq(s.rows, ROWS_MAX);
+    const kd_tensor labels = kd_test_zeros(KD_I32, 1, s.rows);
+    f->labels = kd_test_ints(labels);
     for (int64_t i = 0; i < s.rows; i++) {
         f->labels[i] = i % 4 == 3 ? KD_LABEL_IGNORED : (int32_t)(i * 7 % s.student);
     }
@@ -36,7 +38,7 @@ void vocab_case_make(vocab_case *f, kd_dtype compute, int n_threads, vocab_shape
     f->loss = (kd_vocab_loss){
         .hidden = kd_test_padded(compute, s.rows, s.width, 1, 1),
         .lm_head = kd_test_random(compute, s.student, s.width, 2),
-        .labels = kd_tensor_1d(f->labels, KD_I32, s.rows),
+        .labels = kd_tensor_1d(labels.data, KD_I32, s.rows),
         .sums = kd_test_zeros(KD_F64, 1, KD_VOCAB_SUMS),
         .d_hidden = kd_test_padded(KD_F32, s.rows, s.width, 3, 3),
         .d_lm_head = kd_test_random(KD_F32, s.student, s.width, 4),
@@ -63,6 +65,7 @@ void vocab_case_release(vocab_case *f)
         free_if_there(f->teachers[t].lm_head);
         free_if_there(f->teachers[t].logits);
     }
+    kd_test_free(kd_tensor_1d(f->labels, KD_I32, kd_tensor_rows(f->loss.hidden)));
     kd_test_free(f->loss.hidden);
     kd_test_free(f->loss.lm_head);
     kd_test_free(f->loss.sums);
@@ -179,7 +182,7 @@ static double weight_of_teachers(const vocab_case *f)
 
 bool vocab_case_takes(const vocab_case *f, int64_t row)
 {
-    const int32_t *rows = f->loss.rows.data;
+    const int32_t *rows = f->loss.rows.data != NULL ? kd_test_ints(f->loss.rows) : NULL;
     bool listed = rows == NULL;
     for (int64_t i = 0; rows != NULL && i < kd_tensor_elements(f->loss.rows); i++) {
         listed = listed || rows[i] == row;

@@ -23,7 +23,7 @@ typedef struct vocab_case {
     kd_backend *be;
     kd_vocab_loss loss;
     kd_vocab_teacher teachers[TEACHERS_MAX];
-    int32_t labels[ROWS_MAX];
+    int32_t *labels; /* what loss.labels holds, set before a run */
 } vocab_case;
 
 /* Random values; every fourth row has no label. release() frees the tensors that are then there. */

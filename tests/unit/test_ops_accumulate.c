@@ -12,7 +12,7 @@ typedef struct operands {
     kd_backend *be;
     kd_tensor x, dy, dy32, x32, rows, d_rows;
     kd_tensor w_in, w_head, rstd, d32, d_out;
-    int32_t ids[N], token[ROWS], offset[EXPERTS + 1];
+    kd_tensor ids, offset;
     kd_route route;
 } operands;
 
@@ -31,17 +31,19 @@ static void make(operands *o, kd_dtype compute, int n_threads)
     o->rstd = kd_test_random(KD_F32, N, HEADS, 9);
     o->d32 = kd_test_zeros(KD_F32, N, OUT);
     o->d_out = kd_test_zeros(compute, N, OUT);
+    int32_t ids[N];
     for (int i = 0; i < N; i++) {
-        o->ids[i] = i * 5 % (VOCAB - 4);
+        ids[i] = i * 5 % (VOCAB - 4);
     }
-    memcpy(o->offset, offset, sizeof offset);
-    o->route = (kd_route){.offset = kd_tensor_1d(o->offset, KD_I32, EXPERTS + 1)};
+    o->ids = kd_test_i32(ids, N);
+    o->offset = kd_test_i32(offset, EXPERTS + 1);
+    o->route = (kd_route){.offset = o->offset};
 }
 
 static void release(operands *o)
 {
-    const kd_tensor all[] = {o->x,    o->dy,     o->dy32, o->x32, o->rows, o->d_rows,
-                             o->w_in, o->w_head, o->rstd, o->d32, o->d_out};
+    const kd_tensor all[] = {o->x,      o->dy,   o->dy32, o->x32,   o->rows, o->d_rows, o->w_in,
+                             o->w_head, o->rstd, o->d32,  o->d_out, o->ids,  o->offset};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         kd_test_free(all[i]);
     }
@@ -83,7 +85,7 @@ static void experts(operands *o, kd_tensor grad, bool accumulate)
 
 static void embed(operands *o, kd_tensor grad, bool accumulate)
 {
-    o->be->ops->embed_backward(o->be, grad, o->dy32, kd_tensor_1d(o->ids, KD_I32, N), accumulate);
+    o->be->ops->embed_backward(o->be, grad, o->dy32, o->ids, accumulate);
 }
 
 static void norm(operands *o, kd_tensor grad, bool accumulate)
@@ -101,16 +103,13 @@ static void head_norm(operands *o, kd_tensor grad, bool accumulate)
 
 static void vocab_loss(operands *o, kd_tensor grad, bool accumulate)
 {
-    static double sums[KD_VOCAB_SUMS];
-    static const float zeros[VOCAB * IN];
-    static const uint16_t half_zeros[VOCAB * IN];
-    const bool f32 = o->be->compute == KD_F32;
+    const kd_tensor lm_head = kd_test_zeros(o->be->compute, VOCAB, IN);
+    const kd_tensor sums = kd_test_zeros(KD_F64, 1, KD_VOCAB_SUMS);
     const kd_vocab_loss loss = {
         .hidden = o->x,
-        .lm_head =
-            kd_tensor_2d(f32 ? (void *)zeros : (void *)half_zeros, o->be->compute, VOCAB, IN),
-        .labels = kd_tensor_1d(o->ids, KD_I32, N),
-        .sums = kd_tensor_1d(sums, KD_F64, KD_VOCAB_SUMS),
+        .lm_head = lm_head,
+        .labels = o->ids,
+        .sums = sums,
         .d_lm_head = grad,
         .accumulate = accumulate,
         .temperature = 1.0f,
@@ -118,6 +117,8 @@ static void vocab_loss(operands *o, kd_tensor grad, bool accumulate)
         .chunk_rows = 10,
     };
     o->be->ops->vocab_loss(o->be, &loss);
+    kd_test_free(lm_head);
+    kd_test_free(sums);
 }
 
 static const struct {

@@ -142,9 +142,9 @@ Test(ops_adamw, guards_that_are_not_finite_leave_everything_as_it_is)
 {
     const double bad[] = {(double)NAN, (double)INFINITY, -(double)INFINITY};
     for (int i = 0; i < 3; i++) {
-        double first = 1.0, others[3] = {0.0, 2.0, bad[i]};
-        const kd_tensor guards[] = {kd_tensor_1d(&first, KD_F64, 1),
-                                    kd_tensor_1d(others, KD_F64, 3)};
+        const kd_tensor guards[] = {kd_test_zeros(KD_F64, 1, 1), kd_test_zeros(KD_F64, 1, 3)};
+        kd_test_set(guards[1], 0, 1, 2.0);
+        kd_test_set(guards[1], 0, 2, bad[i]);
         fixture f = make(2, 40), untouched = make(1, 40);
         f.args.guards = guards;
         f.args.n_guards = 2;
@@ -153,11 +153,13 @@ Test(ops_adamw, guards_that_are_not_finite_leave_everything_as_it_is)
         cr_expect_eq(kd_test_nmse(f.m, untouched.m), 0.0);
         cr_expect_eq(kd_test_nmse(f.v, untouched.v), 0.0);
         cr_expect_eq(kd_test_nmse(f.copy, untouched.copy), 0.0);
-        others[2] = 1e300;
+        kd_test_set(guards[1], 0, 2, 1e300);
         steps(&f, 1);
         cr_expect_gt(kd_test_nmse(f.param, untouched.param), 0.0);
         release(&f);
         release(&untouched);
+        kd_test_free(guards[0]);
+        kd_test_free(guards[1]);
     }
 }
 

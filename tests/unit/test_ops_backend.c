@@ -52,7 +52,8 @@ static void fail_in_second_lane(const void *args, int lane, int64_t begin, int64
     (void)end;
     if (lane == 1) {
         kd_fault_quiet(1);
-        kd_backend_keep_fault((kd_backend *)(uintptr_t)args, kd_fail(KD_ERR_NOMEM, "no memory here"));
+        kd_backend_keep_fault((kd_backend *)(uintptr_t)args,
+                              kd_fail(KD_ERR_NOMEM, "no memory here"));
     }
 }
 
@@ -132,5 +133,28 @@ Test(ops_backend, a_rehearsal_reads_and_writes_nothing_and_counts_all)
     }
     be->ops->free(be, huge);
     cr_expect_eq(be->ops->memory_usage(be).held_bytes, 0);
+    kd_backend_destroy(be);
+}
+
+Test(ops_backend, scratch_that_no_machine_has_is_a_lasting_fault)
+{
+    kd_backend *be = kd_test_backend(KD_F32, 1);
+    float one = 7.0f;
+    const int64_t t = (int64_t)1 << 45; /* never touched: the scratch memory is asked for first */
+    const kd_tensor row = kd_tensor_2d(&one, KD_F32, t, 2);
+    const kd_attention a = {.q = row,
+                            .k = row,
+                            .v = row,
+                            .out = row,
+                            .n_batch = 1,
+                            .n_tokens = t,
+                            .n_heads = 1,
+                            .n_kv_heads = 1,
+                            .head_dim = 2};
+    be->ops->attention(be, &a);
+    cr_expect_eq(kd_backend_wait(be), KD_ERR_NOMEM);
+    be->ops->zero(be, kd_tensor_1d(&one, KD_F32, 1));
+    cr_expect_eq(one, 7.0f, "operations after a fault do nothing");
+    cr_expect_eq(kd_backend_wait(be), KD_ERR_NOMEM);
     kd_backend_destroy(be);
 }

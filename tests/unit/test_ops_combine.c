@@ -6,11 +6,12 @@
 /* 3 tokens, 2 experts each of 3; rows of segments as `route` would place them. */
 enum { N = 3, K = 2, R = 96 };
 
-static int32_t position[N * K] = {0, 32, 1, 64, 33, 65};
+static const int32_t position[N * K] = {0, 32, 1, 64, 33, 65};
 static int32_t token[R];
 
 static kd_route make_route(kd_tensor weights)
 {
+    const kd_tensor places = kd_test_i32(position, (int64_t)N * K);
     for (int row = 0; row < R; row++) {
         token[row] = -1;
     }
@@ -18,8 +19,8 @@ static kd_route make_route(kd_tensor weights)
         token[position[i]] = i / K;
     }
     return (kd_route){.weights = weights,
-                      .position = kd_tensor_2d(position, KD_I32, N, K),
-                      .token = kd_tensor_1d(token, KD_I32, R)};
+                      .position = kd_tensor_2d(places.data, KD_I32, N, K),
+                      .token = kd_test_i32(token, R)};
 }
 
 typedef struct fixture {
@@ -45,7 +46,8 @@ static fixture make(kd_dtype compute, int n_threads, int64_t columns)
 
 static void release(fixture *f)
 {
-    const kd_tensor all[] = {f->weights, f->x, f->y, f->dx, f->dy, f->d_weights};
+    const kd_tensor all[] = {f->weights,        f->x,          f->y, f->dx, f->dy, f->d_weights,
+                             f->route.position, f->route.token};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         kd_test_free(all[i]);
     }

@@ -99,14 +99,17 @@ Test(ops_elementwise, add_widens_and_zero_keeps_to_the_view)
 Test(ops_elementwise, uploads_come_back)
 {
     kd_backend *be = kd_test_backend(KD_F32, 1);
-    int32_t ids[6] = {5, 4, 3, 2, 1, 0}, stored[8] = {0}, back[6] = {0};
-    kd_tensor t = kd_tensor_2d(stored, KD_I32, 2, 3);
+    const int32_t ids[6] = {5, 4, 3, 2, 1, 0};
+    int32_t back[6] = {0};
+    const kd_tensor stored = kd_test_zeros(KD_I32, 2, 4);
+    kd_tensor t = kd_tensor_2d(stored.data, KD_I32, 2, 3);
     t.row_stride = 4;
     be->ops->upload(be, t, ids);
-    cr_expect_eq(stored[4], 2);
-    cr_expect_eq(stored[3], 0);
+    cr_expect_eq(kd_test_ints(stored)[4], 2);
+    cr_expect_eq(kd_test_ints(stored)[3], 0);
     be->ops->download(be, back, t);
     cr_expect_eq(memcmp(ids, back, sizeof ids), 0);
+    kd_test_free(stored);
     kd_backend_destroy(be);
 }
 
@@ -150,8 +153,9 @@ Test(ops_elementwise, embedding_gathers_and_its_gradient_scatters)
         for (int i = 0; i < N; i++) {
             ids[i] = (i * 37) % 15 * 10;
         }
-        be->ops->embed(be, y, table, kd_tensor_1d(ids, KD_I32, N));
-        be->ops->embed_backward(be, dtable, y, kd_tensor_1d(ids, KD_I32, N), true);
+        const kd_tensor which = kd_test_i32(ids, N);
+        be->ops->embed(be, y, table, which);
+        be->ops->embed_backward(be, dtable, y, which, true);
         int seen[V] = {0};
         for (int i = 0; i < N; i++) {
             cr_expect_eq(kd_test_get(y, i, 4), kd_test_get(table, ids[i], 4));
@@ -163,6 +167,7 @@ Test(ops_elementwise, embedding_gathers_and_its_gradient_scatters)
         kd_test_free(table);
         kd_test_free(y);
         kd_test_free(dtable);
+        kd_test_free(which);
         kd_backend_destroy(be);
     }
 }
@@ -204,7 +209,7 @@ static void expect_rotation(kd_dtype compute, int64_t t, int64_t heads, int64_t 
 
 Test(ops_elementwise, rotation_takes_positions_where_there_are_some)
 {
-    int32_t positions[6] = {4, 0, 2, 1, 4, 3};
+    const int32_t positions[6] = {4, 0, 2, 1, 4, 3};
     kd_backend *be = kd_test_backend(KD_F32, 2);
     const kd_tensor x = kd_test_padded(KD_F32, 6, 8, 3, 1), table = angles(5, 4);
     const kd_tensor alone = kd_test_zeros(KD_F32, 5, 8);
@@ -214,8 +219,10 @@ Test(ops_elementwise, rotation_takes_positions_where_there_are_some)
         }
         be->ops->rotate(be, alone, 2, table, kd_tensor_none(), false);
         const kd_tensor one = kd_tensor_slice_rows(x, row, 1);
-        be->ops->rotate(be, one, 2, table, kd_tensor_1d(&positions[row], KD_I32, 1), false);
+        const kd_tensor position = kd_test_i32(&positions[row], 1);
+        be->ops->rotate(be, one, 2, table, position, false);
         cr_expect_eq(kd_test_nmse(one, kd_tensor_slice_rows(alone, positions[row], 1)), 0.0);
+        kd_test_free(position);
     }
     kd_test_free(x);
     kd_test_free(table);

@@ -63,12 +63,19 @@ Test(ops_matmul, linear_and_its_gradients_follow_the_formula)
 Test(ops_matmul, a_known_product)
 {
     kd_backend *be = kd_test_backend(KD_F32, 1);
-    float x[2] = {1.0f, 2.0f}, w[4] = {3.0f, 4.0f, 5.0f, 6.0f}, y[3] = {0.0f, 0.0f, 7.0f};
-    be->ops->linear(be, kd_tensor_2d(y, KD_F32, 1, 2), kd_tensor_2d(x, KD_F32, 1, 2),
-                    kd_tensor_2d(w, KD_F32, 2, 2));
-    cr_expect_eq(y[0], 11.0f);
-    cr_expect_eq(y[1], 17.0f);
-    cr_expect_eq(y[2], 7.0f);
+    const kd_tensor x = kd_test_zeros(KD_F32, 1, 2), w = kd_test_zeros(KD_F32, 2, 2);
+    const kd_tensor y = kd_test_zeros(KD_F32, 1, 2);
+    for (int i = 0; i < 2; i++) {
+        kd_test_set(x, 0, i, i + 1.0);
+        kd_test_set(w, 0, i, i + 3.0);
+        kd_test_set(w, 1, i, i + 5.0);
+    }
+    be->ops->linear(be, y, x, w);
+    cr_expect_eq(kd_test_get(y, 0, 0), 11.0);
+    cr_expect_eq(kd_test_get(y, 0, 1), 17.0);
+    kd_test_free(x);
+    kd_test_free(w);
+    kd_test_free(y);
     kd_backend_destroy(be);
 }
 
@@ -126,7 +133,7 @@ static void expect_experts(kd_dtype compute)
     const kd_tensor dx = kd_test_random(compute, R, K, 4), dw = kd_test_zeros(KD_F32, E * O, K);
     const kd_tensor y_ref = kd_test_zeros(KD_F64, R, O), dx_ref = kd_test_zeros(KD_F64, R, K);
     const kd_tensor dw_ref = kd_test_zeros(KD_F64, E * O, K);
-    const kd_route route = {.offset = kd_tensor_1d((void *)(uintptr_t)offsets, KD_I32, E + 1)};
+    const kd_route route = {.offset = kd_test_i32(offsets, E + 1)};
     const kd_tensor w3 = kd_tensor_3d(w.data, compute, E, O, K);
     be->ops->experts(be, y, x, w3, &route);
     be->ops->experts_backward_x(be, dx, y, w3, &route);
@@ -151,7 +158,7 @@ static void expect_experts(kd_dtype compute)
     cr_expect_eq(kd_test_nmse(kd_tensor_slice_rows(y, offsets[E], R - offsets[E]),
                               kd_tensor_slice_rows(y_before, offsets[E], R - offsets[E])),
                  0.0, "rows past the last segment are not written");
-    const kd_tensor all[] = {x, w, y, y_before, dx, dw, y_ref, dx_ref, dw_ref};
+    const kd_tensor all[] = {x, w, y, y_before, dx, dw, y_ref, dx_ref, dw_ref, route.offset};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         kd_test_free(all[i]);
     }

@@ -8,6 +8,7 @@
 
 #include "tensor/cpu/cpu.h"
 #include "tensor/cpu/product_table.h"
+#include "tests/support/attention_case.h"
 #include "tests/support/ops_check.h"
 
 static kd_product_key key_number(int64_t n)
@@ -125,6 +126,54 @@ Test(ops_products, preparing_leaves_gradients_alone)
     kd_test_free(dw);
     kd_test_free(before);
     kd_backend_destroy(be);
+}
+
+Test(ops_products, a_long_sequence_makes_no_product_the_second_time)
+{
+    attention_case f = attention_case_make(KD_F32, 1, (attention_shape){1, 12288, 1, 1, 4});
+    attention_case_forward(&f);
+    attention_case_backward(&f);
+    const int64_t made = kd_cpu_products_made(f.be);
+    cr_expect_gt(made, 0);
+    attention_case_forward(&f);
+    attention_case_backward(&f);
+    cr_expect_eq(kd_cpu_products_made(f.be), made);
+    attention_case_release(&f);
+}
+
+enum { SEGMENTED = 96 };
+
+/* Segments of 1 to 64 rows, others in each pass. */
+static void cut_anew(int32_t segments[2 * SEGMENTED], uint32_t *state)
+{
+    int32_t number = 0, left = 0;
+    for (int i = 0; i < 2 * SEGMENTED; i++) {
+        if (left-- == 0) {
+            *state = *state * 1664525u + 1013904223u;
+            left = (int32_t)(*state >> 26);
+            number++;
+        }
+        segments[i] = number;
+    }
+}
+
+/* Two products forward, five backward, of spans of six padded lengths, whose last rows may be a copy. */
+Test(ops_products, segments_of_any_lengths_make_few_products)
+{
+    enum { PRODUCTS = 7, LENGTHS = SEGMENTED / 16, PLACES = 2 };
+
+    uint32_t state = 7;
+    attention_case f = attention_case_make(KD_F32, 1, (attention_shape){2, SEGMENTED, 4, 2, 6});
+    f.a.segments = kd_test_zeros(KD_I32, 1, INT64_C(2) * SEGMENTED);
+    for (int pass = 0; pass < 40; pass++) {
+        cut_anew(kd_test_ints(f.a.segments), &state);
+        attention_case_forward(&f);
+        attention_case_backward(&f);
+    }
+    const int64_t made = kd_cpu_products_made(f.be);
+    cr_expect_gt(made, 0);
+    cr_expect_leq(made, PRODUCTS * LENGTHS * PLACES, "made %d", (int)made);
+    attention_case_release(&f);
 }
 
 enum { THREADS_MAX = 64 };

@@ -57,25 +57,21 @@ static void route(fixture *f)
     cr_assert_eq(kd_backend_wait(f->be), KD_OK);
 }
 
-static const int32_t *ints(kd_tensor t)
-{
-    return t.data;
-}
-
 /* Every token has one row for each of its experts, in that expert's segment; the rest is padding. */
 static void expect_consistent(const fixture *f)
 {
     const int64_t n = f->logits.dims[0], n_experts = f->logits.dims[1],
                   k = f->route.experts.dims[1];
-    const int32_t *offset = ints(f->route.offset), *token = ints(f->route.token);
+    const int32_t *offset = kd_test_ints(f->route.offset), *token = kd_test_ints(f->route.token);
     int64_t n_used = 0;
     for (int64_t i = 0; i < n * k; i++) {
-        const int32_t e = ints(f->route.experts)[i], row = ints(f->route.position)[i];
+        const int32_t e = kd_test_ints(f->route.experts)[i],
+                      row = kd_test_ints(f->route.position)[i];
         cr_assert(e >= 0 && e < n_experts);
         cr_assert(row >= offset[e] && row < offset[e + 1]);
         cr_assert_eq(token[row], i / k);
         for (int64_t j = i / k * k; j < i; j++) {
-            cr_assert_neq(ints(f->route.experts)[j], e, "an expert was picked twice");
+            cr_assert_neq(kd_test_ints(f->route.experts)[j], e, "an expert was picked twice");
         }
     }
     for (int64_t e = 0; e <= n_experts; e++) {
@@ -98,12 +94,12 @@ Test(ops_router, known_logits_give_known_routes)
     route(&f);
     expect_consistent(&f);
     cr_expect_float_eq(kd_test_get(f.route.probs, 0, 1), 0.5, 1e-6);
-    cr_expect_eq(ints(f.route.experts)[0], 1);
-    cr_expect_eq(ints(f.route.experts)[1], 2);
-    cr_expect_eq(ints(f.route.experts)[2], 0, "ties go to the lower id");
-    cr_expect_eq(ints(f.route.experts)[3], 1);
+    cr_expect_eq(kd_test_ints(f.route.experts)[0], 1);
+    cr_expect_eq(kd_test_ints(f.route.experts)[1], 2);
+    cr_expect_eq(kd_test_ints(f.route.experts)[2], 0, "ties go to the lower id");
+    cr_expect_eq(kd_test_ints(f.route.experts)[3], 1);
     cr_expect_float_eq(kd_test_get(f.route.weights, 0, 0), 0.6, 1e-6);
-    cr_expect_eq(ints(f.route.offset)[3], 3 * f.be->expert_tile);
+    cr_expect_eq(kd_test_ints(f.route.offset)[3], 3 * f.be->expert_tile);
     release(&f);
 }
 
@@ -143,15 +139,16 @@ static double router_loss(void *user)
             sum += exp(kd_test_get(f->logits, row, e));
         }
         for (int64_t j = 0; j < k; j++) {
-            chosen += exp(kd_test_get(f->logits, row, ints(f->route.experts)[row * k + j])) / sum;
+            chosen +=
+                exp(kd_test_get(f->logits, row, kd_test_ints(f->route.experts)[row * k + j])) / sum;
         }
         for (int64_t j = 0; j < k; j++) {
-            const int32_t e = ints(f->route.experts)[row * k + j];
+            const int32_t e = kd_test_ints(f->route.experts)[row * k + j];
             const double p = exp(kd_test_get(f->logits, row, e)) / sum;
             loss += kd_test_get(f->d_weights, row, j) * (f->route.renormalise ? p / chosen : p);
         }
         for (int64_t i = 0; i < n * k; i++) { /* each assignment of an expert counts its share */
-            const int32_t e = ints(f->route.experts)[i];
+            const int32_t e = kd_test_ints(f->route.experts)[i];
             loss += (double)f->balance_weight * (double)n_experts / (double)(n * k) *
                     exp(kd_test_get(f->logits, row, e)) / sum;
         }
@@ -225,7 +222,8 @@ Test(ops_router, losses_leave_padding_out)
     route(&real);
     route(&all);
     add_losses(&real, kd_tensor_none());
-    add_losses(&all, kd_tensor_1d(segments, KD_I32, ALL));
+    const kd_tensor padded = kd_test_i32(segments, ALL);
+    add_losses(&all, padded);
     for (int i = 0; i < 2; i++) {
         cr_expect_eq(kd_test_get(all.sums, 0, i), kd_test_get(real.sums, 0, i));
     }
@@ -233,6 +231,7 @@ Test(ops_router, losses_leave_padding_out)
     for (int i = 0; i < (ALL - REAL) * E; i++) {
         cr_expect_eq(kd_test_get(all.d_logits, REAL + i / E, i % E), 0.0);
     }
+    kd_test_free(padded);
     release(&all);
     release(&real);
 }

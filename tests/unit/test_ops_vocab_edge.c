@@ -2,7 +2,6 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
-#include "tensor/cpu/cpu.h"
 #include "tests/support/ops_check.h"
 #include "tests/support/vocab_case.h"
 
@@ -146,7 +145,7 @@ static size_t peak_scratch(bool with_gradient)
         f.loss.d_hidden = f.loss.d_lm_head = kd_tensor_none();
     }
     vocab_case_run(&f);
-    const size_t peak_bytes = ((const kd_cpu *)f.be)->scratch.peak_bytes;
+    const size_t peak_bytes = f.be->ops->memory_usage(f.be).scratch_bytes;
     f.loss.d_hidden = d_hidden;
     f.loss.d_lm_head = d_lm_head;
     vocab_case_release(&f);

@@ -50,11 +50,11 @@ Test(ops_vocab_loss, without_labels_every_row_counts_for_kd_and_hard_is_not_comp
 
 Test(ops_vocab_loss, rows_that_are_not_listed_take_no_part)
 {
-    int32_t rows[] = {1, 2, 3, 7, 8};
+    const int32_t rows[] = {1, 2, 3, 7, 8};
     for (int labelled = 0; labelled < 2; labelled++) {
         vocab_case f;
         vocab_case_make(&f, KD_F32, 1, (vocab_shape){9, 3, 17, 17, 17, 2, 1, 2.0f, 0.7f, 0.3f});
-        f.loss.rows = kd_tensor_1d(rows, KD_I32, 5);
+        f.loss.rows = kd_test_i32(rows, 5);
         f.loss.labels = labelled ? f.loss.labels : kd_tensor_none();
         vocab_case_expect(&f, "listed", labelled);
         cr_expect_eq(vocab_case_sum(&f, KD_VOCAB_SUM_ROWS), labelled ? 3.0 : 5.0,
@@ -63,6 +63,7 @@ Test(ops_vocab_loss, rows_that_are_not_listed_take_no_part)
             cr_expect_eq(kd_test_get(f.loss.d_hidden, 0, c), 0.0);
             cr_expect_eq(kd_test_get(f.loss.d_hidden, 5, c), 0.0);
         }
+        kd_test_free(f.loss.rows);
         vocab_case_release(&f);
     }
 }
