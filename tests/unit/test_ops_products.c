@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "tensor/cpu/cpu.h"
-#include "tensor/cpu/product_table.h"
+#include "tensor/product_table.h"
 #include "tests/support/attention_case.h"
 #include "tests/support/ops_check.h"
 

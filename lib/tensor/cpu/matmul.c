@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "tensor/cpu/cpu.h"
 #include "tensor/cpu/panel.h"
-#include "tensor/cpu/product_table.h"
+#include "tensor/product_table.h"
 
 typedef struct entry {
     dnnl_primitive_t primitive;
@@ -252,29 +252,6 @@ static kd_status lookup(kd_matmul_cache *cache, const kd_product_key *key, entry
     return KD_OK;
 }
 
-static kd_product_key key_of(const kd_product *p)
-{
-    const kd_product_key key = {
-        .m = kd_tensor_rows(p->c),
-        .n = kd_tensor_columns(p->c),
-        .k = p->trans_a ? kd_tensor_rows(p->a) : kd_tensor_columns(p->a),
-        .stride_a = p->a.row_stride,
-        .stride_b = p->b.row_stride,
-        .stride_c = p->c.row_stride,
-        .dtype_ab = p->a.dtype,
-        .dtype_c = p->c.dtype,
-        .trans_a = p->trans_a,
-        .trans_b = p->trans_b,
-        .accumulate = p->accumulate,
-    };
-    KD_CHECK((p->trans_a ? kd_tensor_columns(p->a) : kd_tensor_rows(p->a)) == key.m);
-    KD_CHECK((p->trans_b ? kd_tensor_columns(p->b) : kd_tensor_rows(p->b)) == key.k);
-    KD_CHECK((p->trans_b ? kd_tensor_rows(p->b) : kd_tensor_columns(p->b)) == key.n);
-    KD_CHECK(p->a.dtype == p->b.dtype && (p->c.dtype == p->a.dtype || p->c.dtype == KD_F32));
-    KD_CHECK(p->a.dtype == KD_F32 || p->a.dtype == KD_BF16);
-    return key;
-}
-
 static dnnl_status_t run(const kd_matmul_cache *cache, const entry *e, const kd_product *p)
 {
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a},
@@ -364,7 +341,7 @@ multiply(kd_matmul_cache *cache, const kd_product_key *key, const kd_product *pr
 
 kd_status kd_matmul(kd_matmul_cache *cache, const kd_product *product)
 {
-    const kd_product_key key = key_of(product);
+    const kd_product_key key = kd_product_key_of(product);
     if (key.m == 0 || key.n == 0 || key.k == 0) {
         return KD_OK;
     }

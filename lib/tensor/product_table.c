@@ -2,7 +2,7 @@
  * product_table.c - a hash table with an order of use in fixed memory: it is asked before each product, so
  * a hit must cost next to nothing, and a job that goes on for weeks must not grow it.
  */
-#include "tensor/cpu/product_table.h"
+#include "tensor/product_table.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -49,6 +49,29 @@ static void unlink_chain(kd_product_table *table, int16_t number)
         at = &place_of(table, *at)->next;
     }
     *at = place_of(table, number)->next;
+}
+
+kd_product_key kd_product_key_of(const kd_product *p)
+{
+    const kd_product_key key = {
+        .m = kd_tensor_rows(p->c),
+        .n = kd_tensor_columns(p->c),
+        .k = p->trans_a ? kd_tensor_rows(p->a) : kd_tensor_columns(p->a),
+        .stride_a = p->a.row_stride,
+        .stride_b = p->b.row_stride,
+        .stride_c = p->c.row_stride,
+        .dtype_ab = p->a.dtype,
+        .dtype_c = p->c.dtype,
+        .trans_a = p->trans_a,
+        .trans_b = p->trans_b,
+        .accumulate = p->accumulate,
+    };
+    KD_CHECK((p->trans_a ? kd_tensor_columns(p->a) : kd_tensor_rows(p->a)) == key.m);
+    KD_CHECK((p->trans_b ? kd_tensor_columns(p->b) : kd_tensor_rows(p->b)) == key.k);
+    KD_CHECK((p->trans_b ? kd_tensor_rows(p->b) : kd_tensor_columns(p->b)) == key.n);
+    KD_CHECK(p->a.dtype == p->b.dtype && (p->c.dtype == p->a.dtype || p->c.dtype == KD_F32));
+    KD_CHECK(p->a.dtype == KD_F32 || p->a.dtype == KD_BF16);
+    return key;
 }
 
 int kd_product_table_find(kd_product_table *table, const kd_product_key *key)
