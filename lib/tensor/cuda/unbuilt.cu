@@ -10,18 +10,8 @@ static void refuse(kd_backend *be, const char *name)
 
 void kd_cuda_copy(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "copy"); }
 void kd_cuda_add(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "add"); }
-void kd_cuda_linear(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "linear"); }
-void kd_cuda_linear_backward_x(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "linear_backward_x"); }
-void kd_cuda_linear_backward_w(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, bool) { refuse(be, "linear_backward_w"); }
-void kd_cuda_product(kd_backend *be, const kd_product *) { refuse(be, "product"); }
-kd_status kd_cuda_products_create(kd_cuda_products **) { return KD_OK; }
-void kd_cuda_products_destroy(kd_cuda_products *) {}
-size_t kd_cuda_products_bytes(const kd_cuda_products *) { return 0; }
 void kd_cuda_bias(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "bias"); }
 void kd_cuda_bias_backward(kd_backend *be, kd_tensor, kd_tensor, bool) { refuse(be, "bias_backward"); }
-void kd_cuda_experts(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, const kd_route *) { refuse(be, "experts"); }
-void kd_cuda_experts_backward_x(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, const kd_route *) { refuse(be, "experts_backward_x"); }
-void kd_cuda_experts_backward_w(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, const kd_route *, bool) { refuse(be, "experts_backward_w"); }
 void kd_cuda_embed(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "embed"); }
 void kd_cuda_embed_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, bool) { refuse(be, "embed_backward"); }
 void kd_cuda_norm(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, float) { refuse(be, "norm"); }
@@ -29,6 +19,7 @@ void kd_cuda_norm_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_t
 void kd_cuda_head_norm(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, int64_t, float) { refuse(be, "head_norm"); }
 void kd_cuda_head_norm_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, int64_t, bool) { refuse(be, "head_norm_backward"); }
 void kd_cuda_rotate(kd_backend *be, kd_tensor, int64_t, kd_tensor, kd_tensor, bool) { refuse(be, "rotate"); }
+void kd_cuda_attention(kd_backend *be, const kd_attention *) { refuse(be, "attention"); }
 void kd_cuda_attention_backward(kd_backend *be, const kd_attention *, kd_tensor, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "attention_backward"); }
 void kd_cuda_swiglu(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "swiglu"); }
 void kd_cuda_swiglu_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "swiglu_backward"); }
