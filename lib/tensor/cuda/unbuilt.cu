@@ -22,15 +22,6 @@ void kd_cuda_rotate(kd_backend *be, kd_tensor, int64_t, kd_tensor, kd_tensor, bo
 void kd_cuda_attention_backward(kd_backend *be, const kd_attention *, kd_tensor, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "attention_backward"); }
 void kd_cuda_swiglu(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "swiglu"); }
 void kd_cuda_swiglu_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "swiglu_backward"); }
-void kd_cuda_route(kd_backend *be, const kd_route *, kd_tensor) { refuse(be, "route"); }
-void kd_cuda_route_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, const kd_route *) { refuse(be, "route_backward"); }
-void kd_cuda_router_loss(kd_backend *be, const kd_router_loss *) { refuse(be, "router_loss"); }
-void kd_cuda_dispatch(kd_backend *be, kd_tensor, kd_tensor, const kd_route *) { refuse(be, "dispatch"); }
-void kd_cuda_dispatch_backward(kd_backend *be, kd_tensor, kd_tensor, const kd_route *) { refuse(be, "dispatch_backward"); }
-void kd_cuda_combine(kd_backend *be, kd_tensor, kd_tensor, const kd_route *) { refuse(be, "combine"); }
-void kd_cuda_combine_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, const kd_route *) { refuse(be, "combine_backward"); }
-void kd_cuda_gated_add(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "gated_add"); }
-void kd_cuda_gated_add_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "gated_add_backward"); }
 void kd_cuda_vocab_loss(kd_backend *be, const kd_vocab_loss *) { refuse(be, "vocab_loss"); }
 void kd_cuda_sum_squares(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "sum_squares"); }
 void kd_cuda_adamw(kd_backend *be, const kd_adamw *) { refuse(be, "adamw"); }
