@@ -8,10 +8,6 @@ static void refuse(kd_backend *be, const char *name)
     }
 }
 
-void kd_cuda_copy(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "copy"); }
-void kd_cuda_add(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "add"); }
-void kd_cuda_bias(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "bias"); }
-void kd_cuda_bias_backward(kd_backend *be, kd_tensor, kd_tensor, bool) { refuse(be, "bias_backward"); }
 void kd_cuda_embed(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "embed"); }
 void kd_cuda_embed_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, bool) { refuse(be, "embed_backward"); }
 void kd_cuda_norm(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, float) { refuse(be, "norm"); }

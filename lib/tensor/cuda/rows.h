@@ -1,0 +1,200 @@
+/*
+ * rows.h - how kernels that are bound by memory walk over rows: who has which elements, moved 16 bytes at a
+ * time where the views allow it and one by one where not.
+ *
+ * Two layouts of a block, threads (x, y) with x along a row:
+ *   pieces  each thread has one piece of one row, a block has pieces side by side and rows below each other
+ *   groups  blockDim.x threads, a power of 2, walk along a whole row together; a block has blockDim.y of
+ *           such groups, more than one only where a group is at most a warp
+ */
+#ifndef KD_TENSOR_CUDA_ROWS_H
+#define KD_TENSOR_CUDA_ROWS_H
+
+#include "tensor/cuda/cuda.h"
+
+enum { KD_ROWS_THREADS = 256, KD_GROUP_THREADS_MAX = 512 };
+
+/* Elements of a piece: 16 bytes of the widest type. */
+template <class... T> static constexpr int KD_PIECE = ((sizeof(T) == 4) || ...) ? 4 : 8;
+
+/* n elements of at most KD_PIECE; whole: all of them, where they may be moved at once. */
+struct kd_piece {
+    int n;
+    bool whole;
+};
+
+template <int V> KD_FN kd_piece kd_piece_of(int64_t n, bool aligned)
+{
+    return {n < V ? (int)n : V, aligned && n >= V};
+}
+
+KD_FN void kd_read_whole(float (&v)[4], const float *p)
+{
+    kd_load_vector(v, p);
+}
+
+KD_FN void kd_read_whole(float (&v)[8], const __nv_bfloat16 *p)
+{
+    kd_load_vector(v, p);
+}
+
+KD_FN void kd_read_whole(float (&v)[8], const float *p)
+{
+    float low[4], high[4];
+    kd_load_vector(low, p);
+    kd_load_vector(high, p + 4);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        v[i] = low[i];
+        v[i + 4] = high[i];
+    }
+}
+
+KD_FN void kd_read_whole(float (&v)[4], const __nv_bfloat16 *p)
+{
+    const uint2 u = *reinterpret_cast<const uint2 *>(p);
+    kd_unpack(v, u.x);
+    kd_unpack(v + 2, u.y);
+}
+
+/* v = the piece at p, with zeros behind it. */
+template <class T, int V> KD_FN void kd_read(float (&v)[V], const T *p, kd_piece piece)
+{
+    if (piece.whole) {
+        kd_read_whole(v, p);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+        v[i] = i < piece.n ? kd_load(p + i) : 0.0f;
+    }
+}
+
+KD_FN void kd_write_whole(float *p, const float (&v)[4])
+{
+    kd_store_vector(p, v);
+}
+
+KD_FN void kd_write_whole(__nv_bfloat16 *p, const float (&v)[8])
+{
+    kd_store_vector(p, v);
+}
+
+KD_FN void kd_write_whole(float *p, const float (&v)[8])
+{
+    const float low[4] = {v[0], v[1], v[2], v[3]}, high[4] = {v[4], v[5], v[6], v[7]};
+    kd_store_vector(p, low);
+    kd_store_vector(p + 4, high);
+}
+
+KD_FN void kd_write_whole(__nv_bfloat16 *p, const float (&v)[4])
+{
+    *reinterpret_cast<uint2 *>(p) = make_uint2(kd_pack(v[0], v[1]), kd_pack(v[2], v[3]));
+}
+
+template <class T, int V> KD_FN void kd_write(T *p, const float (&v)[V], kd_piece piece)
+{
+    if (piece.whole) {
+        kd_write_whole(p, v);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+        if (i < piece.n) {
+            kd_store(p + i, v[i]);
+        }
+    }
+}
+
+/* A fault of the kernel, as KD_CHECK is one of the host: for values that only the device sees. */
+KD_FN void kd_device_check(bool holds)
+{
+    if (!holds) {
+        __trap();
+    }
+}
+
+/* ---- pieces ---- */
+
+struct kd_pieces {
+    int64_t rows, columns;
+    unsigned column_blocks; /* of each row */
+    bool aligned;
+};
+
+struct kd_place {
+    int64_t row, column;
+    kd_piece piece; /* n <= 0: this thread has none */
+};
+
+template <int V> KD_FN kd_place kd_place_of(kd_pieces s)
+{
+    const int64_t row = (int64_t)(blockIdx.x / s.column_blocks) * blockDim.y + threadIdx.y;
+    const int64_t column = ((int64_t)(blockIdx.x % s.column_blocks) * blockDim.x + threadIdx.x) * V;
+    return {row, column, kd_piece_of<V>(row < s.rows ? s.columns - column : 0, s.aligned)};
+}
+
+/* ---- groups ---- */
+
+/* Sum over the group's threads, all of which must come, with those of the block's other groups; every one
+ * gets it. */
+KD_FN float kd_group_sum(float v)
+{
+    if (blockDim.x > 32) {
+        return kd_block_sum(v);
+    }
+    for (unsigned d = blockDim.x / 2; d > 0; d /= 2) {
+        v += __shfl_xor_sync(~0u, v, d);
+    }
+    return v;
+}
+
+/* ---- the host's side ---- */
+
+/* Whether pieces of `width` elements of each row may be moved at once; of no tensor they may. */
+static inline bool kd_cuda_fits(kd_tensor t, int width)
+{
+    const size_t bytes = static_cast<size_t>(width) * kd_dtype_bytes(t.dtype);
+    return t.data == nullptr ||
+           (reinterpret_cast<uintptr_t>(t.data) % (bytes < 16 ? bytes : 16) == 0 &&
+            (kd_tensor_rows(t) <= 1 || t.row_stride % width == 0));
+}
+
+/* Threads along a row of so many pieces: a power of 2. */
+static inline unsigned kd_cuda_threads_of(int64_t n_pieces, unsigned most)
+{
+    unsigned threads = 1;
+    while (threads < most && threads < n_pieces) {
+        threads *= 2;
+    }
+    return threads;
+}
+
+/* Launches kernel(pieces, args...) with a piece of `width` elements for each thread. */
+template <class... P, class... A>
+void kd_cuda_launch_pieces(kd_backend *be,
+                           const char *what,
+                           void (*kernel)(kd_pieces, P...),
+                           int64_t rows,
+                           int64_t columns,
+                           int width,
+                           bool aligned,
+                           A... args)
+{
+    const int64_t n_pieces = (columns + width - 1) / width;
+    const unsigned x = kd_cuda_threads_of(n_pieces, KD_ROWS_THREADS), y = KD_ROWS_THREADS / x;
+    const unsigned column_blocks = kd_cuda_blocks(n_pieces, x);
+    const int64_t n_blocks = static_cast<int64_t>(column_blocks) * kd_cuda_blocks(rows, y);
+
+    kd_cuda_launch(be, what, kernel, dim3(kd_cuda_blocks(n_blocks, 1)), dim3(x, y), 0,
+                   kd_pieces{rows, columns, column_blocks, aligned}, args...);
+}
+
+/* Threads of a block whose groups walk along rows of so many columns. */
+static inline dim3 kd_cuda_groups_of(int64_t columns, int width)
+{
+    const unsigned x = kd_cuda_threads_of((columns + width - 1) / width, KD_GROUP_THREADS_MAX);
+    return dim3(x, x > 32 ? 1 : KD_ROWS_THREADS / x);
+}
+
+#endif
