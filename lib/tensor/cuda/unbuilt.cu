@@ -10,10 +10,6 @@ static void refuse(kd_backend *be, const char *name)
 
 void kd_cuda_embed(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "embed"); }
 void kd_cuda_embed_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, bool) { refuse(be, "embed_backward"); }
-void kd_cuda_norm(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, float) { refuse(be, "norm"); }
-void kd_cuda_norm_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, bool) { refuse(be, "norm_backward"); }
-void kd_cuda_head_norm(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, int64_t, float) { refuse(be, "head_norm"); }
-void kd_cuda_head_norm_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, kd_tensor, int64_t, bool) { refuse(be, "head_norm_backward"); }
 void kd_cuda_rotate(kd_backend *be, kd_tensor, int64_t, kd_tensor, kd_tensor, bool) { refuse(be, "rotate"); }
 void kd_cuda_attention_backward(kd_backend *be, const kd_attention *, kd_tensor, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "attention_backward"); }
 void kd_cuda_swiglu(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "swiglu"); }
