@@ -8,12 +8,7 @@ static void refuse(kd_backend *be, const char *name)
     }
 }
 
-void kd_cuda_embed(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "embed"); }
-void kd_cuda_embed_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor, bool) { refuse(be, "embed_backward"); }
-void kd_cuda_rotate(kd_backend *be, kd_tensor, int64_t, kd_tensor, kd_tensor, bool) { refuse(be, "rotate"); }
 void kd_cuda_attention_backward(kd_backend *be, const kd_attention *, kd_tensor, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "attention_backward"); }
-void kd_cuda_swiglu(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "swiglu"); }
-void kd_cuda_swiglu_backward(kd_backend *be, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "swiglu_backward"); }
 void kd_cuda_vocab_loss(kd_backend *be, const kd_vocab_loss *) { refuse(be, "vocab_loss"); }
 void kd_cuda_sum_squares(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "sum_squares"); }
 void kd_cuda_adamw(kd_backend *be, const kd_adamw *) { refuse(be, "adamw"); }
