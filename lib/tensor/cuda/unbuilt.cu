@@ -10,5 +10,3 @@ static void refuse(kd_backend *be, const char *name)
 
 void kd_cuda_attention_backward(kd_backend *be, const kd_attention *, kd_tensor, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "attention_backward"); }
 void kd_cuda_vocab_loss(kd_backend *be, const kd_vocab_loss *) { refuse(be, "vocab_loss"); }
-void kd_cuda_sum_squares(kd_backend *be, kd_tensor, kd_tensor) { refuse(be, "sum_squares"); }
-void kd_cuda_adamw(kd_backend *be, const kd_adamw *) { refuse(be, "adamw"); }
