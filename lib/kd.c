@@ -9,6 +9,7 @@
 #include "kd/student.h"
 #include "message/reflect.h"
 #include "train/checkpoint.h"
+#include "train/device.h"
 #include "train/dtype.h"
 #include "train/initial.h"
 
@@ -55,8 +56,9 @@ static kd_status build(kd_student *s, const Kd__Job *whole)
     s->micro_size = whole->training->micro_batch_size;
     s->n_tokens = whole->data->sequence_length;
     s->distils = true;
-    kd_status st = kd_backend_create_cpu(kd_dtype_of_word(whole->training->dtype),
-                                         (int)whole->student->resources->threads, &s->be);
+    const kd_device_place place = {.device = kd_values_device(whole->student->resources),
+                                   .n_threads = (int)whole->student->resources->threads};
+    kd_status st = kd_device_open(&place, kd_dtype_of_word(whole->training->dtype), &s->be);
     if (!st) {
         st = make_trainer(s, whole);
     }

@@ -1,6 +1,7 @@
 /*
  * level.c - levels of one kind of processor are nested, so that ranks which have the i-th have those before
- * it: the highest that all have is found by counting, and its name tells kinds apart.
+ * it: the highest that all have is found by counting, and its name tells kinds apart. A GPU has one kind of
+ * kernels, its own.
  */
 #include "worker/level.h"
 
@@ -11,7 +12,7 @@
 #include "base/log.h"
 #include "tensor/ops.h"
 
-#define KEY "cpu_level="
+#define KEY "kernels="
 
 /* Of the student ranks. */
 typedef struct level_counts {
@@ -27,7 +28,7 @@ bool level_owns(const char *line)
 
 void level_write(const worker *w, kd_text *lines)
 {
-    kd_text_printf(lines, KEY "%s\n", w->cpu_level);
+    kd_text_printf(lines, KEY "%s\n", w->kernels);
 }
 
 /* What the checkpoint was made with; "" if it does not say. */
@@ -45,11 +46,29 @@ static void read_recorded(const char *lines, char name_out[LEVEL_NAME_BYTES])
     }
 }
 
+bool level_is_of_cuda(const worker *w)
+{
+    return w->job->student->resources->device == KD__RESOURCES__DEVICE__CUDA;
+}
+
+static const char *own_kind(const worker *w, char name_out[KD_CUDA_KIND_BYTES])
+{
+    kd_cuda_kind((int)(kd_world_local_rank(w->world) % kd_cuda_device_count()), name_out);
+    return name_out;
+}
+
+/* Whether this rank's device has kernels of that name. */
+static bool has(const worker *w, const char *name)
+{
+    char kind[KD_CUDA_KIND_BYTES];
+    return level_is_of_cuda(w) ? strcmp(own_kind(w, kind), name) == 0 : kd_cpu_has_level(name);
+}
+
 static kd_status count(worker *w, const char *recorded, level_counts *counts)
 {
     if (kd_world_role(w->world) == KD_ROLE_STUDENT) {
         counts->n_ranks = 1;
-        counts->n_recorded = kd_cpu_has_level(recorded) ? 1 : 0;
+        counts->n_recorded = has(w, recorded) ? 1 : 0;
         for (int i = 0; i < KD_CPU_LEVELS_MAX && kd_cpu_level_name(i) != NULL; i++) {
             counts->n[i] = kd_cpu_has_level(kd_cpu_level_name(i)) ? 1 : 0;
         }
@@ -58,7 +77,10 @@ static kd_status count(worker *w, const char *recorded, level_counts *counts)
 }
 
 /* The leader's choice; "" if there is none, which creating a back end explains. */
-static const char *choose(const level_counts *counts, const char *recorded)
+static const char *choose(const worker *w,
+                          const level_counts *counts,
+                          const char *recorded,
+                          char kind[KD_CUDA_KIND_BYTES])
 {
     const char *name = "";
     if (*recorded != '\0' && counts->n_recorded == counts->n_ranks) {
@@ -67,12 +89,14 @@ static const char *choose(const level_counts *counts, const char *recorded)
     for (int i = 0; i < KD_CPU_LEVELS_MAX && counts->n[i] == counts->n_ranks; i++) {
         name = kd_cpu_level_name(i);
     }
+    if (level_is_of_cuda(w)) {
+        name = own_kind(w, kind);
+    }
     if (*recorded != '\0') {
-        kd_log(
-            KD_LOG_WARN,
-            "the checkpoint was made with kernels of level %s, which not all student ranks have: "
-            "goes on with %s, and not to the bit as it would have",
-            recorded, name);
+        kd_log(KD_LOG_WARN,
+               "the checkpoint was made with kernels of %s, which not all student ranks have: "
+               "goes on with %s, and not to the bit as it would have",
+               recorded, name);
     }
     return name;
 }
@@ -85,13 +109,13 @@ static kd_status take(worker *w, const char *mine)
     if (st) {
         return st;
     }
-    (void)snprintf(w->cpu_level, sizeof w->cpu_level, "%s", name);
-    if (*name != '\0' && kd_world_role(w->world) == KD_ROLE_STUDENT && !kd_cpu_has_level(name)) {
-        st =
-            kd_fail(KD_ERR_INVALID,
-                    "student.resources: found processors of unlike kinds: the leader's level %s is "
-                    "not to be had here",
-                    name);
+    (void)snprintf(w->kernels, sizeof w->kernels, "%s", name);
+    if (*name != '\0' && kd_world_role(w->world) == KD_ROLE_STUDENT && !has(w, name)) {
+        st = kd_fail(
+            KD_ERR_INVALID,
+            "student.resources: found devices of unlike kinds: the leader's kernels of %s are "
+            "not to be had here",
+            name);
     }
     free(name);
     return kd_world_agree(w->world, st);
@@ -100,11 +124,11 @@ static kd_status take(worker *w, const char *mine)
 kd_status level_settle(worker *w, const char *made_with)
 {
     level_counts counts = {0};
-    char recorded[LEVEL_NAME_BYTES];
+    char recorded[LEVEL_NAME_BYTES], kind[KD_CUDA_KIND_BYTES];
     read_recorded(made_with, recorded);
     const kd_status st = count(w, recorded, &counts);
     if (st) {
         return st;
     }
-    return take(w, kd_world_is_leader(w->world) ? choose(&counts, recorded) : NULL);
+    return take(w, kd_world_is_leader(w->world) ? choose(w, &counts, recorded, kind) : NULL);
 }

@@ -12,7 +12,7 @@
 #include "message/check.h"
 #include "message/path.h"
 #include "tensor/ops.h"
-#include "worker/dtype.h"
+#include "worker/auto.h"
 #include "worker/level.h"
 #include "worker/teaching.h"
 
@@ -129,16 +129,40 @@ kd_status resolved_take(Kd__Job *job, const char *made_with)
     return st ? st : check_cut(job);
 }
 
+static bool wants_unseen(const Kd__Resources *resources)
+{
+    return resources->device == KD__RESOURCES__DEVICE__CUDA && kd_cuda_device_count() == 0;
+}
+
+/* Of this rank's roles, once no device is auto. */
+static kd_status check_device(const worker *w)
+{
+    const bool student = kd_world_role(w->world) == KD_ROLE_STUDENT;
+    char path[32] = "student";
+    bool unseen = student && wants_unseen(w->job->student->resources);
+    for (int i = 0; !unseen && i < (int)w->job->n_teachers; i++) {
+        const bool mine = student ? teaching_is_local(w->job, i) : kd_world_teacher(w->world) == i;
+        unseen = mine && wants_unseen(w->job->teachers[i]->resources);
+        (void)snprintf(path, sizeof path, "teachers.%d", i);
+    }
+    return unseen
+               ? kd_fail(KD_ERR_NOT_FOUND,
+                         "%s.resources.device: found cuda, expected cpu or auto: this host has no "
+                         "CUDA device, or this program was built without CUDA",
+                         path)
+               : KD_OK;
+}
+
 /* The same on every rank. */
 static kd_status count_ranks(worker *w, role_count *counts)
 {
     const int role =
         kd_world_role(w->world) == KD_ROLE_STUDENT ? 0 : 1 + kd_world_teacher(w->world);
-    counts[role] = (role_count){1, kd_cpu_multiplies_bf16() ? 1 : 0};
-    return kd_world_sum(w->world, &counts[0].n_ranks, 2 * (1 + (int)w->job->n_teachers));
+    counts[role] = role_count_here();
+    return kd_world_sum(w->world, &counts[0].n_ranks, ROLE_COUNTS * (1 + (int)w->job->n_teachers));
 }
 
-kd_status resolved_settle_dtypes(worker *w)
+kd_status resolved_settle_devices(worker *w)
 {
     role_count *counts = calloc(1 + w->job->n_teachers, sizeof *counts);
     kd_status st = kd_world_agree(
@@ -150,18 +174,15 @@ kd_status resolved_settle_dtypes(worker *w)
         st = count_ranks(w, counts);
     }
     if (!st) {
-        dtype_resolve(w->job, counts);
+        auto_resolve(w->job, counts);
     }
     free(counts);
-    return st;
+    return st ? st : kd_world_agree(w->world, check_device(w));
 }
 
 static kd_status decide(worker *w)
 {
-    kd_status st = resolved_settle_dtypes(w);
-    if (!st) {
-        st = teaching_resolve_transports(w->job);
-    }
+    kd_status st = teaching_resolve_transports(w->job);
     w->job->training->has_micro_batch_size = 1;
     w->batches.n_batch = w->job->training->micro_batch_size;
     if (!st) {
@@ -179,6 +200,9 @@ kd_status resolved_settle(worker *w, const char *made_with)
         st = resolved_take(w->job, lines);
     }
     st = kd_world_agree(w->world, st);
+    if (!st) {
+        st = resolved_settle_devices(w);
+    }
     if (!st) {
         st = level_settle(w, lines);
     }

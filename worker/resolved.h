@@ -16,8 +16,8 @@
 /* All ranks, once roles, batches and identity are known; made_with: the leader's checkpoint's, or NULL. */
 KD_MUST_USE kd_status resolved_settle(worker *w, const char *made_with);
 
-/* A part of it, also of all ranks: what one of them fails with, all do. */
-KD_MUST_USE kd_status resolved_settle_dtypes(worker *w);
+/* A part of it, also of all ranks: their devices and dtypes. What one of them fails with, all do. */
+KD_MUST_USE kd_status resolved_settle_devices(worker *w);
 
 /*
  * Gives a job that was checked what a checkpoint holds. KD_ERR_INVALID: it names another value, its ranks

@@ -13,27 +13,41 @@
 #include "format/model_folder.h"
 #include "job/job.h"
 #include "train/checkpoint.h"
+#include "train/device.h"
 #include "train/dtype.h"
 #include "train/initial.h"
+#include "worker/level.h"
 
 static bool is_leader(const student_rank *rank)
 {
     return kd_world_is_leader(rank->w->world);
 }
 
-static const char *level_of(const worker *w)
+/* Teachers on this rank run where it says; the level is the students' own. */
+static kd_status open_device(const worker *w,
+                             const Kd__Resources *resources,
+                             int n_threads,
+                             kd_dtype compute,
+                             kd_backend **be_out)
 {
-    return w->cpu_level[0] != '\0' ? w->cpu_level : NULL;
+    const kd_device_place place = {
+        .device = resources->device,
+        .local_rank = kd_world_local_rank(w->world),
+        .n_threads = n_threads,
+        .level = w->kernels[0] != '\0' && !level_is_of_cuda(w) ? w->kernels : NULL};
+    return kd_device_open(&place, compute, be_out);
 }
 
 /* The model in this process, or only its lm_head if that is all that is needed here. */
 static kd_status open_source(student_rank *rank, int i)
 {
     const kd_dtype dtype = rank->teaching.teachers[i].compute;
+    const Kd__Job *job = rank->w->job;
     teacher_pupil *pupil = &rank->teachers[i];
-    if (dtype != rank->be->compute) {
-        const kd_status st =
-            kd_backend_create_cpu_at(dtype, rank->be->n_threads, level_of(rank->w), &pupil->be);
+    if (dtype != rank->be->compute ||
+        job->teachers[i]->resources->device != job->student->resources->device) {
+        const kd_status st = open_device(rank->w, job->teachers[i]->resources,
+                                         (int)job->student->resources->threads, dtype, &pupil->be);
         if (st) {
             return st;
         }
@@ -122,9 +136,9 @@ kd_status student_rank_prepare(worker *w, student_rank *rank)
     *rank = (student_rank){.w = w, .tokens = {.user = &rank->reader, .next = batch_reader_next}};
     kd_status st = teaching_plan(w, &rank->teaching);
     if (!st) {
-        st = kd_backend_create_cpu_at(kd_dtype_of_word(w->job->training->dtype),
-                                      (int)w->job->student->resources->threads, level_of(w),
-                                      &rank->be);
+        const Kd__Resources *resources = w->job->student->resources;
+        st = open_device(w, resources, (int)resources->threads,
+                         kd_dtype_of_word(w->job->training->dtype), &rank->be);
     }
     if (!st) {
         st = open_teachers(rank);

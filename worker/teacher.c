@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "comm/stream.h"
 #include "job/job.h"
+#include "train/device.h"
 #include "train/dtype.h"
 
 kd_status teaching_plan(const worker *w, teaching *teaching_out)
@@ -181,8 +182,10 @@ kd_status teacher_rank_prepare(worker *w, teacher_rank *rank)
         return st;
     }
     const Kd__Teacher *teacher = w->job->teachers[rank->teacher];
-    st = kd_backend_create_cpu(kd_dtype_of_word(teacher->dtype), (int)teacher->resources->threads,
-                               &rank->be);
+    const kd_device_place place = {.device = teacher->resources->device,
+                                   .local_rank = kd_world_local_rank(w->world),
+                                   .n_threads = (int)teacher->resources->threads};
+    st = kd_device_open(&place, kd_dtype_of_word(teacher->dtype), &rank->be);
     if (!st) {
         st = teacher_source_open(w, rank->be, &rank->teaching.plan, rank->teacher, on_block, rank,
                                  &rank->source);

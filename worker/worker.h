@@ -29,10 +29,10 @@ typedef struct worker {
     Kd__Job *job;    /* completed and checked; resolved.h decides what it leaves open */
     live live;       /* what became of its values since */
     batches batches;
-    kd_text identity;                 /* of the job, its tokens and models (identity.h); owned */
-    kd_text resolved;                 /* what it left to be decided (resolved.h); owned */
-    char cpu_level[LEVEL_NAME_BYTES]; /* of the students' kernels (level.h); "": none in common */
-    uint64_t hash;                    /* of the identity: of another one no checkpoint is resumed */
+    kd_text identity;               /* of the job, its tokens and models (identity.h); owned */
+    kd_text resolved;               /* what it left to be decided (resolved.h); owned */
+    char kernels[LEVEL_NAME_BYTES]; /* the students' level or kind (level.h); "": none in common */
+    uint64_t hash;                  /* of the identity: of another one no checkpoint is resumed */
     resume_point resume;
     uint64_t done; /* steps made so far, those before this attempt included */
 } worker;

@@ -23,6 +23,7 @@ struct kd_world {
     MPI_Comm everyone; /* a duplicate of MPI_COMM_WORLD                     */
     MPI_Comm students; /* MPI_COMM_NULL on teachers, and before roles are assigned */
     int rank, size;    /* of everyone                                       */
+    int local_rank;    /* of everyone on this host                          */
     int n_students;    /* 0 before roles are assigned                       */
     int n_teachers;
     kd_lesson *lessons; /* (n_teachers), owned */

@@ -57,6 +57,19 @@ kd_status kd_mpi_wait(MPI_Request *request, uint64_t patience_ns)
     }
 }
 
+static kd_status find_local_rank(kd_world *world)
+{
+    MPI_Comm host = MPI_COMM_NULL;
+    kd_status st = kd_mpi_check(MPI_Comm_split_type(world->everyone, MPI_COMM_TYPE_SHARED,
+                                                    world->rank, MPI_INFO_NULL, &host),
+                                "MPI_Comm_split_type");
+    if (!st) {
+        st = kd_mpi_check(MPI_Comm_rank(host, &world->local_rank), "MPI_Comm_rank");
+        (void)MPI_Comm_free(&host);
+    }
+    return st;
+}
+
 static kd_status duplicate_world(kd_world *world)
 {
     /* Communicators made from this one inherit the handler. */
@@ -71,7 +84,7 @@ static kd_status duplicate_world(kd_world *world)
     if (!st) {
         st = kd_mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, &world->everyone), "MPI_Comm_dup");
     }
-    return st;
+    return st ? st : find_local_rank(world);
 }
 
 /* What kd_world_agree() is to those who have no world yet: a rank without memory is not waited for. */
@@ -196,6 +209,11 @@ int kd_world_size(const kd_world *world)
 int kd_world_rank(const kd_world *world)
 {
     return world->rank;
+}
+
+int kd_world_local_rank(const kd_world *world)
+{
+    return world->local_rank;
 }
 
 int kd_world_role_rank(const kd_world *world)

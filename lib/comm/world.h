@@ -29,6 +29,7 @@ KD_MUST_USE kd_status kd_world_create(kd_world **world_out);
 void kd_world_destroy(kd_world *world);
 
 int kd_world_rank(const kd_world *world);
+int kd_world_local_rank(const kd_world *world); /* among those of this host */
 int kd_world_size(const kd_world *world);
 bool kd_world_is_leader(const kd_world *world);
 

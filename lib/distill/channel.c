@@ -16,10 +16,11 @@ typedef struct local_channel {
     kd_backend *writer, *reader;
     kd_message_plan plan;
     kd_open_steps steps;
-    void *message; /* the one buffer, the reader's host memory */
-    bool held;     /* received and not yet released            */
-    uint64_t m;    /* of the message held                      */
-    kd_event done; /* the reader is past the last message      */
+    kd_backend *owner; /* of the message: whose host memory both may use */
+    void *message;     /* the one buffer */
+    bool held;         /* received and not yet released            */
+    uint64_t m;        /* of the message held                      */
+    kd_event done;     /* the reader is past the last message      */
 } local_channel;
 
 static kd_status
@@ -121,7 +122,7 @@ static void local_destroy(kd_channel *channel)
     kd_backend_drain(local->writer); /* what is queued may write or read the message */
     kd_backend_drain(local->reader);
     kd_open_steps_release(&local->steps);
-    local->reader->ops->free(local->reader, local->message);
+    local->owner->ops->free(local->owner, local->message);
     free(local);
 }
 
@@ -136,6 +137,12 @@ static const kd_channel_ops local_ops = {
     .destroy = local_destroy,
 };
 
+/* Host memory of a device is everybody's; that of a CPU may be out of a device's reach. */
+static kd_backend *owner_of(const kd_local_settings *settings)
+{
+    return settings->writer->device.kind != KD_DEVICE_CPU ? settings->writer : settings->reader;
+}
+
 kd_status kd_channel_create_local(const kd_local_settings *settings, kd_channel **channel_out)
 {
     local_channel *local = calloc(1, sizeof *local);
@@ -147,9 +154,10 @@ kd_status kd_channel_create_local(const kd_local_settings *settings, kd_channel 
                              .user = settings->user,
                              .writer = settings->writer,
                              .reader = settings->reader,
+                             .owner = owner_of(settings),
                              .plan = *settings->plan};
-    local->message = local->reader->ops->alloc(local->reader, KD_MEMORY_HOST,
-                                               kd_message_plan_slots_bytes(settings->plan, 1));
+    local->message = local->owner->ops->alloc(local->owner, KD_MEMORY_HOST,
+                                              kd_message_plan_slots_bytes(settings->plan, 1));
     const kd_status st = local->message == NULL
                              ? KD_ERR_NOMEM
                              : kd_open_steps_init(&local->steps, settings->n_steps);

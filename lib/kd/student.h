@@ -62,6 +62,9 @@ struct kd_student {
  */
 KD_MUST_USE kd_status kd_values_read(const char *yaml, Kd__Job **job_out);
 
+/* What a model runs on here; resources may be NULL. */
+Kd__Resources__Device kd_values_device(const Kd__Resources *resources);
+
 /* The job with every default; taught: those that hold with a teacher. The caller destroys it. */
 KD_MUST_USE kd_status kd_values_complete(const Kd__Job *job, bool taught, Kd__Job **whole_out);
 

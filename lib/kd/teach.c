@@ -7,6 +7,7 @@
 #include "kd/student.h"
 #include "message/reflect.h"
 #include "shape/vocabulary.h"
+#include "train/device.h"
 #include "train/dtype.h"
 
 kd_logits_source kd_teaching_own(const kd_student *s)
@@ -152,7 +153,7 @@ kd_status kd_teaching_begin(kd_student *s, kd_logits_source from, int64_t n_batc
     return st;
 }
 
-/* A teacher of another dtype than the student's has a back end of its own. */
+/* A teacher of another dtype or device than the student's has a back end of its own. */
 static kd_status load(const kd_student *s,
                       const Kd__Teacher *from,
                       kd_backend **be_out,
@@ -165,8 +166,11 @@ static kd_status load(const kd_student *s,
     kd_teacher *teacher = NULL;
     int64_t n_vocab;
     kd_status st = KD_OK;
-    if (dtype != s->be->compute) {
-        st = kd_backend_create_cpu(dtype, s->be->n_threads, &be);
+    const kd_device_place place = {.device = kd_values_device(from->resources),
+                                   .n_threads = s->be->n_threads};
+    const bool cuda = place.device == KD__RESOURCES__DEVICE__CUDA;
+    if (dtype != s->be->compute || cuda != (s->be->device.kind == KD_DEVICE_CUDA)) {
+        st = kd_device_open(&place, dtype, &be);
     }
     if (!st) {
         st = kd_model_content("teachers.0.checkpoint", from->checkpoint, from->verify, content_out);

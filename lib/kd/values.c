@@ -16,6 +16,7 @@
 #include "message/path.h"
 #include "message/reflect.h"
 #include "tensor/ops.h"
+#include "train/device.h"
 #include "train/dtype.h"
 
 /* Relative paths are below the folder that the process is in. */
@@ -31,9 +32,18 @@ static kd_status resolve_paths(Kd__Job *job)
     return st;
 }
 
-static void choose_dtype(protobuf_c_boolean *has, Kd__Dtype *dtype)
+Kd__Resources__Device kd_values_device(const Kd__Resources *resources)
 {
-    *dtype = kd_dtype_choose(*dtype, 1, kd_cpu_multiplies_bf16() ? 1 : 0);
+    const Kd__Resources__Device wish =
+        resources != NULL ? resources->device : KD__RESOURCES__DEVICE__AUTO;
+    return kd_device_choose(wish, 1, kd_cuda_device_count() > 0 ? 1 : 0);
+}
+
+/* All CUDA devices that we run on multiply bf16. */
+static void choose_dtype(const Kd__Resources *resources, protobuf_c_boolean *has, Kd__Dtype *dtype)
+{
+    const bool cuda = kd_values_device(resources) == KD__RESOURCES__DEVICE__CUDA;
+    *dtype = kd_dtype_choose(*dtype, 1, cuda || kd_cpu_multiplies_bf16() ? 1 : 0);
     *has = 1;
 }
 
@@ -53,10 +63,12 @@ static kd_status adapt(Kd__Job *job)
         if (job->teachers[i]->resources != NULL) {
             job->teachers[i]->resources->has_ranks = 0;
         }
-        choose_dtype(&job->teachers[i]->has_dtype, &job->teachers[i]->dtype);
+        choose_dtype(job->teachers[i]->resources, &job->teachers[i]->has_dtype,
+                     &job->teachers[i]->dtype);
     }
     if (job->training != NULL) {
-        choose_dtype(&job->training->has_dtype, &job->training->dtype);
+        choose_dtype(job->student != NULL ? job->student->resources : NULL,
+                     &job->training->has_dtype, &job->training->dtype);
     }
     return resolve_paths(job);
 }

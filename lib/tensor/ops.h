@@ -469,6 +469,11 @@ KD_MUST_USE kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_ba
 /* CUDA devices that this process sees; 0 also where there is no driver. */
 int kd_cuda_device_count(void);
 
+/* The kind of kernels that a device of this process runs, such as "sm_90": of two kinds sums may differ in
+ * rounding. */
+#define KD_CUDA_KIND_BYTES 16
+void kd_cuda_kind(int number, char name_out[KD_CUDA_KIND_BYTES]);
+
 /* Whether this processor (as ONEDNN_MAX_CPU_ISA limits it) multiplies bf16 faster than f32: the one
  * place that says so. AVX-512 that emulates such products counts as lacking them. Any thread. */
 bool kd_cpu_multiplies_bf16(void);

@@ -9,6 +9,9 @@
 
 #include "base/log.h"
 
+/* As many as one all-reduce takes (comm/collective.c): 16 MiB. */
+#define STAGE_ELEMENTS ((int64_t)4 << 20)
+
 static void lay_out(kd_optimizer *o, kd_arena *arena)
 {
     o->norm_sq = kd_tensor_carve_1d(arena, KD_F64, o->n_groups);
@@ -54,6 +57,7 @@ void kd_optimizer_destroy(kd_optimizer *optimizer)
 {
     if (optimizer != NULL) {
         optimizer->be->ops->free(optimizer->be, optimizer->slab);
+        optimizer->be->ops->free(optimizer->be, optimizer->stage.data);
         free(optimizer);
     }
 }
@@ -72,6 +76,47 @@ void kd_optimizer_settle(kd_optimizer *o)
     }
 }
 
+/* Elements [first, end) of a flat f32 slab. */
+static kd_tensor range(kd_tensor slab, int64_t first, int64_t end)
+{
+    return kd_tensor_1d((float *)slab.data + first, KD_F32, end - first);
+}
+
+/* Sums a gradient over the ranks where the host cannot reach it: by pieces through memory of both. */
+static kd_status reduce_staged(kd_optimizer *o, const kd_reduce *reduce, kd_tensor grad)
+{
+    kd_backend *be = o->be;
+    const int64_t n = kd_tensor_elements(grad);
+    if (o->stage.data == NULL) {
+        void *memory = be->ops->alloc(be, KD_MEMORY_HOST, (size_t)STAGE_ELEMENTS * sizeof(float));
+        if (memory == NULL) {
+            return KD_ERR_NOMEM;
+        }
+        o->stage = kd_tensor_1d(memory, KD_F32, STAGE_ELEMENTS);
+    }
+    for (int64_t first = 0; first < n; first += STAGE_ELEMENTS) {
+        const int64_t end = n - first < STAGE_ELEMENTS ? n : first + STAGE_ELEMENTS;
+        const kd_tensor there = range(grad, first, end), here = range(o->stage, 0, end - first);
+        be->ops->copy(be, here, there);
+        kd_status st = kd_backend_wait(be);
+        if (!st) {
+            st = reduce->sum_f32(reduce->user, here.data, end - first);
+        }
+        if (st) {
+            return st;
+        }
+        be->ops->copy(be, there, here);
+    }
+    return kd_backend_wait(be); /* the next group's pieces take the same memory */
+}
+
+static kd_status reduce_group(kd_optimizer *o, const kd_reduce *reduce, kd_tensor grad)
+{
+    return o->be->device.kind == KD_DEVICE_CPU
+               ? reduce->sum_f32(reduce->user, grad.data, kd_tensor_elements(grad))
+               : reduce_staged(o, reduce, grad);
+}
+
 kd_status kd_optimizer_reduce(kd_optimizer *o, const kd_reduce *reduce)
 {
     if (reduce->n_ranks == 1) {
@@ -81,7 +126,7 @@ kd_status kd_optimizer_reduce(kd_optimizer *o, const kd_reduce *reduce)
     for (int g = 0; !st && g < o->n_groups; g++) {
         const kd_parameters *params = o->groups[g].params;
         if (kd_group_trained(&o->groups[g])) {
-            st = reduce->sum_f32(reduce->user, params->grad.data, params->n_elements);
+            st = reduce_group(o, reduce, params->grad);
         }
     }
     return st;
@@ -100,12 +145,6 @@ void kd_optimizer_measure(kd_optimizer *o)
             o->be->ops->sum_squares(o->be, norm_sq_of(o, g), o->groups[g].params->grad);
         }
     }
-}
-
-/* Elements [first, end) of a flat f32 slab. */
-static kd_tensor range(kd_tensor slab, int64_t first, int64_t end)
-{
-    return kd_tensor_1d((float *)slab.data + first, KD_F32, end - first);
 }
 
 /* Elements [first, end) of a group: all its matrices, or all its vectors. */

@@ -28,6 +28,8 @@ typedef struct kd_optimizer {
     kd_moments moments[KD_GROUPS_MAX]; /* of each group                                        */
     kd_tensor norm_sq;                 /* (n_groups) f64: of each one's gradient, 0 of a frozen */
     uint64_t n_updates;                /* made so far: what the moments' bias is corrected by   */
+    kd_tensor stage; /* f32, of host memory, for sums over ranks; from the first on, where the
+                        gradients are a device's                                          */
     void *slab;
     size_t slab_bytes;
 } kd_optimizer;

@@ -67,7 +67,7 @@ static kd_status begin(worker *w)
     if (!st) {
         st = roles_assign(w);
     }
-    return st ? st : resolved_settle_dtypes(w);
+    return st ? st : resolved_settle_devices(w);
 }
 
 /* True if an allocation failed. */

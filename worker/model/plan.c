@@ -10,8 +10,8 @@
 #include "job/job.h"
 #include "shape/count.h"
 #include "train/dtype.h"
+#include "worker/auto.h"
 #include "worker/batches.h"
-#include "worker/dtype.h"
 
 /* ---- what the job leaves open ---- */
 
@@ -22,13 +22,14 @@ static kd_status decide(Kd__Job *job)
     if (counts == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for %zu teachers", job->n_teachers);
     }
-    const int64_t multiplies = kd_cpu_multiplies_bf16() ? 1 : 0;
+    const role_count here = role_count_here();
     for (size_t i = 0; i <= job->n_teachers; i++) {
         const Kd__Resources *resources =
             i == 0 ? job->student->resources : job->teachers[i - 1]->resources;
-        counts[i] = (role_count){resources->ranks, resources->ranks * multiplies};
+        const int64_t n = resources->ranks;
+        counts[i] = (role_count){n, n * here.n_see, n * here.n_multiply};
     }
-    dtype_resolve(job, counts);
+    auto_resolve(job, counts);
     free(counts);
     return teaching_resolve_transports(job);
 }

@@ -128,6 +128,15 @@ int kd_cuda_device_count(void)
     return n;
 }
 
+void kd_cuda_kind(int number, char name_out[KD_CUDA_KIND_BYTES])
+{
+    int major = 0, minor = 0;
+
+    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number);
+    (void)cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, number);
+    (void)snprintf(name_out, KD_CUDA_KIND_BYTES, "sm_%d%d", major, minor);
+}
+
 kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_out)
 {
     const int n_devices = kd_cuda_device_count();

@@ -1,0 +1,27 @@
+/*
+ * device.h - what a job's words for a device (`student.resources.device`, `teachers[i].resources.device`)
+ * come to, and its back end.
+ */
+#ifndef KD_TRAIN_DEVICE_H
+#define KD_TRAIN_DEVICE_H
+
+#include "proto/job.pb-c.h"
+#include "tensor/ops.h"
+
+/* The wish, unless it is auto: then cuda if all of n_ranks ranks see a CUDA device, as n_see do. Pure. */
+Kd__Resources__Device kd_device_choose(Kd__Resources__Device wish, int64_t n_ranks, int64_t n_see);
+
+/* Where a back end is to be. */
+typedef struct kd_device_place {
+    Kd__Resources__Device device; /* no longer auto                                              */
+    int64_t local_rank;           /* among this host's ranks, which take its CUDA devices in turn */
+    int n_threads;
+    const char *level; /* of the CPU's kernels; NULL: the highest */
+} kd_device_place;
+
+/* KD_ERR_NOT_FOUND: cuda, and this process sees no such device. */
+KD_MUST_USE kd_status kd_device_open(const kd_device_place *place,
+                                     kd_dtype compute,
+                                     kd_backend **be_out);
+
+#endif
