@@ -1,0 +1,334 @@
+/*
+ * memory.cpp - device memory: one reserved range of addresses a device, closed to everybody while no work
+ * of the device runs; and the list of pinned host memory.
+ *
+ * Every allocation starts as NaN and has a fence behind it. Under AddressSanitizer the fence is poisoned.
+ */
+#include "runtime.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace kd_host
+{
+static const size_t ALIGN = 512, FENCE_BYTES = 256, PAGE = 4096;
+
+struct device_memory {
+    char *base;
+    size_t used, high;               /* bytes; high: above it nothing was ever allocated */
+    std::map<size_t, size_t> blocks; /* offset to size */
+    bool open;
+};
+
+static device_memory *memories()
+{
+    static device_memory *all = new device_memory[8]();
+    return all;
+}
+
+static std::map<const char *, size_t> &pinned()
+{
+    static auto *all = new std::map<const char *, size_t>;
+    return *all;
+}
+
+static size_t padded(size_t n)
+{
+    return (n + FENCE_BYTES + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* The addresses hold more than the device's bytes, for the fences. */
+static size_t range_bytes()
+{
+    return (device_bytes() + device_bytes() / 4 + (64u << 20)) / PAGE * PAGE;
+}
+
+static size_t open_bytes(const device_memory &m)
+{
+    return (m.high + PAGE - 1) / PAGE * PAGE;
+}
+
+static device_memory *memory_of(const void *p)
+{
+    for (int d = 0; d < 8; d++) {
+        device_memory &m = memories()[d];
+        if (m.base && (const char *)p >= m.base && (const char *)p < m.base + range_bytes())
+            return &m;
+    }
+    return nullptr;
+}
+
+static struct sigaction other_handler;
+
+/* Says what the address is, then does what would have been done without. */
+static void on_fault(int signal, siginfo_t *info, void *context)
+{
+    const device_memory *m = memory_of(info->si_addr);
+    char text[200];
+    if (m) {
+        int n =
+            snprintf(text, sizeof text, "cuda_host: %s touches memory of device %d at byte %zu%s\n",
+                     self ? "a kernel" : "the host", (int)(m - memories()),
+                     (size_t)((char *)info->si_addr - m->base),
+                     m->open ? ", where nothing was allocated" : ", which is not open to it");
+        if (write(STDERR_FILENO, text, (size_t)n) < 0)
+            _exit(1);
+    }
+    if (other_handler.sa_flags & SA_SIGINFO) {
+        other_handler.sa_sigaction(signal, info, context);
+        return;
+    }
+    sigaction(signal, &other_handler, nullptr); /* the access is tried again, and ends as it does */
+}
+
+static void watch_faults()
+{
+    struct sigaction ours = {};
+    ours.sa_sigaction = on_fault;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaction(SIGSEGV, &ours, &other_handler);
+}
+
+static bool reserve(device_memory *m)
+{
+    static bool watching;
+    if (!watching)
+        watch_faults();
+    watching = true;
+    if (m->base)
+        return true;
+    void *p =
+        mmap(nullptr, range_bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return false;
+    m->base = (char *)p;
+    return true;
+}
+
+static void protect(device_memory *m, bool open)
+{
+    if (m->open == open || !m->high)
+        return;
+    if (mprotect(m->base, open_bytes(*m), open ? PROT_READ | PROT_WRITE : PROT_NONE)) {
+        perror("cuda_host: mprotect");
+        abort();
+    }
+    m->open = open;
+}
+
+void memory_open(int device)
+{
+    for (int d = 0; d < 8; d++)
+        protect(&memories()[d], device < 0 || d == device);
+}
+
+void memory_close()
+{
+    for (int d = 0; d < 8; d++)
+        protect(&memories()[d], false);
+}
+
+/* The first gap that is large enough. */
+static size_t find_gap(const device_memory &m, size_t n)
+{
+    size_t at = 0;
+    for (const auto &[offset, size] : m.blocks) {
+        if (offset - at >= padded(n))
+            return at;
+        at = offset + padded(size);
+    }
+    return at;
+}
+
+static void fill(device_memory *m, size_t at, size_t n)
+{
+    char *p = m->base + at;
+    protect(m, false);
+    if (at + padded(n) > m->high)
+        m->high = at + padded(n);
+    protect(m, true);
+    ASAN_UNPOISON_MEMORY_REGION(p, padded(n));
+    memset(p, UNINITIALISED, n);
+    memset(p + n, FENCE, padded(n) - n);
+    ASAN_POISON_MEMORY_REGION(p + n, padded(n) - n);
+}
+
+static const char *broken_fence(const device_memory &m, size_t offset, size_t n)
+{
+    const char *fence = m.base + offset + n;
+    for (size_t i = 0; i < FENCE_BYTES; i++) {
+        if (fence[i] != FENCE)
+            return fence + i;
+    }
+    return nullptr;
+}
+
+bool memory_fences_hold()
+{
+    for (int d = 0; !KD_ASAN && d < 8; d++) {
+        const device_memory &m = memories()[d];
+        if (!m.open)
+            continue;
+        for (const auto &[offset, size] : m.blocks) {
+            const char *p = broken_fence(m, offset, size);
+            if (!p)
+                continue;
+            engine().fault = "somebody wrote outside global memory: at byte " +
+                             std::to_string(p - m.base - (long)offset) + " of an allocation of " +
+                             std::to_string(size) + " bytes";
+            return false;
+        }
+    }
+    return true;
+}
+
+int memory_place(const void *p)
+{
+    if (const device_memory *m = memory_of(p))
+        return (int)(m - memories());
+    auto next = pinned().upper_bound((const char *)p);
+    if (next == pinned().begin())
+        return ON_HOST;
+    --next;
+    return (const char *)p < next->first + next->second ? PINNED : ON_HOST;
+}
+
+bool memory_holds(const void *p, size_t n)
+{
+    const device_memory *m = memory_of(p);
+    size_t at = (size_t)((const char *)p - m->base);
+    auto next = m->blocks.upper_bound(at);
+    if (next == m->blocks.begin())
+        return false;
+    --next;
+    return at - next->first <= next->second && n <= next->second - (at - next->first);
+}
+} // namespace kd_host
+
+using namespace kd_host;
+
+cudaError_t kd_host_malloc(void **p, size_t n)
+{
+    api_call call;
+    if (cudaError_t error = check_device(current_device()))
+        return answer(error);
+    if (sticky_error())
+        return answer(cudaSuccess);
+    device_memory *m = &memories()[current_device()];
+    *p = nullptr;
+    if (!n)
+        return answer(cudaSuccess);
+    if (n > device_bytes() - m->used || !reserve(m))
+        return answer(cudaErrorMemoryAllocation);
+    size_t at = find_gap(*m, n);
+    if (at + padded(n) > range_bytes())
+        return answer(cudaErrorMemoryAllocation);
+    fill(m, at, n);
+    m->blocks[at] = n;
+    m->used += n;
+    *p = m->base + at;
+    KD_RACE(allocated(*p, n));
+    return answer(cudaSuccess);
+}
+
+cudaError_t cudaFree(void *p)
+{
+    api_call call;
+    device_memory *m = memory_of(p);
+    if (!p)
+        return answer(cudaSuccess);
+    auto block = m ? m->blocks.find((size_t)((char *)p - m->base)) : decltype(m->blocks.end())();
+    if (!m || block == m->blocks.end())
+        return answer(cudaErrorInvalidValue);
+    finish_device((int)(m - memories()));
+    KD_RACE(allocated(p, 0));
+    ASAN_POISON_MEMORY_REGION(p, padded(block->second));
+    m->used -= block->second;
+    m->blocks.erase(block);
+    return answer(cudaSuccess);
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
+{
+    api_call call;
+    cudaError_t error = check_device(current_device());
+    *total_bytes = device_bytes();
+    *free_bytes = device_bytes() - memories()[current_device()].used;
+    return answer(error);
+}
+
+cudaError_t kd_host_malloc_pinned(void **p, size_t n)
+{
+    api_call call;
+    if (cudaError_t error = check_device(current_device()))
+        return answer(error);
+    if (posix_memalign(p, 4096, n ? n : 1))
+        return answer(cudaErrorMemoryAllocation);
+    memset(*p, UNINITIALISED, n);
+    pinned()[(const char *)*p] = n;
+    return answer(cudaSuccess);
+}
+
+cudaError_t cudaFreeHost(void *p)
+{
+    api_call call;
+    if (!p)
+        return answer(cudaSuccess);
+    finish_device(-1);
+    if (!pinned().erase((const char *)p))
+        return answer(cudaErrorInvalidValue);
+    free(p);
+    return answer(cudaSuccess);
+}
+
+cudaError_t cudaHostRegister(void *p, size_t n, unsigned)
+{
+    api_call call;
+    if (cudaError_t error = check_device(current_device()))
+        return answer(error);
+    if (!p || !n)
+        return answer(cudaErrorInvalidValue);
+    auto next = pinned().lower_bound((const char *)p);
+    bool overlaps = next != pinned().end() && next->first < (const char *)p + n;
+    if (overlaps || memory_place(p) == PINNED)
+        return answer(cudaErrorHostMemoryAlreadyRegistered);
+    pinned()[(const char *)p] = n;
+    return answer(cudaSuccess);
+}
+
+cudaError_t cudaHostUnregister(void *p)
+{
+    api_call call;
+    finish_device(-1);
+    return answer(pinned().erase((const char *)p) ? cudaSuccess : cudaErrorHostMemoryNotRegistered);
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const void *p)
+{
+    api_call call;
+    int place = memory_place(p);
+    *attributes = {};
+    attributes->device = place >= 0 ? place : current_device();
+    attributes->type = place >= 0        ? cudaMemoryTypeDevice
+                       : place == PINNED ? cudaMemoryTypeHost
+                                         : cudaMemoryTypeUnregistered;
+    if (place != ON_HOST)
+        attributes->devicePointer = const_cast<void *>(p);
+    if (place < 0)
+        attributes->hostPointer = const_cast<void *>(p);
+    return answer(cudaSuccess);
+}
+
+unsigned long long kd_cuda_host_allocated_bytes(void)
+{
+    api_call call;
+    unsigned long long n = 0;
+    for (int d = 0; d < 8; d++)
+        n += memories()[d].used;
+    return n;
+}
