@@ -241,7 +241,7 @@ double kd_test_nmse(kd_tensor a, kd_tensor b)
 static double *values_of(kd_tensor t)
 {
     const int64_t n = kd_tensor_rows(t) * kd_tensor_columns(t);
-    double *values = malloc((size_t)(n > 0 ? n : 1) * sizeof *values);
+    double *values = calloc((size_t)n + 1, sizeof *values);
     KD_CHECK(values != NULL);
     for (int64_t i = 0; i < n; i++) {
         values[i] = kd_test_get(t, i / kd_tensor_columns(t), i % kd_tensor_columns(t));
