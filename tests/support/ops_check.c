@@ -238,6 +238,35 @@ double kd_test_nmse(kd_tensor a, kd_tensor b)
     return error == 0.0 ? 0.0 : error / size;
 }
 
+static double *values_of(kd_tensor t)
+{
+    const int64_t n = kd_tensor_rows(t) * kd_tensor_columns(t);
+    double *values = calloc((size_t)n + 1, sizeof *values);
+    KD_CHECK(values != NULL);
+    for (int64_t i = 0; i < n; i++) {
+        values[i] = kd_test_get(t, i / kd_tensor_columns(t), i % kd_tensor_columns(t));
+    }
+    return values;
+}
+
+void kd_test_multiply(kd_tensor c, kd_tensor a, bool trans_a, kd_tensor b, bool trans_b)
+{
+    const int64_t n_rows = kd_tensor_rows(c), n_columns = kd_tensor_columns(c);
+    const int64_t depth = trans_a ? kd_tensor_rows(a) : kd_tensor_columns(a);
+    double *x = values_of(a), *y = values_of(b);
+    for (int64_t i = 0; i < n_rows * n_columns; i++) {
+        const int64_t row = i / n_columns, column = i % n_columns;
+        double sum = kd_test_get(c, row, column);
+        for (int64_t k = 0; k < depth; k++) {
+            sum += x[trans_a ? k * n_rows + row : row * depth + k] *
+                   y[trans_b ? column * depth + k : k * n_columns + column];
+        }
+        kd_test_set(c, row, column, sum);
+    }
+    free(x);
+    free(y);
+}
+
 double kd_test_project(kd_tensor t, kd_tensor factors)
 {
     double sum = 0.0;

@@ -45,6 +45,9 @@ double kd_test_gap_of_order(kd_dtype dtype);
 /* sum (a - b)^2 / sum b^2, of tensors of one shape and any dtypes; 0 when both are all zero. */
 double kd_test_nmse(kd_tensor a, kd_tensor b);
 
+/* c (of any float dtype) += op(a) op(b), summed in doubles; op transposes where asked for. */
+void kd_test_multiply(kd_tensor c, kd_tensor a, bool trans_a, kd_tensor b, bool trans_b);
+
 /* A sum of products with fixed random factors: a scalar function of a tensor, to take slopes of. */
 double kd_test_project(kd_tensor t, kd_tensor factors);
 

@@ -479,6 +479,33 @@ static void run_adamw(side *d)
 
 CASES_EACH(TEST_ONE)
 
+/* Many logits are equal, and some so low that their probabilities are the least there are. */
+static void run_route_with_ties(side *d)
+{
+    const kd_tensor logits = side_in(d, KD_F32, d->s.n, d->s.experts);
+    for (int64_t i = 0; i < d->s.n * d->s.experts; i++) {
+        const int64_t row = i / d->s.experts, e = i % d->s.experts;
+        const double step = round(8.0 * kd_test_get(logits, row, e)) / 8.0;
+        kd_test_set(logits, row, e,
+                    i % 5 == 3    ? -90.0 - step
+                    : i % 11 == 7 ? (double)-INFINITY
+                                  : step);
+    }
+    (void)routed(d, true, logits, true);
+}
+
+Test(ops_device, ties_agree_for_any_number_of_experts_and_choices)
+{
+    static const side_shape routes[] = {
+        {.n = 0, .experts = 8, .k = 2},    {.n = 70, .experts = 32, .k = 32, .padding = 1},
+        {.n = 65, .experts = 33, .k = 1},  {.n = 129, .experts = 64, .k = 6},
+        {.n = 9, .experts = 65, .k = 65},  {.n = 90, .experts = 128, .k = 8},
+        {.n = 66, .experts = 200, .k = 9}, {.n = 5, .experts = 512, .k = 33},
+        {.n = 2, .experts = 1023, .k = 7}, {.n = 3, .experts = 1024, .k = 1024},
+    };
+    side_compare(run_route_with_ties, KD_F32, routes, sizeof routes / sizeof *routes);
+}
+
 /* What has no tensors. */
 static bool is_administration(int op)
 {

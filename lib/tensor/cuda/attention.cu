@@ -1,11 +1,12 @@
 /*
- * attention.cu - out = softmax(scale q k^T) v, causal, without a T x T matrix (Dao et al. 2022): keys and
- * values come by tiles of 64 rows, each row keeps the largest score so far and the sum of exponentials
- * below it, and what was summed before is scaled down when a larger score comes.
+ * attention.cu - out = softmax(scale q k^T) v, causal, without a T x T matrix (Dao et al. 2022):
+ * keys and values come by tiles of 64 rows, each row keeps the largest score so far and the sum of
+ * exponentials below it, and what was summed before is scaled down when a larger score comes.
  *
- * Per item (a head, and a window of 64 rows): reads q once, and the keys and values of its head up to its
- * last row: 2 * place * D elements, mostly from the second-level cache, for H / G heads read the same.
- * Writes out once and 4 bytes of lse a row. 4 * D operations for each pair of a query and a key it sees.
+ * Per item (a head, and a window of 64 rows): reads q once, and the keys and values of its head up
+ * to its last row: 2 * place * D elements, mostly from the second-level cache, for H / G heads read
+ * the same. Writes out once and 4 bytes of lse a row. 4 * D operations for each pair of a query and
+ * a key it sees.
  */
 #include "tensor/cuda/attention_mma.h"
 #include "tensor/cuda/attention_plain.h"
@@ -49,8 +50,8 @@ struct plain_softmax {
     float max[4], sum[4]; /* of all scores; of this thread's exponentials */
 };
 
-/* From scores to exponentials; keys behind row + diagonal are not seen. Sums and what it returns, the
- * factor for sums of before, are relative to the largest score. */
+/* From scores to exponentials, relative to the largest score, to which the sums of before are
+ * scaled down; keys behind row + diagonal are not seen. */
 static __device__ __forceinline__ void plain_step(kd_plain_scores &scores,
                                                   plain_softmax &soft,
                                                   kd_plain_sums &sums,
@@ -101,7 +102,7 @@ plain_block(const forward_args<T> &a, kd_plain_tiles &tiles, const kd_attention_
     }
     for (int tile = 0; tile <= block.place; tile += KD_ATTENTION_ROWS) {
         const int64_t row = block.row - block.place + tile;
-        const int n_keys = min(KD_ATTENTION_ROWS + 0, block.place + block.n_rows - tile);
+        const int n_keys = min(KD_ATTENTION_ROWS, block.place + block.n_rows - tile);
         kd_plain_multiply(scores, tiles, q, block.n_rows, a.k.from(row), n_keys, a.s.head_dim);
         plain_step(scores, soft, sums, block.place - tile, a.s.scale);
         kd_plain_add(sums, tiles, scores, a.v.from(row), n_keys, first, a.s.head_dim);
@@ -149,7 +150,7 @@ static __device__ __forceinline__ void mma_step(float (&scores)[KD_ATTENTION_ROW
                                                 int diagonal,
                                                 float scale)
 {
-    const float to_exp2 = scale * 1.44269504f;
+    const float to_exp2 = scale * KD_LOG2_E;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float max = soft.max[half];
@@ -199,14 +200,14 @@ static __device__ __forceinline__ void mma_finish(float (&inverse)[2],
     }
 }
 
-/* The next keys come while values are multiplied, and the other way round: two groups are on their way. */
+/* Keys come while values are multiplied, and the other way round: two groups are on their way. */
 template <int W>
 static __device__ void mma_block(const forward_args<__nv_bfloat16> &a,
                                  __nv_bfloat16 *memory,
                                  const kd_attention_block &block,
                                  int h)
 {
-    enum { ROWS = KD_ATTENTION_ROWS };
+    constexpr int ROWS = KD_ATTENTION_ROWS;
 
     __nv_bfloat16 *q = memory, *k = q + KD_MMA_TILE<ROWS, W>, *v = k + KD_MMA_TILE<ROWS, W>;
     const int64_t begin = block.row - block.place;
@@ -216,12 +217,12 @@ static __device__ void mma_block(const forward_args<__nv_bfloat16> &a,
     kd_mma_clear<W>(sums);
     __syncthreads(); /* nobody reads the tiles of the block before */
     kd_mma_load<ROWS, W>(q, a.q.from(block.row), block.n_rows, a.s);
-    kd_mma_load<ROWS, W>(k, a.k.from(begin), min(ROWS + 0, n), a.s);
+    kd_mma_load<ROWS, W>(k, a.k.from(begin), min(ROWS, n), a.s);
     kd_cp_async_commit();
-    kd_mma_load<ROWS, W>(v, a.v.from(begin), min(ROWS + 0, n), a.s);
+    kd_mma_load<ROWS, W>(v, a.v.from(begin), min(ROWS, n), a.s);
     kd_cp_async_commit();
     for (int tile = 0; tile < n; tile += ROWS) {
-        const int next = tile + ROWS, n_next = min(ROWS + 0, n - next);
+        const int next = tile + ROWS, n_next = min(ROWS, n - next);
         kd_cp_async_wait<1>();
         __syncthreads(); /* keys are there */
         kd_mma_multiply<ROWS, W>(scores, q, k);

@@ -2,18 +2,20 @@
  * attention.h - what the forward and the backward pass of attention share.
  *
  * A span is a run of rows that may see each other: a sequence, or a segment of one. It is cut into
- * blocks of KD_ATTENTION_ROWS rows from its first row on, so a row's sums have the same order wherever
- * its span lies: segments give the bits that the same rows give as sequences of their own. The rows of
- * the micro-batch are cut into windows of as many; who has a window computes the blocks that begin in it
- * (one, where no segment ends) and zeroes its rows of padding. So no list of blocks is made, and the
- * host need not know the segments.
+ * blocks of KD_ATTENTION_ROWS rows from its first row on, so a row's sums have the same order
+ * wherever its span lies: segments give the bits that the same rows give as sequences of their own.
+ * The rows of the micro-batch are cut into windows of as many; who has a window computes the blocks
+ * that begin in it (one, where no segment ends) and zeroes its rows of padding. So no list of
+ * blocks is made, and the host need not know the segments.
  */
 #ifndef KD_TENSOR_CUDA_ATTENTION_H
 #define KD_TENSOR_CUDA_ATTENTION_H
 
 #include "tensor/cuda/cuda.h"
 
-enum { KD_ATTENTION_ROWS = 64, KD_ATTENTION_WIDEST_MMA = 128 };
+constexpr int KD_ATTENTION_ROWS = 64;        /* of a block, and of a window            */
+constexpr int KD_ATTENTION_WIDEST_MMA = 128; /* columns of a head on the tensor cores  */
+constexpr float KD_LOG2_E = 1.44269504f;     /* exp(x) is exp2(x times it)             */
 
 struct kd_attention_shape {
     const int32_t *places; /* (N) a row's place in its span, -1: padding     */
@@ -47,7 +49,7 @@ kd_attention_shape kd_cuda_attention_shape(kd_backend *be, const kd_attention *a
 /* Whether 16-byte accesses reach all of a head's columns, in each of the tensors. */
 bool kd_cuda_attention_vectors(int64_t head_dim, const kd_tensor *tensors, int n_tensors);
 
-/* Calls f(C type, W) with the narrowest W of the tensor cores' kernels that holds head_dim, 0: none does. */
+/* Calls f(C type, W), W of the tensor cores' narrowest kernel that holds head_dim; 0: none does. */
 template <class F> void kd_cuda_attention_with(kd_dtype compute, int64_t head_dim, F f)
 {
     if (compute == KD_F32) {
@@ -86,7 +88,7 @@ KD_FN kd_attention_block kd_attention_block_at(const kd_attention_shape &s,
     return {first, place, n};
 }
 
-/* Calls f(block) for each block that begins in the window; all threads of the CUDA block come together. */
+/* Calls f(block) for each block that begins in the window; all threads come together. */
 template <class F>
 KD_FN void kd_attention_each_block(const kd_attention_shape &s, int64_t window, F f)
 {

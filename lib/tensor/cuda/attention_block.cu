@@ -1,16 +1,16 @@
 /*
- * attention_block.cu - what both directions of attention ask before their kernels run: checks, alignment,
- * and each row's place in its span.
+ * attention_block.cu - what both directions of attention ask before their kernels run: checks,
+ * alignment, and each row's place in its span.
  */
 #include <cmath>
 
 #include "tensor/cuda/attention.h"
 
-enum { THREADS = 256, STEPS = 8 };
+constexpr int THREADS = 256, STEPS = 8;
 
 /*
- * Rows from row `end` - 1 back to the first that begins a span; `begin` is one for sure. A warp looks at
- * 32 * STEPS rows at once, whose loads do not wait for each other.
+ * Rows from row `end` - 1 back to the first that begins a span; `begin` is one for sure. A warp
+ * looks at 32 * STEPS rows at once, whose loads do not wait for each other.
  */
 static __device__ int64_t back_to_begin(const int32_t *segments, int64_t begin, int64_t end)
 {
@@ -32,9 +32,10 @@ static __device__ int64_t back_to_begin(const int32_t *segments, int64_t begin, 
 }
 
 /*
- * places (N) i32: how many rows of its span lie before a row, -1 for padding; segments (N) i32, or none.
- * A thread has a row; a warp's rows whose spans began before them are counted from the first of them, and
- * the search for its beginning is the warp's. Moves 8 bytes a row, and 4 for each row that is searched.
+ * places (N) i32: how many rows of its span lie before a row, -1 for padding; segments (N) i32, or
+ * none. A thread has a row; a warp's rows whose spans began before them are counted from the first
+ * of them, and the search for its beginning is the warp's. Moves 8 bytes a row, and 4 for each row
+ * that is searched.
  */
 static __global__ void __launch_bounds__(THREADS)
     find_places(int32_t *places, const int32_t *segments, int64_t n_rows, int64_t n_tokens)

@@ -2,18 +2,18 @@
  * attention_mma.h - the two products of attention in bf16 on the tensor cores (mma.sync, f32 sums):
  * scores of rows with rows over W columns, and sums of rows weighted by such scores.
  *
- * 128 threads: a warp has 16 of a block's 64 rows, whose scores stay in its registers and are the left
- * operand of the second product as they stand. Tiles are in shared memory, W = 32, 64 or 128 columns and
- * 8 that are not used, so that ldmatrix meets no bank twice; columns from D on and rows that are not
- * there are zeros. Of a 16 x 8 tile of sums a thread has rows lane / 4 (+ 8: [2], [3]) and columns
- * lane % 4 * 2 (+ 1).
+ * 128 threads: a warp has 16 of a block's 64 rows, whose scores stay in its registers and are the
+ * left operand of the second product as they stand. Tiles are in shared memory, W = 32, 64 or 128
+ * columns and 8 that are not used, so that ldmatrix meets no bank twice; columns from D on and rows
+ * that are not there are zeros. Of a 16 x 8 tile of sums a thread has rows lane / 4 (+ 8: [2], [3])
+ * and columns lane % 4 * 2 (+ 1).
  */
 #ifndef KD_TENSOR_CUDA_ATTENTION_MMA_H
 #define KD_TENSOR_CUDA_ATTENTION_MMA_H
 
 #include "tensor/cuda/attention.h"
 
-enum { KD_MMA_THREADS = 128 };
+constexpr int KD_MMA_THREADS = 128;
 
 /* Elements between rows of a tile, and of a tile. */
 template <int W> constexpr int KD_MMA_STRIDE = W + 8;
@@ -77,7 +77,7 @@ kd_mma_multiply(float (&scores)[COLUMNS / 8][4], const __nv_bfloat16 *x, const _
     for (int i = 0; i < COLUMNS / 2; i++) {
         scores[i / 4][i % 4] = 0.0f;
     }
-#pragma unroll
+#pragma unroll 2 /* wholly, it takes registers that there are not */
     for (int c = 0; c < W; c += 16) {
         unsigned a[4];
         kd_ldmatrix_x4(a, left + c);
@@ -91,7 +91,7 @@ kd_mma_multiply(float (&scores)[COLUMNS / 8][4], const __nv_bfloat16 *x, const _
     }
 }
 
-/* sums += p y: this warp's 16 rows of p, as multiply leaves them, rounded to bf16; COLUMNS rows of y. */
+/* sums += p y: this warp's 16 rows of p, as multiply leaves them, in bf16; COLUMNS rows of y. */
 template <int COLUMNS, int W>
 KD_FN void
 kd_mma_add(float (&sums)[W / 8][4], const float (&p)[COLUMNS / 8][4], const __nv_bfloat16 *y)
@@ -122,8 +122,8 @@ template <int W> KD_FN void kd_mma_clear(float (&sums)[W / 8][4])
 }
 
 /*
- * The sums, times factor[0] in rows lane / 4 and factor[1] in those 8 below, to the first n rows of `to`,
- * by way of this warp's rows of a tile that no other warp reads.
+ * The sums, times factor[0] in rows lane / 4 and factor[1] in those 8 below, to the first n rows of
+ * `to`, by way of this warp's rows of a tile that no other warp reads.
  */
 template <int W>
 KD_FN void kd_mma_store(kd_attention_rows<__nv_bfloat16> to,

@@ -1,22 +1,21 @@
 /*
- * attention_plain.h - the two products of attention by plain multiplications in f32, for both dtypes and
- * any head_dim: 64 x 64 scores of rows with rows over D, and sums of 64 rows weighted by such a tile.
+ * attention_plain.h - the two products of attention by plain multiplications in f32, for both
+ * dtypes and any head_dim: 64 x 64 scores of rows with rows over D, and sums of 64 rows weighted by
+ * such a tile.
  *
- * 256 threads; thread (ty, tx) of 16 x 16 holds rows ty + 16 i and columns tx + 16 j, so what a row needs
- * stands in 16 lanes of one warp. D comes through shared memory in slices of 32 columns, as f32. Sums
- * have at most 128 columns; wider heads are computed once more for each 128 of them.
+ * 256 threads; thread (ty, tx) of 16 x 16 holds rows ty + 16 i and columns tx + 16 j, so what a row
+ * needs stands in 16 lanes of one warp. D comes through shared memory in slices of 32 columns, as
+ * f32. Sums have at most 128 columns; wider heads are computed once more for each 128 of them.
  */
 #ifndef KD_TENSOR_CUDA_ATTENTION_PLAIN_H
 #define KD_TENSOR_CUDA_ATTENTION_PLAIN_H
 
 #include "tensor/cuda/attention.h"
 
-enum {
-    KD_PLAIN_THREADS = 256,
-    KD_PLAIN_SLICE = 32, /* columns at a time */
-    KD_PLAIN_SLICES = 4, /* of sums           */
-    KD_PLAIN_COLUMNS = KD_PLAIN_SLICE * KD_PLAIN_SLICES,
-};
+constexpr int KD_PLAIN_THREADS = 256;
+constexpr int KD_PLAIN_SLICE = 32; /* columns at a time */
+constexpr int KD_PLAIN_SLICES = 4; /* of sums           */
+constexpr int KD_PLAIN_COLUMNS = KD_PLAIN_SLICE * KD_PLAIN_SLICES;
 
 /* In shared memory; a column more than is used, so that rows begin in other banks. */
 struct kd_plain_tiles {
@@ -88,8 +87,8 @@ KD_FN void kd_plain_multiply(kd_plain_scores &scores,
     }
 }
 
-/* sums += weights x, each thread having its own 4 x 4 of the (64, 64) weights; n rows of x, columns from
- * `first` on. */
+/* sums += weights x, each thread having its own 4 x 4 of the (64, 64) weights; n rows of x, columns
+ * from `first` on. */
 template <class T>
 KD_FN void kd_plain_add(kd_plain_sums &sums,
                         kd_plain_tiles &tiles,

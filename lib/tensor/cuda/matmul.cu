@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cublasLt.h>
 
+#include "tensor/cuda/plain_product.h"
 #include "tensor/product_table.h"
 
 /* What split sums take: 32 MiB is what the library's authors advise for GPUs of this kind. */
@@ -269,7 +270,7 @@ void kd_cuda_product(kd_backend *be, const kd_product *product)
         return;
     }
     if (w->product == nullptr) {
-        kd_cuda_product_plain(be, product);
+        kd_cuda_plain_product(be, product);
     } else {
         run(be, w, product);
     }

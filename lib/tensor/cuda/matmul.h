@@ -15,9 +15,6 @@ KD_MUST_USE kd_status kd_cuda_products_create(kd_cuda_products **products_out);
 void kd_cuda_products_destroy(kd_cuda_products *products); /* accepts NULL */
 size_t kd_cuda_products_bytes(const kd_cuda_products *products);
 
-/* A product of at least one element by the plain kernel, whatever the shape. */
-void kd_cuda_product_plain(kd_backend *be, const kd_product *product);
-
 /* A gradient may come in f32 from the residual stream; products take compute operands, so it is cast into
  * scratch, which the caller rewinds. */
 kd_tensor kd_cuda_as_compute(kd_backend *be, kd_tensor t);

@@ -126,12 +126,13 @@ void kd_cuda_upload(kd_backend *be, kd_tensor dst, const void *host)
     const size_t bytes = kd_dtype_bytes(dst.dtype);
     const bool packed = dst.row_stride == kd_tensor_columns(dst);
     const size_t rows = packed ? 1 : static_cast<size_t>(kd_tensor_rows(dst));
+    const size_t stride =
+        packed ? kd_tensor_bytes(dst) : static_cast<size_t>(dst.row_stride) * bytes;
 
     if (be->fault == KD_OK && kd_tensor_elements(dst) > 0) {
         (void)kd_cuda_keep(be,
-                           kd_cuda_staging_send(&cuda->staging, cuda->stream, dst.data,
-                                                static_cast<size_t>(dst.row_stride) * bytes, host,
-                                                kd_tensor_bytes(dst) / rows, rows),
+                           kd_cuda_staging_send(&cuda->staging, cuda->stream, dst.data, stride,
+                                                host, kd_tensor_bytes(dst) / rows, rows),
                            "an upload");
     }
 }
@@ -147,7 +148,7 @@ void kd_cuda_download(kd_backend *be, void *host, kd_tensor src)
     }
     cudaError_t error = cudaMemcpy2DAsync(
         host, row_bytes, src.data, static_cast<size_t>(src.row_stride) * bytes, row_bytes,
-        static_cast<size_t>(kd_tensor_rows(src)), cudaMemcpyDeviceToHost, cuda->stream);
+        static_cast<size_t>(kd_tensor_rows(src)), cudaMemcpyDefault, cuda->stream);
     if (error == cudaSuccess) {
         error = cudaStreamSynchronize(cuda->stream);
     }

@@ -61,12 +61,17 @@ KD_FN void tally_z(const loss_args &a, int64_t first)
     double sum = 0.0;
 
     for (int t = static_cast<int>(threadIdx.x / 32); t < ROWS; t += KD_ROW_WARPS) {
+        const int64_t row = first + t;
         float value = 0.0f;
-        if (is_real(a, first + t)) {
-            value = log_sum_exp(a.logits + (first + t) * a.logits_stride, a.n_experts);
-            a.lse[first + t] = value; /* all lanes the same */
+        if (is_real(a, row)) {
+            value = log_sum_exp(a.logits + row * a.logits_stride, a.n_experts);
         }
-        lse[t] = value;
+        if (lane == 0) {
+            lse[t] = value;
+            if (row < a.n_rows) {
+                a.lse[row] = value;
+            }
+        }
     }
     __syncthreads();
     if (threadIdx.x < 32) {

@@ -51,7 +51,7 @@ static cudaError_t send_piece(kd_cuda_staging *staging,
     }
     memcpy(staging->memory[half], host, rows * row_bytes);
     error = cudaMemcpy2DAsync(dst, dst_stride, staging->memory[half], row_bytes, row_bytes, rows,
-                              cudaMemcpyHostToDevice, stream);
+                              cudaMemcpyDefault, stream);
     return error != cudaSuccess ? error : cudaEventRecord(staging->sent[half], stream);
 }
 

@@ -8,5 +8,4 @@ static void refuse(kd_backend *be, const char *name)
     }
 }
 
-void kd_cuda_attention_backward(kd_backend *be, const kd_attention *, kd_tensor, kd_tensor, kd_tensor, kd_tensor) { refuse(be, "attention_backward"); }
 void kd_cuda_vocab_loss(kd_backend *be, const kd_vocab_loss *) { refuse(be, "vocab_loss"); }

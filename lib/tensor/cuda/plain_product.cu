@@ -1,7 +1,8 @@
 /*
- * product.cu - a dense product by the plain kernel of tile.h, for what the library does not take.
+ * plain_product.cu - a dense product by the plain kernel of tile.h, for what the library does not take.
  */
-#include "tensor/cuda/matmul.h"
+#include "tensor/cuda/plain_product.h"
+
 #include "tensor/cuda/operand.h"
 
 /*
@@ -40,7 +41,7 @@ template <bool A_BY_K, bool B_BY_K> static void run(kd_backend *be, const kd_pro
     });
 }
 
-void kd_cuda_product_plain(kd_backend *be, const kd_product *p)
+void kd_cuda_plain_product(kd_backend *be, const kd_product *p)
 {
     if (p->trans_a) {
         p->trans_b ? run<false, true>(be, p) : run<false, false>(be, p);
