@@ -128,10 +128,14 @@ typedef struct kd_vocab_teacher {
     double weight;     /* >= 0; 0: seen by a listener only                   */
 } kd_vocab_teacher;
 
-/* A chunk of the rows that take part, as a listener sees it before its gradient is used. */
+/*
+ * A chunk of the rows that take part, as a listener sees it before its gradient is used. Where only the device
+ * knows the labels, rows that take no part are among them, with -1 for a number: a listener counts them in no
+ * sum; what else stands in such a row says nothing, and what is added to its gradient is taken away.
+ */
 typedef struct kd_vocab_chunk {
     kd_backend *be;
-    kd_tensor rows;            /* (R) i32, their numbers in the micro-batch, ascending  */
+    kd_tensor rows;            /* (R) i32, their numbers in the micro-batch, ascending; or -1 */
     kd_tensor labels;          /* (R) i32, or none                                      */
     kd_tensor student;         /* (R, V) f32 logits                                     */
     const kd_tensor *teachers; /* [n_teachers] (R, V') f32 logits                       */
@@ -364,7 +368,8 @@ typedef struct kd_ops {
      *   hard = cross-entropy of softmax(z) over all V columns with the label
      * A row takes part if it is in `rows` and its label is not ignored. The others cost no product
      * where the back end knows them: a device whose labels the host would have to wait for leaves out
-     * what is not in `rows` and gives the rest no weight. Without gradients (d_hidden and d_lm_head
+     * what is not in `rows` and gives the rest no weight. There a label that is none of the lm_head's
+     * rows makes the sum of hard NaN. Without gradients (d_hidden and d_lm_head
      * none) this is an evaluation.
      *
      * A teacher's logit of -inf (a masked column) is a probability of 0. A row where a teacher of

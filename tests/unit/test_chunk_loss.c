@@ -10,6 +10,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "model/logits.h"
@@ -82,7 +83,7 @@ static double target(const kd_vocab_chunk *chunk, int64_t row, int64_t column)
 static void pull_chunk(kd_loss *loss, const kd_vocab_chunk *chunk)
 {
     const double scale = kd_loss_scale(loss);
-    const int32_t *labels = chunk->labels.data;
+    const int32_t *labels = chunk->labels.data, *rows = chunk->rows.data;
     const float *student = chunk->student.data;
     float *gradient = chunk->d_student.data;
     pull.n_calls++;
@@ -92,7 +93,8 @@ static void pull_chunk(kd_loss *loss, const kd_vocab_chunk *chunk)
         pull.n_given += chunk->teachers[t].data != NULL;
     }
     for (int64_t row = 0; row < kd_tensor_rows(chunk->student); row++) {
-        for (int64_t i = 0; i < V && (labels == NULL || counts(labels[row])); i++) {
+        const bool counted = rows[row] >= 0 && (labels == NULL || counts(labels[row]));
+        for (int64_t i = 0; i < V && counted; i++) {
             const double d = (double)student[row * V + i] - target(chunk, row, i);
             *(double *)loss->sums.data += d * d / (2 * V);
             gradient[row * V + i] += (float)(scale * d / V);
@@ -281,6 +283,54 @@ Test(chunk_loss, sees_no_labels_in_a_step_without_them)
     cr_expect_gt(r.losses[Z].raw, 0.0);
     cr_expect_not(pull.labelled);
     cr_expect_eq(r.n_tokens, TINY_ROWS - 4);
+    tiny_train_destroy(t);
+}
+
+/* A chunk as of a device that alone knows the labels: one more row, which takes no part. */
+static void hear_longer(void *user, const kd_vocab_chunk *chunk)
+{
+    static float student[(TINY_ROWS + 1) * V], gradient[(TINY_ROWS + 1) * V];
+    static int32_t rows[TINY_ROWS + 1];
+    const kd_vocab_loss *loss = user;
+    const int64_t n = kd_tensor_rows(chunk->student);
+    const size_t bytes = kd_tensor_bytes(chunk->student);
+    kd_vocab_chunk longer = *chunk;
+    memcpy(rows, chunk->rows.data, (size_t)n * sizeof *rows);
+    memcpy(student, chunk->student.data, bytes);
+    memcpy(gradient, chunk->d_student.data, bytes);
+    rows[n] = -1;
+    student[n * V] = 1e3f;
+    longer.rows = kd_tensor_1d(rows, KD_I32, n + 1);
+    longer.student = kd_tensor_2d(student, KD_F32, n + 1, V);
+    longer.d_student = kd_tensor_2d(gradient, KD_F32, n + 1, V);
+    loss->chunk(loss->user, &longer);
+    memcpy(chunk->d_student.data, gradient, bytes);
+}
+
+static void run_longer(kd_backend *be, const kd_vocab_loss *loss)
+{
+    kd_vocab_loss longer = *loss;
+    longer.chunk = hear_longer;
+    longer.user = (void *)(uintptr_t)loss;
+    ((late_queue *)(uintptr_t)be->ops)->ops->vocab_loss(be, &longer);
+}
+
+/* Without labels it is the number alone that says so. */
+Test(chunk_loss, counts_no_row_that_takes_no_part)
+{
+    const int32_t segments[TINY_ROWS] = {[2] = -1, [3] = -1, [4] = -1, [5] = -1};
+    tiny_train *t = start_as(KD_F32, 0.5, 0.0);
+    late_queue queue;
+    kd_batch bare = t->whole;
+    bare.labels = NULL;
+    bare.segments = segments;
+    const double wanted = losses(t, &bare, 1).losses[Z].raw;
+    late_queue_take(&queue, t->be);
+    queue.table.vocab_loss = run_longer;
+    const double found = losses(t, &bare, 1).losses[Z].raw;
+    late_queue_give_back(&queue);
+    cr_expect_eq(pull.n_calls, 2);
+    cr_expect_eq(found, wanted);
     tiny_train_destroy(t);
 }
 

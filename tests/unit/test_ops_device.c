@@ -506,6 +506,37 @@ Test(ops_device, ties_agree_for_any_number_of_experts_and_choices)
     side_compare(run_route_with_ties, KD_F32, routes, sizeof routes / sizeof *routes);
 }
 
+/* Rows too long for what a processor keeps at hand, more of them than one part of the work takes, and none. */
+Test(ops_device, sums_over_long_or_many_rows_agree)
+{
+    static const side_shape sizes[] = {
+        {.n = 3, .c = 13001, .heads = 1, .dim = 13001, .padding = 1},
+        {.n = 2, .c = 12800, .heads = 2, .dim = 6400},
+        {.n = 4103, .c = 36, .heads = 3, .dim = 12},
+        {.n = 0, .c = 40, .heads = 2, .dim = 20},
+    };
+    side_fn *const runs[] = {run_bias_backward, run_norm, run_norm_backward, run_head_norm,
+                             run_head_norm_backward};
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        side_compare(runs[i], KD_F32, sizes, sizeof sizes / sizeof *sizes);
+        side_compare(runs[i], KD_BF16, sizes, sizeof sizes / sizeof *sizes);
+    }
+}
+
+/* An id has many rows, or few of many ids have one. */
+Test(ops_device, embeddings_of_small_and_large_tables_agree)
+{
+    static const side_shape tables[] = {
+        {.n = 2100, .c = 5, .o = 3, .padding = 1},
+        {.n = 2100, .c = 8, .o = 257},
+        {.n = 1025, .c = 3, .o = 256},
+        {.n = 37, .c = 4, .o = 70000},
+        {.n = 0, .c = 4, .o = 9},
+    };
+    side_compare(run_embed, KD_BF16, tables, sizeof tables / sizeof *tables);
+    side_compare(run_embed_backward, KD_F32, tables, sizeof tables / sizeof *tables);
+}
+
 /* What has no tensors. */
 static bool is_administration(int op)
 {

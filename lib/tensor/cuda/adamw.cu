@@ -5,7 +5,7 @@
 #include <cfloat>
 #include <cmath>
 
-#include "tensor/cuda/rows.h"
+#include "tensor/cuda/pieces.h"
 
 /* Sums of squares are formed per block of this many elements. */
 enum { SQUARES_THREADS = 256, SQUARES_BLOCK = 1 << 14, TOTAL_THREADS = 1024 };
@@ -117,7 +117,7 @@ struct adamw_args {
  * param -= learning rate * (weight decay * param + m^ / (sqrt(v^) + epsilon)), m^ and v^ bias-corrected.
  * Moves grad once, param, m and v twice, copy once.
  */
-static __global__ void __launch_bounds__(KD_ROWS_THREADS) adamw_pieces(kd_pieces s, adamw_args a)
+static __global__ void __launch_bounds__(KD_PIECES_THREADS) adamw_pieces(kd_pieces s, adamw_args a)
 {
     constexpr int V = KD_PIECE<float>;
     const kd_place at = kd_place_of<V>(s);

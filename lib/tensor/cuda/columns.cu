@@ -4,7 +4,7 @@
  * of nodes are 1/128 of that.
  */
 #include "tensor/cuda/columns.h"
-#include "tensor/cuda/rows.h"
+#include "tensor/cuda/pieces.h"
 
 /* Rows in flight: those that a thread reads before it adds the first of them. */
 enum { WARPS = 8, NODE_ROWS = 128, ROWS_IN_FLIGHT = 4 };

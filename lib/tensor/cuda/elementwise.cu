@@ -3,7 +3,7 @@
  * thread. Packed tensors are one long row.
  */
 #include "tensor/cuda/columns.h"
-#include "tensor/cuda/rows.h"
+#include "tensor/cuda/pieces.h"
 
 /* Two tensors of one shape, as rows: one if both are packed. */
 struct pair {
@@ -36,7 +36,7 @@ static bool pair_fits(kd_tensor dst, kd_tensor src, const pair &p, int width)
  * ADD those of dst twice.
  */
 template <bool ADD, class D, class S>
-static __global__ void __launch_bounds__(KD_ROWS_THREADS)
+static __global__ void __launch_bounds__(KD_PIECES_THREADS)
     convert_pieces(kd_pieces s, D *dst, int64_t dst_stride, const S *src, int64_t src_stride)
 {
     constexpr int V = KD_PIECE<D, S>;
@@ -110,7 +110,7 @@ void kd_cuda_add(kd_backend *be, kd_tensor dst, kd_tensor src)
 
 /* y (rows, columns) += b (columns) of every row. Moves y twice; b comes from the cache. */
 template <class T>
-static __global__ void __launch_bounds__(KD_ROWS_THREADS)
+static __global__ void __launch_bounds__(KD_PIECES_THREADS)
     bias_pieces(kd_pieces s, T *y, int64_t stride, const float *b)
 {
     constexpr int V = KD_PIECE<T, float>;

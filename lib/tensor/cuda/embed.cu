@@ -7,19 +7,19 @@
  * tiles; of each tile a thread per digit counts, and later places, the pairs that have its digit, walking
  * through the tile in order. That makes it stable and needs no atomics.
  */
-#include "tensor/cuda/rows.h"
+#include "tensor/cuda/pieces.h"
 
 enum { DIGIT_BITS = 8, DIGITS = 1 << DIGIT_BITS, TILE = 1024, SCAN_THREADS = 1024 };
 
 /* y (N, C) f32 = table[ids], table (V, C). Moves y once and as many rows of the table. */
 template <class T>
-static __global__ void __launch_bounds__(KD_ROWS_THREADS) embed_pieces(kd_pieces s,
-                                                                       float *y,
-                                                                       int64_t y_stride,
-                                                                       const T *table,
-                                                                       int64_t table_stride,
-                                                                       const int32_t *ids,
-                                                                       int64_t n_vocab)
+static __global__ void __launch_bounds__(KD_PIECES_THREADS) embed_pieces(kd_pieces s,
+                                                                         float *y,
+                                                                         int64_t y_stride,
+                                                                         const T *table,
+                                                                         int64_t table_stride,
+                                                                         const int32_t *ids,
+                                                                         int64_t n_vocab)
 {
     constexpr int V = KD_PIECE<T, float>;
     const kd_place at = kd_place_of<V>(s);
@@ -203,13 +203,13 @@ KD_FN int64_t end_of_id(const int32_t *ids, int64_t at, int64_t n)
  * dtable[id] += the rows of dy (N, C) f32 that have this id, for the first pair of each id; the others have
  * nothing to do. Moves dy once and those rows of dtable twice.
  */
-static __global__ void __launch_bounds__(KD_ROWS_THREADS) embed_backward_pieces(kd_pieces s,
-                                                                                float *dtable,
-                                                                                int64_t stride,
-                                                                                const float *dy,
-                                                                                int64_t dy_stride,
-                                                                                pairs sorted,
-                                                                                int64_t n_vocab)
+static __global__ void __launch_bounds__(KD_PIECES_THREADS) embed_backward_pieces(kd_pieces s,
+                                                                                  float *dtable,
+                                                                                  int64_t stride,
+                                                                                  const float *dy,
+                                                                                  int64_t dy_stride,
+                                                                                  pairs sorted,
+                                                                                  int64_t n_vocab)
 {
     constexpr int V = KD_PIECE<float>;
     const kd_place at = kd_place_of<V>(s);

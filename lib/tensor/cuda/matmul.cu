@@ -7,6 +7,8 @@
  */
 #include "tensor/cuda/matmul.h"
 
+#include <cinttypes>
+#include <cstdio>
 #include <cstdlib>
 #include <cublasLt.h>
 
@@ -38,6 +40,17 @@ static kd_status library_fault(const char *what, cublasStatus_t status)
 {
     return kd_fail(status == CUBLAS_STATUS_ALLOC_FAILED ? KD_ERR_NOMEM : KD_ERR_IO,
                    "cuBLASLt: cannot %s: %s", what, cublasLtGetStatusString(status));
+}
+
+static kd_status product_fault(const char *what, cublasStatus_t status, const kd_product_key *key)
+{
+    char text[160];
+
+    (void)snprintf(text, sizeof text,
+                   "%s the %s product (%" PRId64 " x %" PRId64 ") (%" PRId64 " x %" PRId64 ")",
+                   what, kd_dtype_name(static_cast<kd_dtype>(key->dtype_ab)), key->m, key->k,
+                   key->k, key->n);
+    return library_fault(text, status);
 }
 
 kd_status kd_cuda_products_create(kd_cuda_products **products_out)
@@ -216,7 +229,7 @@ static const way *way_for(kd_backend *be, kd_cuda_products *products, const kd_p
         way_release(&made);
     }
     if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED) {
-        kd_backend_keep_fault(be, library_fault("prepare a product", status));
+        kd_backend_keep_fault(be, product_fault("prepare", status, key));
         return nullptr;
     }
     place = kd_product_table_add(&products->table, key, &evicted);
@@ -235,7 +248,7 @@ static int64_t alignment(kd_tensor t)
     return at == 0 ? ALIGNMENT_MAX : at & -at;
 }
 
-static void run(kd_backend *be, const way *w, const kd_product *p)
+static void run(kd_backend *be, const way *w, const kd_product *p, const kd_product_key *key)
 {
     const kd_cuda *cuda = kd_cuda_of(be);
     const float alpha = 1.0f, beta = p->accumulate ? 1.0f : 0.0f;
@@ -245,7 +258,7 @@ static void run(kd_backend *be, const way *w, const kd_product *p)
                        cuda->products->workspace, WORKSPACE_BYTES, cuda->stream);
 
     if (status != CUBLAS_STATUS_SUCCESS) {
-        kd_backend_keep_fault(be, library_fault("multiply", status));
+        kd_backend_keep_fault(be, product_fault("run", status, key));
     }
 }
 
@@ -272,6 +285,6 @@ void kd_cuda_product(kd_backend *be, const kd_product *product)
     if (w->product == nullptr) {
         kd_cuda_plain_product(be, product);
     } else {
-        run(be, w, product);
+        run(be, w, product, &key);
     }
 }

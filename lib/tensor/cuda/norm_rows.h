@@ -11,7 +11,7 @@
 #define KD_TENSOR_CUDA_NORM_ROWS_H
 
 #include "tensor/cuda/columns.h"
-#include "tensor/cuda/rows.h"
+#include "tensor/cuda/pieces.h"
 
 /* Parts that a group takes at least, for a share of dw costs as much as one; and blocks at most. */
 enum { KD_NORM_PARTS_MIN = 8, KD_NORM_BLOCKS_MAX = 512, KD_NORM_SHARED_MAX = 48 << 10 };

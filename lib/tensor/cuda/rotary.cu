@@ -2,7 +2,7 @@
  * rotary.cu - the backward pass is the same turn the other way. Angles come from a table by position, so
  * packed sequences begin at 0 again.
  */
-#include "tensor/cuda/rows.h"
+#include "tensor/cuda/pieces.h"
 
 struct rotate_args {
     const float *table; /* (T, D): cosines, then sines */
@@ -17,7 +17,7 @@ struct rotate_args {
  * place. The pieces are of N * heads rows of D/2 pairs. Moves x twice; the table comes from the cache.
  */
 template <class T>
-static __global__ void __launch_bounds__(KD_ROWS_THREADS)
+static __global__ void __launch_bounds__(KD_PIECES_THREADS)
     rotate_pieces(kd_pieces s, T *x, int64_t stride, rotate_args a)
 {
     constexpr int V = KD_PIECE<T>;

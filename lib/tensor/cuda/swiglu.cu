@@ -2,7 +2,7 @@
  * swiglu.cu - gate and up come from one product, side by side, and their gradients go back so. The sigmoid is
  * formed again in the backward pass, which costs less than keeping it.
  */
-#include "tensor/cuda/rows.h"
+#include "tensor/cuda/pieces.h"
 
 KD_FN float sigmoid(float x)
 {
@@ -12,7 +12,7 @@ KD_FN float sigmoid(float x)
 
 /* h (N, F) = silu(gu[:, :F]) * gu[:, F:]. Moves gu and h once. */
 template <class T>
-static __global__ void __launch_bounds__(KD_ROWS_THREADS)
+static __global__ void __launch_bounds__(KD_PIECES_THREADS)
     swiglu_pieces(kd_pieces s, T *h, int64_t h_stride, const T *gu, int64_t gu_stride)
 {
     constexpr int V = KD_PIECE<T>;
@@ -34,13 +34,14 @@ static __global__ void __launch_bounds__(KD_ROWS_THREADS)
 
 /* dgu (N, 2 F), with silu(g)' = s (1 + g (1 - s)), s = sigmoid(g). Moves gu, dh and dgu once. */
 template <class T>
-static __global__ void __launch_bounds__(KD_ROWS_THREADS) swiglu_backward_pieces(kd_pieces s,
-                                                                                 T *dgu,
-                                                                                 int64_t dgu_stride,
-                                                                                 const T *dh,
-                                                                                 int64_t dh_stride,
-                                                                                 const T *gu,
-                                                                                 int64_t gu_stride)
+static __global__ void __launch_bounds__(KD_PIECES_THREADS)
+    swiglu_backward_pieces(kd_pieces s,
+                           T *dgu,
+                           int64_t dgu_stride,
+                           const T *dh,
+                           int64_t dh_stride,
+                           const T *gu,
+                           int64_t gu_stride)
 {
     constexpr int V = KD_PIECE<T>;
     const kd_place at = kd_place_of<V>(s);

@@ -1,5 +1,5 @@
 /*
- * rows.h - how kernels that are bound by memory walk over rows: who has which elements, moved 16 bytes at a
+ * pieces.h - how kernels that are bound by memory walk over rows: who has which elements, moved 16 bytes at a
  * time where the views allow it and one by one where not.
  *
  * Two layouts of a block, threads (x, y) with x along a row:
@@ -7,12 +7,12 @@
  *   groups  blockDim.x threads, a power of 2, walk along a whole row together; a block has blockDim.y of
  *           such groups, more than one only where a group is at most a warp
  */
-#ifndef KD_TENSOR_CUDA_ROWS_H
-#define KD_TENSOR_CUDA_ROWS_H
+#ifndef KD_TENSOR_CUDA_PIECES_H
+#define KD_TENSOR_CUDA_PIECES_H
 
 #include "tensor/cuda/cuda.h"
 
-enum { KD_ROWS_THREADS = 256, KD_GROUP_THREADS_MAX = 512 };
+enum { KD_PIECES_THREADS = 256, KD_GROUP_THREADS_MAX = 512 };
 
 /* Elements of a piece: 16 bytes of the widest type. */
 template <class... T> static constexpr int KD_PIECE = ((sizeof(T) == 4) || ...) ? 4 : 8;
@@ -182,7 +182,7 @@ void kd_cuda_launch_pieces(kd_backend *be,
                            A... args)
 {
     const int64_t n_pieces = (columns + width - 1) / width;
-    const unsigned x = kd_cuda_threads_of(n_pieces, KD_ROWS_THREADS), y = KD_ROWS_THREADS / x;
+    const unsigned x = kd_cuda_threads_of(n_pieces, KD_PIECES_THREADS), y = KD_PIECES_THREADS / x;
     const unsigned column_blocks = kd_cuda_blocks(n_pieces, x);
     const int64_t n_blocks = static_cast<int64_t>(column_blocks) * kd_cuda_blocks(rows, y);
 
@@ -194,7 +194,7 @@ void kd_cuda_launch_pieces(kd_backend *be,
 static inline dim3 kd_cuda_groups_of(int64_t columns, int width)
 {
     const unsigned x = kd_cuda_threads_of((columns + width - 1) / width, KD_GROUP_THREADS_MAX);
-    return dim3(x, x > 32 ? 1 : KD_ROWS_THREADS / x);
+    return dim3(x, x > 32 ? 1 : KD_PIECES_THREADS / x);
 }
 
 #endif
