@@ -9,14 +9,14 @@ typedef struct shape {
     int64_t m, n, k, padding; /* of every row */
 } shape;
 
-typedef struct kinds {
+typedef struct kind_pair {
     kd_dtype operands, result;
-} kinds;
+} kind_pair;
 
-static const kinds all_kinds[] = {{KD_F32, KD_F32}, {KD_BF16, KD_BF16}, {KD_BF16, KD_F32}};
+static const kind_pair all_kinds[] = {{KD_F32, KD_F32}, {KD_BF16, KD_BF16}, {KD_BF16, KD_F32}};
 
 /* The operands, and what is there before, are the same for the same shape. */
-static kd_product make(const shape *s, kinds kinds, bool trans_a, bool trans_b)
+static kd_product make(const shape *s, kind_pair kinds, bool trans_a, bool trans_b)
 {
     return (kd_product){
         .c = kd_test_padded(kinds.result, s->m, s->n, s->padding, 3),
@@ -36,7 +36,7 @@ static void release(const kd_product *p)
     kd_test_free(p->b);
 }
 
-static void expect_product(kd_backend *be, const shape *s, kinds kinds, int bits)
+static void expect_product(kd_backend *be, const shape *s, kind_pair kinds, int bits)
 {
     const double limit = kinds.result == KD_F32 ? 1e-10 : 1e-5;
     kd_product p = make(s, kinds, (bits & 1) != 0, (bits & 2) != 0);
