@@ -10,12 +10,12 @@
 
 /* clang-format off */
 static const side_shape shapes[] = {
-    {1, 1, 1, 1, 1, 1, 2, 0, 0},      /* one element            */
-    {3, 17, 5, 3, 3, 3, 6, 0, 3},     /* no multiple of anything */
-    {5, 16, 8, 2, 1, 1, 8, 0, 1},     /* whole vectors, but rows that are not whole vectors apart */
-    {4, 24, 8, 2, 2, 1, 8, 1, 7},     /* and such that are, but do not begin at one               */
-    {35, 40, 24, 9, 2, 2, 16, 0, 8},  /* whole vectors, strided */
-    {70, 72, 136, 40, 4, 1, 64, 0, 0} /* several blocks of rows */
+    {1, 1, 1, 1, 1, 1, 2, 0, 0},       /* one element                                   */
+    {3, 17, 5, 3, 3, 3, 6, 0, 3},      /* no whole vectors                              */
+    {5, 16, 8, 2, 1, 1, 8, 0, 1},      /* whole ones, but rows are not whole ones apart */
+    {4, 24, 8, 2, 2, 1, 8, 1, 7},      /* rows are, but begin at none                   */
+    {35, 40, 24, 9, 2, 2, 16, 0, 8},   /* rows of vectors, strided                      */
+    {70, 72, 136, 40, 4, 1, 64, 0, 0}, /* several blocks of rows                        */
 };
 
 /* clang-format on */
