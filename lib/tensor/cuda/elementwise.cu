@@ -2,8 +2,12 @@
  * elementwise.cu - casts, sums and biases: each element is read and written once, a piece of a row by each
  * thread. Packed tensors are one long row.
  */
+#include <algorithm>
+
 #include "tensor/cuda/columns.h"
 #include "tensor/cuda/pieces.h"
+
+enum { ZERO_THREADS = 256, ZERO_BLOCKS = 4096 };
 
 /* Two tensors of one shape, as rows: one if both are packed. */
 struct pair {
@@ -67,6 +71,44 @@ static void convert(kd_backend *be, const char *what, kd_tensor dst, kd_tensor s
     kd_cuda_launch_pieces(be, what, convert_pieces<ADD, D, S>, p.rows, p.columns, V,
                           pair_fits(dst, src, p, V), kd_cuda_data<D>(dst), p.dst_stride,
                           kd_cuda_data<S>(src), p.src_stride);
+}
+
+/* t (rows, units) = 0 in units of T, rows stride units apart; writes each byte once. A kernel, since the
+ * runtime's memset is for a device's own memory only. */
+template <class T>
+static __global__ void __launch_bounds__(ZERO_THREADS)
+    zero_units(T *t, int64_t rows, int64_t units, int64_t stride)
+{
+    const int64_t n = rows * units;
+
+    for (int64_t i = int64_t{blockIdx.x} * ZERO_THREADS + threadIdx.x; i < n;
+         i += int64_t{gridDim.x} * ZERO_THREADS) {
+        t[i / units * stride + i % units] = T{};
+    }
+}
+
+template <class T> static void zero_by(kd_backend *be, kd_tensor t, const pair &p)
+{
+    const int64_t size = static_cast<int64_t>(kd_dtype_bytes(t.dtype));
+    const int64_t units = p.columns * size / static_cast<int64_t>(sizeof(T));
+    const int64_t stride = p.dst_stride * size / static_cast<int64_t>(sizeof(T));
+    const int64_t n_blocks = (p.rows * units + ZERO_THREADS - 1) / ZERO_THREADS;
+
+    kd_cuda_launch(be, "zero", zero_units<T>,
+                   static_cast<unsigned>(std::min<int64_t>(n_blocks, ZERO_BLOCKS)), ZERO_THREADS, 0,
+                   static_cast<T *>(t.data), p.rows, units, stride);
+}
+
+void kd_cuda_zero(kd_backend *be, kd_tensor t)
+{
+    const pair p = pair_of(t, t);
+    const int64_t size = static_cast<int64_t>(kd_dtype_bytes(t.dtype));
+
+    if (kd_is_aligned(t.data) && p.columns * size % 16 == 0 && p.dst_stride * size % 16 == 0) {
+        zero_by<uint4>(be, t, p);
+    } else {
+        zero_by<uint16_t>(be, t, p); /* half of any element */
+    }
 }
 
 /* Of any dtype; a row at a time unless both are packed. */

@@ -155,20 +155,6 @@ void kd_cuda_download(kd_backend *be, void *host, kd_tensor src)
     (void)kd_cuda_keep(be, error, "a download");
 }
 
-void kd_cuda_zero(kd_backend *be, kd_tensor t)
-{
-    const size_t bytes = kd_dtype_bytes(t.dtype);
-
-    if (be->fault == KD_OK && kd_tensor_elements(t) > 0) {
-        (void)kd_cuda_keep(be,
-                           cudaMemset2DAsync(t.data, static_cast<size_t>(t.row_stride) * bytes, 0,
-                                             static_cast<size_t>(kd_tensor_columns(t)) * bytes,
-                                             static_cast<size_t>(kd_tensor_rows(t)),
-                                             kd_cuda_of(be)->stream),
-                           "zeros");
-    }
-}
-
 kd_memory_usage kd_cuda_memory_usage(const kd_backend *be)
 {
     const kd_cuda *cuda = reinterpret_cast<const kd_cuda *>(be);
