@@ -57,20 +57,21 @@ static __device__ __forceinline__ backward_args<T> of_head(const backward_args<T
             a.delta};
 }
 
-/* lse and delta of a row and head; a row that is not there has weights of 0. */
+/* Of a query row and head. One that is not there has weights of 0. One that sees itself alone has
+ * dS = 0 whatever rounding leaves of dP - delta: its scale is 0. */
 struct row_constants {
-    float lse, delta;
+    float lse, delta, scale;
 };
 
 template <class T>
 static __device__ __forceinline__ row_constants
-constants_of(const backward_args<T> &a, int64_t first, int row, int n_rows, int h)
+constants_of(const backward_args<T> &a, const kd_attention_block &block, int row, int h)
 {
-    if (row >= n_rows) {
-        return {INFINITY, 0.0f};
+    if (row >= block.n_rows) {
+        return {INFINITY, 0.0f, 0.0f};
     }
-    const int64_t at = kd_attention_at(a.s, first, h) + row;
-    return {a.lse[at], a.delta[at]};
+    const int64_t at = kd_attention_at(a.s, block.row, h) + row;
+    return {a.lse[at], a.delta[at], block.place + row == 0 ? 0.0f : a.s.scale};
 }
 
 /* delta (B H, T): a warp has a row and head. Reads out and dout once. */
@@ -97,12 +98,12 @@ static __global__ void __launch_bounds__(DELTA_THREADS) find_delta(const backwar
 
 /* ---- plain, both dtypes ---- */
 
-/* Of one score: P in place of it, and dS / scale in place of dP. */
+/* Of one score: P in place of it, and scale dS in place of dP. */
 static __device__ __forceinline__ void
 plain_gradient(float &score, float &d_score, row_constants row, bool seen, float scale)
 {
     score = seen ? expf(score * scale - row.lse) : 0.0f;
-    d_score = score * (d_score - row.delta);
+    d_score = score * (d_score - row.delta) * row.scale;
 }
 
 template <class T>
@@ -112,12 +113,11 @@ static __device__ void plain_queries(const backward_args<T> &a,
                                      int h)
 {
     const int first = static_cast<int>(blockIdx.y) * KD_PLAIN_COLUMNS;
-    const float scales[4] = {a.s.scale, a.s.scale, a.s.scale, a.s.scale};
     kd_plain_sums dq = {};
     kd_plain_scores p, ds;
     row_constants row[4];
     for (int i = 0; i < 4; i++) {
-        row[i] = constants_of(a, block.row, kd_plain_row(i), block.n_rows, h);
+        row[i] = constants_of(a, block, kd_plain_row(i), h);
     }
     for (int tile = 0; tile <= block.place; tile += KD_ATTENTION_ROWS) {
         const int64_t key = block.row - block.place + tile;
@@ -132,7 +132,8 @@ static __device__ void plain_queries(const backward_args<T> &a,
         }
         kd_plain_add(dq, tiles, ds, a.k.from(key), n_keys, first, a.s.head_dim);
     }
-    kd_plain_store(a.dq.from(block.row), dq, scales, block.n_rows, first, a.s.head_dim);
+    kd_plain_store(a.dq.from(block.row), dq, {1.0f, 1.0f, 1.0f, 1.0f}, block.n_rows, first,
+                   a.s.head_dim);
 }
 
 /* Grid: (windows * H, D / 128). */
@@ -167,7 +168,7 @@ static __device__ __forceinline__ void plain_meet(kd_plain_sums &dk,
                       a.s.head_dim);
     for (int j = 0; j < 4; j++) {
         const int query = kd_plain_column(j);
-        const row_constants row = constants_of(a, queries.row, query, queries.n_rows, h);
+        const row_constants row = constants_of(a, queries, query, h);
         for (int i = 0; i < 4; i++) {
             const bool seen = keys.place + kd_plain_row(i) <= queries.place + query;
             plain_gradient(p[i][j], ds[i][j], row, seen, a.s.scale);
@@ -209,16 +210,16 @@ static __global__ void __launch_bounds__(KD_PLAIN_THREADS) keys_plain(const back
     const backward_item item = item_of(all.s.n_kv_heads);
     const int g = item.head;
     const backward_args<T> of_g = of_head(all, g * (all.s.n_heads / all.s.n_kv_heads));
-    const float scale = all.s.scale, scales[4] = {scale, scale, scale, scale},
-                ones[4] = {1, 1, 1, 1};
     kd_attention_each_block(all.s, item.window, [&](const kd_attention_block &keys) {
         kd_plain_sums dk = {}, dv = {};
         each_reader(all, keys, g, KD_ATTENTION_ROWS,
                     [&](const backward_args<T> &a, const kd_attention_block &queries, int h) {
                         plain_meet(dk, dv, a, tiles, keys, queries, h);
                     });
-        kd_plain_store(of_g.dk.from(keys.row), dk, scales, keys.n_rows, first, all.s.head_dim);
-        kd_plain_store(of_g.dv.from(keys.row), dv, ones, keys.n_rows, first, all.s.head_dim);
+        kd_plain_store(of_g.dk.from(keys.row), dk, {1.0f, 1.0f, 1.0f, 1.0f}, keys.n_rows, first,
+                       all.s.head_dim);
+        kd_plain_store(of_g.dv.from(keys.row), dv, {1.0f, 1.0f, 1.0f, 1.0f}, keys.n_rows, first,
+                       all.s.head_dim);
     });
     kd_attention_clear_padding(all.s, item.window, of_g.dk);
     kd_attention_clear_padding(all.s, item.window, of_g.dv);
@@ -229,12 +230,13 @@ static __global__ void __launch_bounds__(KD_PLAIN_THREADS) keys_plain(const back
 typedef backward_args<__nv_bfloat16> mma_args;
 typedef float mma_scores[MET_ROWS / 8][4];
 
-/* As plain_gradient, with lse in powers of two. */
+/* As plain_gradient, by powers of two. Both results are rounded to bf16 next, where they are
+ * operands: the scale is in them so that they are rounded as on the CPU. */
 static __device__ __forceinline__ void
 mma_gradient(float &score, float &d_score, row_constants row, bool seen, float scale)
 {
     score = seen ? exp2f(score * (scale * KD_LOG2_E) - row.lse * KD_LOG2_E) : 0.0f;
-    d_score = score * (d_score - row.delta);
+    d_score = score * (d_score - row.delta) * row.scale;
 }
 
 template <int W>
@@ -244,12 +246,11 @@ mma_queries(const mma_args &a, __nv_bfloat16 *memory, const kd_attention_block &
     __nv_bfloat16 *q = memory, *dout = q + KD_MMA_TILE<KD_ATTENTION_ROWS, W>;
     __nv_bfloat16 *k = dout + KD_MMA_TILE<KD_ATTENTION_ROWS, W>, *v = k + KD_MMA_TILE<MET_ROWS, W>;
     const int n = block.place + block.n_rows; /* keys */
-    const float scales[2] = {a.s.scale, a.s.scale};
     float dq[W / 8][4];
     mma_scores p, ds;
     row_constants row[2];
     for (int i = 0; i < 2; i++) {
-        row[i] = constants_of(a, block.row, kd_mma_row(i * 2), block.n_rows, h);
+        row[i] = constants_of(a, block, kd_mma_row(i * 2), h);
     }
     kd_mma_clear<W>(dq);
     __syncthreads(); /* nobody reads the tiles of the block before */
@@ -273,7 +274,7 @@ mma_queries(const mma_args &a, __nv_bfloat16 *memory, const kd_attention_block &
         kd_mma_add<MET_ROWS, W>(dq, ds, k);
         __syncthreads(); /* and read */
     }
-    kd_mma_store<W>(a.dq.from(block.row), q, dq, scales, block.n_rows, a.s);
+    kd_mma_store<W>(a.dq.from(block.row), q, dq, {1.0f, 1.0f}, block.n_rows, a.s);
 }
 
 /* Grid: windows * H. Shared memory: two tiles of 64 rows and two of 32. */
@@ -310,7 +311,7 @@ static __device__ __forceinline__ void mma_meet(mma_keys<W> &m,
     kd_mma_load<MET_ROWS, W>(m.dout, a.dout.from(queries.row), queries.n_rows, a.s);
     kd_cp_async_commit();
     if (thread < MET_ROWS) {
-        m.rows[thread] = constants_of(a, queries.row, thread, queries.n_rows, h);
+        m.rows[thread] = constants_of(a, queries, thread, h);
     }
     kd_cp_async_wait<0>();
     __syncthreads(); /* tiles are there */
@@ -335,7 +336,6 @@ static __global__ void __launch_bounds__(KD_MMA_THREADS) keys_mma(const mma_args
     const backward_item item = item_of(all.s.n_kv_heads);
     const int g = item.head;
     const mma_args of_g = of_head(all, g * (all.s.n_heads / all.s.n_kv_heads));
-    const float scales[2] = {all.s.scale, all.s.scale}, ones[2] = {1.0f, 1.0f};
     mma_keys<W> m;
     m.k = memory;
     m.v = m.k + KD_MMA_TILE<KD_ATTENTION_ROWS, W>;
@@ -352,8 +352,8 @@ static __global__ void __launch_bounds__(KD_MMA_THREADS) keys_mma(const mma_args
                     [&](const mma_args &a, const kd_attention_block &queries, int h) {
                         mma_meet<W>(m, a, keys, queries, h);
                     });
-        kd_mma_store<W>(of_g.dk.from(keys.row), m.k, m.dk, scales, keys.n_rows, all.s);
-        kd_mma_store<W>(of_g.dv.from(keys.row), m.v, m.dv, ones, keys.n_rows, all.s);
+        kd_mma_store<W>(of_g.dk.from(keys.row), m.k, m.dk, {1.0f, 1.0f}, keys.n_rows, all.s);
+        kd_mma_store<W>(of_g.dv.from(keys.row), m.v, m.dv, {1.0f, 1.0f}, keys.n_rows, all.s);
     });
     kd_attention_clear_padding(all.s, item.window, of_g.dk);
     kd_attention_clear_padding(all.s, item.window, of_g.dv);

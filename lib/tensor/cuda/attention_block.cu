@@ -72,8 +72,7 @@ static void check_matrix(kd_tensor t, kd_dtype dtype, int64_t rows, int64_t colu
 void kd_cuda_attention_check(const kd_attention *a, kd_dtype compute)
 {
     const int64_t n = a->n_batch * a->n_tokens;
-    KD_CHECK(a->n_tokens > 0 && a->n_tokens <= INT32_MAX);
-    KD_CHECK(a->head_dim > 0 && a->head_dim <= INT32_MAX && a->n_heads <= INT32_MAX);
+    KD_CHECK(a->n_tokens > 0 && a->head_dim > 0);
     KD_CHECK(a->n_kv_heads > 0 && a->n_heads % a->n_kv_heads == 0);
     check_matrix(a->q, compute, n, a->n_heads * a->head_dim);
     check_matrix(a->k, compute, n, a->n_kv_heads * a->head_dim);
@@ -91,6 +90,7 @@ kd_attention_shape kd_cuda_attention_shape(kd_backend *be, const kd_attention *a
     int32_t *places =
         static_cast<int32_t *>(kd_cuda_scratch(be, static_cast<size_t>(n) * sizeof(int32_t)));
     if (be->fault == KD_OK) {
+        KD_CHECK(a->n_tokens <= INT32_MAX && a->n_heads * a->head_dim <= INT32_MAX);
         kd_cuda_launch(be, "attention's spans", find_places, kd_cuda_blocks(n, THREADS), THREADS, 0,
                        places, kd_cuda_data<const int32_t>(a->segments), n, a->n_tokens);
     }
