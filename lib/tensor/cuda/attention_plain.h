@@ -77,7 +77,8 @@ KD_FN void kd_plain_multiply(kd_plain_scores &scores,
         kd_plain_load(tiles.left, x, n_x, first, head_dim);
         kd_plain_load(tiles.right, y, n_y, first, head_dim);
         __syncthreads();
-        for (int c = 0; c < KD_PLAIN_SLICE; c++) {
+        const int n_columns = min(KD_PLAIN_SLICE, head_dim - first);
+        for (int c = 0; c < n_columns; c++) {
 #pragma unroll
             for (int i = 0; i < 16; i++) {
                 scores[i / 4][i % 4] +=
