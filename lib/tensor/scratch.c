@@ -43,6 +43,7 @@ void *kd_scratch_take(kd_scratch *scratch, size_t size_bytes)
     if (size_bytes > SIZE_MAX / 4) {
         size_bytes = SIZE_MAX / 4; /* which no allocator gives */
     }
+    size_bytes = size_bytes == 0 ? 1 : size_bytes; /* a pointer all the same */
     size_bytes = (size_bytes + KD_SCRATCH_ALIGN - 1) / KD_SCRATCH_ALIGN * KD_SCRATCH_ALIGN;
     if (block == NULL || block->size_bytes - block->used_bytes < size_bytes) {
         if (block != NULL && scratch->used_bytes == 0) {

@@ -9,6 +9,9 @@ extern "C" {
 #endif
 
 /*
+ * With KD_CUDA_HOST_CLOSED in the environment the host cannot reach device memory but through the runtime: it
+ * ends as by a wrong pointer, with a line that says so.
+ *
  * The schedule from here on; waits first for all that is queued. Seed 0: threads and blocks in order,
  * asynchronous copies and the work of streams as late as allowed. Others shuffle all of these. At start it
  * is KD_CUDA_HOST_SEED, or 0.

@@ -354,6 +354,13 @@ static cublasStatus_t check_shapes(const kd_host_lt_desc &desc,
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* The real library has slower algorithms for less; here they are refused, so that callers prove that they can
+ * do without. */
+static uint32_t required_alignment(const kd_host_lt_layout &l)
+{
+    return l.type == CUDA_R_16BF ? 16 : 4;
+}
+
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle,
                                               cublasLtMatmulDesc_t desc,
                                               cublasLtMatrixLayout_t a,
@@ -372,6 +379,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle,
         return CUBLAS_STATUS_INVALID_VALUE;
     if (cublasStatus_t status = check_shapes(*desc, *a, *b, *c, *d))
         return status;
+    const kd_host_lt_layout *all[] = {a, b, c, d};
+    for (int i = 0; i < 4; i++) {
+        if (preference->alignment[i] < required_alignment(*all[i]))
+            return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
     results[0] = {};
     *n_found = 1;
     return CUBLAS_STATUS_SUCCESS;
@@ -382,7 +394,7 @@ static cublasStatus_t check_matrix(const kd_host_lt_layout &l, const void *p)
 {
     if (!p)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if ((uintptr_t)p % (l.type == CUDA_R_16BF ? 16 : 4))
+    if ((uintptr_t)p % required_alignment(l))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     return CUBLAS_STATUS_SUCCESS;
 }

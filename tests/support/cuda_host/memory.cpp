@@ -23,6 +23,7 @@ struct device_memory {
     size_t used, high;               /* bytes; high: above it nothing was ever allocated */
     std::map<size_t, size_t> blocks; /* offset to size */
     bool open;
+    size_t opened_bytes; /* while it is: what was allocated since is not yet */
 };
 
 static device_memory *memories()
@@ -110,15 +111,25 @@ static bool reserve(device_memory *m)
     return true;
 }
 
+/* Opening and closing costs more than small kernels do, so it has to be asked for. */
+static bool closes()
+{
+    static bool asked = getenv("KD_CUDA_HOST_CLOSED") != nullptr;
+    return asked;
+}
+
 static void protect(device_memory *m, bool open)
 {
-    if (m->open == open || !m->high)
+    if (!m->high || (!open && (!m->open || !closes())))
+        return;
+    if (open && m->open && m->opened_bytes >= open_bytes(*m))
         return;
     if (mprotect(m->base, open_bytes(*m), open ? PROT_READ | PROT_WRITE : PROT_NONE)) {
         perror("cuda_host: mprotect");
         abort();
     }
     m->open = open;
+    m->opened_bytes = open ? open_bytes(*m) : 0;
 }
 
 void memory_open(int device)
