@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "tensor/ops.h"
 
-#define KEY "kernels="
+#define KEY "cpu_level=" /* which names a GPU's kind too */
 
 /* Of the student ranks. */
 typedef struct level_counts {
@@ -93,10 +93,11 @@ static const char *choose(const worker *w,
         name = own_kind(w, kind);
     }
     if (*recorded != '\0') {
-        kd_log(KD_LOG_WARN,
-               "the checkpoint was made with kernels of %s, which not all student ranks have: "
-               "goes on with %s, and not to the bit as it would have",
-               recorded, name);
+        kd_log(
+            KD_LOG_WARN,
+            "the checkpoint was made with kernels of level %s, which not all student ranks have: "
+            "goes on with %s, and not to the bit as it would have",
+            recorded, name);
     }
     return name;
 }
@@ -111,11 +112,11 @@ static kd_status take(worker *w, const char *mine)
     }
     (void)snprintf(w->kernels, sizeof w->kernels, "%s", name);
     if (*name != '\0' && kd_world_role(w->world) == KD_ROLE_STUDENT && !has(w, name)) {
-        st = kd_fail(
-            KD_ERR_INVALID,
-            "student.resources: found devices of unlike kinds: the leader's kernels of %s are "
-            "not to be had here",
-            name);
+        st = kd_fail(KD_ERR_INVALID,
+                     "student.resources: found devices of unlike kinds: the leader's kernels of "
+                     "level %s are "
+                     "not to be had here",
+                     name);
     }
     free(name);
     return kd_world_agree(w->world, st);

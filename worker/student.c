@@ -64,11 +64,9 @@ static kd_status open_teacher(student_rank *rank, int i)
     if (plan->messages[i].n_groups == 0) {
         return KD_OK;
     }
-    if (teaching_is_local(w->job, i)) {
-        return open_source(rank, i);
-    }
-    if (!teaching_needs_lm_head(w->job, &rank->teaching, i)) {
-        return KD_OK;
+    const kd_status st = teaching_is_local(w->job, i) ? open_source(rank, i) : KD_OK;
+    if (st || !teaching_needs_lm_head(w->job, &rank->teaching, i)) {
+        return st;
     }
     return kd_model_folder_load_lm_head(w->job->teachers[i]->checkpoint, rank->be,
                                         rank->teaching.teachers[i].compute, &pupil->lm_head);
@@ -103,8 +101,8 @@ static kd_status open_trainer(student_rank *rank)
     kd_parameters *params = NULL;
     for (int i = 0; i < t->n_teachers; i++) {
         const teacher_pupil *pupil = &rank->teachers[i];
-        t->teachers[i].lm_head =
-            pupil->source.model != NULL ? kd_teacher_lm_head(pupil->source.model) : pupil->lm_head;
+        const bool beside = pupil->source.model != NULL && pupil->lm_head.data == NULL;
+        t->teachers[i].lm_head = beside ? kd_teacher_lm_head(pupil->source.model) : pupil->lm_head;
     }
     const kd_status st = kd_initial_parameters(rank->be, w->job->student, &t->student, &params);
     return st ? st

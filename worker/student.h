@@ -17,7 +17,7 @@
 typedef struct teacher_pupil {
     kd_backend *be;        /* owned, where the model is here and has another dtype       */
     teacher_source source; /* the model in this process, where the teacher has no ranks  */
-    kd_tensor lm_head;     /* owned, where hidden states come from other ranks           */
+    kd_tensor lm_head;     /* owned, where hidden states come from other ranks or devices */
 } teacher_pupil;
 
 typedef struct student_rank {

@@ -86,6 +86,8 @@ bool teaching_is_local(const Kd__Job *job, int teacher)
 
 bool teaching_needs_lm_head(const Kd__Job *job, const teaching *t, int teacher)
 {
-    return !teaching_is_local(job, teacher) &&
-           kd_signal_plan_find(&t->plan, teacher, KD_SIGNAL_HIDDEN, 0) != NULL;
+    const bool beside =
+        teaching_is_local(job, teacher) &&
+        job->teachers[teacher]->resources->device == job->student->resources->device;
+    return !beside && kd_signal_plan_find(&t->plan, teacher, KD_SIGNAL_HIDDEN, 0) != NULL;
 }

@@ -32,7 +32,7 @@ int64_t teaching_rows(const Kd__Job *job);
 /* Whether the student's ranks run that teacher themselves. */
 bool teaching_is_local(const Kd__Job *job, int teacher);
 
-/* Whether a student rank holds the lm_head of a teacher that other ranks run. */
+/* Whether a student rank holds the lm_head of a teacher that other ranks run, or it itself on another device. */
 bool teaching_needs_lm_head(const Kd__Job *job, const teaching *t, int teacher);
 
 #endif

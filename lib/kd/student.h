@@ -62,7 +62,8 @@ struct kd_student {
  */
 KD_MUST_USE kd_status kd_values_read(const char *yaml, Kd__Job **job_out);
 
-/* What a model runs on here; resources may be NULL. */
+/* The job's word for a model's device, and what it comes to here; resources may be NULL. */
+Kd__Resources__Device kd_values_wish(const Kd__Resources *resources);
 Kd__Resources__Device kd_values_device(const Kd__Resources *resources);
 
 /* The job with every default; taught: those that hold with a teacher. The caller destroys it. */

@@ -153,7 +153,13 @@ kd_status kd_teaching_begin(kd_student *s, kd_logits_source from, int64_t n_batc
     return st;
 }
 
-/* A teacher of another dtype or device than the student's has a back end of its own. */
+static Kd__Resources__Device device_of(const kd_student *s)
+{
+    return s->be->device.kind == KD_DEVICE_CUDA ? KD__RESOURCES__DEVICE__CUDA
+                                                : KD__RESOURCES__DEVICE__CPU;
+}
+
+/* A teacher of another dtype than the student's has a back end of its own, on the same device. */
 static kd_status load(const kd_student *s,
                       const Kd__Teacher *from,
                       kd_backend **be_out,
@@ -166,10 +172,14 @@ static kd_status load(const kd_student *s,
     kd_teacher *teacher = NULL;
     int64_t n_vocab;
     kd_status st = KD_OK;
-    const kd_device_place place = {.device = kd_values_device(from->resources),
-                                   .n_threads = s->be->n_threads};
-    const bool cuda = place.device == KD__RESOURCES__DEVICE__CUDA;
-    if (dtype != s->be->compute || cuda != (s->be->device.kind == KD_DEVICE_CUDA)) {
+    const kd_device_place place = {.device = device_of(s), .n_threads = s->be->n_threads};
+    const Kd__Resources__Device wish = kd_values_wish(from->resources);
+    if (wish != KD__RESOURCES__DEVICE__AUTO && wish != place.device) {
+        st = kd_fail(KD_ERR_INVALID,
+                     "teachers.0.resources.device: found %s, expected auto or the student's: both "
+                     "are of one process here",
+                     wish == KD__RESOURCES__DEVICE__CUDA ? "cuda" : "cpu");
+    } else if (dtype != s->be->compute) {
         st = kd_device_open(&place, dtype, &be);
     }
     if (!st) {

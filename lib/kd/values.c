@@ -32,11 +32,14 @@ static kd_status resolve_paths(Kd__Job *job)
     return st;
 }
 
+Kd__Resources__Device kd_values_wish(const Kd__Resources *resources)
+{
+    return resources != NULL ? resources->device : KD__RESOURCES__DEVICE__AUTO;
+}
+
 Kd__Resources__Device kd_values_device(const Kd__Resources *resources)
 {
-    const Kd__Resources__Device wish =
-        resources != NULL ? resources->device : KD__RESOURCES__DEVICE__AUTO;
-    return kd_device_choose(wish, 1, kd_cuda_device_count() > 0 ? 1 : 0);
+    return kd_device_choose(kd_values_wish(resources), 1, kd_cuda_device_count() > 0 ? 1 : 0);
 }
 
 /* All CUDA devices that we run on multiply bf16. */
@@ -56,19 +59,18 @@ static kd_status adapt(Kd__Job *job)
     if (job->objective == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for an objective");
     }
-    if (job->student != NULL && job->student->resources != NULL) {
-        job->student->resources->has_ranks = 0;
+    Kd__Resources *mine = job->student != NULL ? job->student->resources : NULL;
+    if (mine != NULL) {
+        mine->has_ranks = 0;
     }
     for (size_t i = 0; i < job->n_teachers; i++) {
         if (job->teachers[i]->resources != NULL) {
             job->teachers[i]->resources->has_ranks = 0;
         }
-        choose_dtype(job->teachers[i]->resources, &job->teachers[i]->has_dtype,
-                     &job->teachers[i]->dtype);
+        choose_dtype(mine, &job->teachers[i]->has_dtype, &job->teachers[i]->dtype);
     }
     if (job->training != NULL) {
-        choose_dtype(job->student != NULL ? job->student->resources : NULL,
-                     &job->training->has_dtype, &job->training->dtype);
+        choose_dtype(mine, &job->training->has_dtype, &job->training->dtype);
     }
     return resolve_paths(job);
 }

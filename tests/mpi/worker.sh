@@ -15,7 +15,7 @@ fail() {
     exit 1
 }
 
-# The text, and a teacher made from it by a job without teachers.
+# make_teacher [PATH=VALUE]...: the text, and a teacher made from it by a job without teachers.
 make_teacher() {
     awk 'BEGIN { srand(7); for (i = 0; i < 6000; i++) printf "%s ", substr("the quick brown fox jumps over a lazy dog", 1 + int(rand() * 30), 2 + int(rand() * 7)) }' >text.txt
     cat >teacher.yaml <<'EOF'
@@ -38,7 +38,7 @@ objective: {kd: {temperature: 2}}
 training: {steps: 12, batch_size: 16, micro_batch_size: 4, learning_rate: 3e-3, dtype: f32}
 evaluation: {max_sequences: 16}
 EOF
-    run 1 teacher.yaml
+    run 1 teacher.yaml "$@"
 }
 
 # run RANKS JOB [PATH=VALUE]...
@@ -70,9 +70,9 @@ expect_code() {
     [ "$code" = "$expected" ] || fail "exit code $code, expected $expected: $*"
 }
 
-# Steps and losses of two runs differ by rounding only.
+# expect_same_losses FILE FILE [ROWS]: steps and losses of two runs differ by rounding only.
 expect_same_losses() {
-    paste -d, "$1" "$2" | awk -F, -v names="$1 $2" '
+    paste -d, "$1" "$2" | awk -F, -v names="$1 $2" -v rows="${3:-12}" '
         NR == 1 { n = NF / 2; next }
         {
             for (i = 1; i <= n; i++) {
@@ -82,7 +82,7 @@ expect_same_losses() {
                 if (difference > 1e-5 * size) { print names ": row " NR - 1 ": " $i " and " $(i + n); exit 1 }
             }
         }
-        END { if (NR != 13) { print names ": " NR - 1 " rows, expected 12"; exit 1 } }' >&2 ||
+        END { if (NR != rows + 1) { print names ": " NR - 1 " rows, expected " rows; exit 1 } }' >&2 ||
         fail "losses differ"
 }
 
@@ -595,6 +595,38 @@ check_create() { # distill-model
 }
 
 # The local tool says of a model what the run that made it said.
+# Of a worker whose CUDA devices are emulated: whichever of the roles runs on one, the losses are the same; in the
+# same places they have the same bits, whatever the schedule, and a resume ends as a run that was not cut.
+case_cuda() {
+    local t=teachers.0.resources s=student.resources pair few=(training.steps=2 teachers.0.dtype=f32 evaluation.max_sequences=2)
+    export KD_CUDA_HOST_CLOSED=1
+    make_teacher student.resources.device=cpu
+    run 2 student.yaml output=cpu:cpu $t.device=cpu $s.device=cpu "${few[@]}"
+    for pair in cuda:cuda cuda:cpu cpu:cuda; do # teacher:student
+        run 2 student.yaml output=$pair $t.device=${pair%:*} $s.device=${pair#*:} "${few[@]}"
+        expect_same_losses cpu:cpu/metrics.csv $pair/metrics.csv 2
+        run 1 student.yaml output=beside-$pair $t.ranks=0 $t.device=${pair%:*} $s.device=${pair#*:} "${few[@]}"
+        expect_same_losses cpu:cpu/metrics.csv beside-$pair/metrics.csv 2
+    done
+    run 2 student.yaml output=shared $t.ranks=0 $s.ranks=2 "${few[@]}" # one device, two ranks
+    expect_same_losses cpu:cpu/metrics.csv shared/metrics.csv 2
+    grep -q '"cpu_level=sm_' shared/checkpoints/step-*/state.json || fail "the kind of GPU is not recorded"
+    KD_CUDA_HOST_DEVICES=0 expect_exit 65 "no CUDA device" 2 student.yaml output=none $s.device=cuda
+}
+
+# As auto places it and bf16 rounds it, with the device's work in other orders.
+case_cuda_resume() {
+    local few=(training.steps=4 training.dtype=auto evaluation.max_sequences=2 checkpoint.every_steps=2)
+    make_teacher student.resources.device=cpu
+    run 2 student.yaml output=whole "${few[@]}"
+    grep -q "dtype: bf16" whole/job.yaml || fail "a device that multiplies bf16 did not get it"
+    cp -r whole broken
+    rm -r broken/final broken/checkpoints/step-*4
+    KD_CUDA_HOST_SEED=3 run 2 student.yaml output=broken "${few[@]}"
+    grep -q "resumes at step 2" log || fail "nothing was resumed"
+    cmp whole/final/model.safetensors broken/final/model.safetensors || fail "a resumed run ended in other bytes"
+}
+
 case_model() {
     local tool loss found
     tool=$(dirname "$worker")/distill-model
