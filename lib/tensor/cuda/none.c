@@ -8,7 +8,8 @@ kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_o
 {
     (void)compute;
     (void)be_out;
-    return kd_fail(KD_ERR_NOT_FOUND, "no CUDA device %d: this program was built without CUDA", number);
+    return kd_fail(KD_ERR_NOT_FOUND, "no CUDA device %d: this program was built without CUDA",
+                   number);
 }
 
 int kd_cuda_device_count(void)
