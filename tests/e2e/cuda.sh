@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# A distillation whose teacher and student run on CUDA devices, emulated ones: submitted, killed in the middle with
+# the daemon, taken up again, and ended in the bytes of one that was left alone.
+source "$(dirname "$0")/support.sh"
+
+worker=$KD_BIN/distill-worker-emulated
+text "$dir/text.txt" 100000
+start_daemon --worker "$worker"
+tiny_job "$dir/teacher.yaml" "  resources: {device: cpu}"
+expect 0 '' distillctl submit "$dir/teacher.yaml" --watch
+for name in whole broken; do
+    tiny_job "$dir/$name.yaml" "  resources: {device: cuda}" \
+        "teachers: [{checkpoint: $dir/teacher/final, resources: {ranks: 1, device: cuda}}]"
+done
+expect 0 '' distillctl submit "$dir/whole.yaml" --watch
+expect 0 '' distillctl submit "$dir/broken.yaml"
+wait_for 60 at_step 3 5 # there is something to resume from
+stop_daemon KILL
+pkill -KILL -f "$worker.*$dir" || fail "no rank was there to be killed"
+start_daemon --worker "$worker"
+expect 0 '' distillctl watch 3
+equal "the job" "$(status 3 state)" succeeded
+cmp "$dir/whole/final/model.safetensors" "$dir/broken/final/model.safetensors" || fail "it ended in other bytes"
+finish
