@@ -61,6 +61,15 @@ void kd_cuda_scratch_rewind(kd_backend *be, size_t mark);
 /* A scratch tensor of rows by columns; its data is NULL if the back end now has a fault. */
 kd_tensor kd_cuda_scratch_2d(kd_backend *be, kd_dtype dtype, int64_t rows, int64_t columns);
 
+/* Queues a copy of rows of so many bytes, which begin the strides apart, between memory of any kind. */
+cudaError_t kd_cuda_copy_rows(void *dst,
+                              size_t dst_stride,
+                              const void *src,
+                              size_t src_stride,
+                              size_t row_bytes,
+                              size_t rows,
+                              cudaStream_t stream);
+
 /* A product on the stream; see product.h. One with M or N of 0 does nothing; K of 0 gives zeros, or nothing
  * where it accumulates. */
 void kd_cuda_product(kd_backend *be, const kd_product *product);

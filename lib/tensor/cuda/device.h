@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tensor/cuda/limits.h"
+
 #ifdef __CUDACC__
 
 /* KD_SHARED(float, x, [32]) declares float x[32]; a scalar is KD_SHARED(uint64_t, bar, ). */
@@ -27,8 +29,8 @@
     T *name = (T *)kd_dyn_shared
 
 /*
- * Queues kernel(args...) on the stream. A cluster of 0 or 1 is none; smem in bytes. Shared memory above 48 KiB
- * has to be asked for, which is done here and nowhere else. What is wrong with the launch is returned; what
+ * Queues kernel(args...) on the stream. A cluster of 0 or 1 is none; smem in bytes: more than KD_SHARED_UNASKED
+ * is asked for, which is done here and nowhere else. What is wrong with the launch is returned; what
  * goes wrong in the kernel comes with a later call.
  */
 template <class... P, class... A>
@@ -52,7 +54,7 @@ static inline cudaError_t kd_launch(void (*kernel)(P...),
     config.stream = stream;
     config.attrs = &attribute;
     config.numAttrs = cluster > 1;
-    if (smem > 48 << 10)
+    if (smem > KD_SHARED_UNASKED)
         error = cudaFuncSetAttribute((const void *)kernel,
                                      cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
     if (!error && cluster > 8)

@@ -122,11 +122,9 @@ static void copy_bytes(kd_backend *be, kd_tensor dst, kd_tensor src)
     if (be->fault != KD_OK || p.rows == 0 || p.columns == 0) {
         return;
     }
-    const cudaError_t error =
-        p.rows == 1 ? cudaMemcpyAsync(dst.data, src.data, width, cudaMemcpyDefault, stream)
-                    : cudaMemcpy2DAsync(dst.data, static_cast<size_t>(p.dst_stride) * size,
-                                        src.data, static_cast<size_t>(p.src_stride) * size, width,
-                                        static_cast<size_t>(p.rows), cudaMemcpyDefault, stream);
+    const cudaError_t error = kd_cuda_copy_rows(dst.data, static_cast<size_t>(p.dst_stride) * size,
+                                                src.data, static_cast<size_t>(p.src_stride) * size,
+                                                width, static_cast<size_t>(p.rows), stream);
     (void)kd_cuda_keep(be, error, "copy");
 }
 

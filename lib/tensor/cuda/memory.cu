@@ -120,6 +120,22 @@ void kd_cuda_free(kd_backend *be, void *memory)
     free(block);
 }
 
+/* One row has no stride, for the runtime takes none of 2 GiB and more. */
+cudaError_t kd_cuda_copy_rows(void *dst,
+                              size_t dst_stride,
+                              const void *src,
+                              size_t src_stride,
+                              size_t row_bytes,
+                              size_t rows,
+                              cudaStream_t stream)
+{
+    if (rows == 1) {
+        return cudaMemcpyAsync(dst, src, row_bytes, cudaMemcpyDefault, stream);
+    }
+    return cudaMemcpy2DAsync(dst, dst_stride, src, src_stride, row_bytes, rows, cudaMemcpyDefault,
+                             stream);
+}
+
 void kd_cuda_upload(kd_backend *be, kd_tensor dst, const void *host)
 {
     kd_cuda *cuda = kd_cuda_of(be);
@@ -146,9 +162,9 @@ void kd_cuda_download(kd_backend *be, void *host, kd_tensor src)
     if (be->fault != KD_OK || kd_tensor_elements(src) == 0) {
         return;
     }
-    cudaError_t error = cudaMemcpy2DAsync(
-        host, row_bytes, src.data, static_cast<size_t>(src.row_stride) * bytes, row_bytes,
-        static_cast<size_t>(kd_tensor_rows(src)), cudaMemcpyDefault, cuda->stream);
+    cudaError_t error =
+        kd_cuda_copy_rows(host, row_bytes, src.data, static_cast<size_t>(src.row_stride) * bytes,
+                          row_bytes, static_cast<size_t>(kd_tensor_rows(src)), cuda->stream);
     if (error == cudaSuccess) {
         error = cudaStreamSynchronize(cuda->stream);
     }

@@ -2,10 +2,10 @@
  * staging.cu - sends what the host has in pieces of half the staging memory each: whole rows where they
  * fit, parts of a row where one is larger.
  */
-#include "tensor/cuda/staging.h"
-
 #include <algorithm>
 #include <cstring>
+
+#include "tensor/cuda/cuda.h"
 
 cudaError_t kd_cuda_staging_create(kd_cuda_staging *staging)
 {
@@ -50,8 +50,8 @@ static cudaError_t send_piece(kd_cuda_staging *staging,
         return error;
     }
     memcpy(staging->memory[half], host, rows * row_bytes);
-    error = cudaMemcpy2DAsync(dst, dst_stride, staging->memory[half], row_bytes, row_bytes, rows,
-                              cudaMemcpyDefault, stream);
+    error = kd_cuda_copy_rows(dst, dst_stride, staging->memory[half], row_bytes, row_bytes, rows,
+                              stream);
     return error != cudaSuccess ? error : cudaEventRecord(staging->sent[half], stream);
 }
 

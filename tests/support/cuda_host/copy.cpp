@@ -79,6 +79,12 @@ static cudaError_t copy(const copy_shape &c, cudaMemcpyKind kind, cudaStream_t s
     return error || memory_place(c.dst) != ON_HOST ? error : finish(stream);
 }
 
+/* Rows of a copy may not be further apart, even where there is but one. */
+static bool pitches_fit(const copy_shape &c)
+{
+    return c.dst_pitch <= INT32_MAX && c.src_pitch <= INT32_MAX;
+}
+
 cudaError_t
 cudaMemcpyAsync(void *dst, const void *src, size_t n, cudaMemcpyKind kind, cudaStream_t stream)
 {
@@ -97,7 +103,7 @@ cudaError_t cudaMemcpy2DAsync(void *dst,
 {
     api_call call;
     copy_shape c{(char *)dst, (const char *)src, dst_pitch, src_pitch, width, height};
-    return answer(copy(c, kind, stream));
+    return answer(pitches_fit(c) ? copy(c, kind, stream) : cudaErrorInvalidPitchValue);
 }
 
 /* Waits, unless both sides are on devices. */
@@ -125,7 +131,7 @@ cudaError_t cudaMemcpy2D(void *dst,
 {
     api_call call;
     copy_shape c{(char *)dst, (const char *)src, dst_pitch, src_pitch, width, height};
-    return answer(copy_and_wait(c, kind));
+    return answer(pitches_fit(c) ? copy_and_wait(c, kind) : cudaErrorInvalidPitchValue);
 }
 
 cudaError_t cudaMemset2DAsync(void *dst,

@@ -16,6 +16,7 @@
 #include "cuda_bf16.h"
 #include "cuda_runtime.h"
 #include "cuda_units.h"
+#include "tensor/cuda/limits.h"
 
 #include <functional>
 #include <tuple>
@@ -26,6 +27,7 @@ struct launch_shape {
     dim3 grid, block;
     unsigned cluster; /* 0 and 1: none */
     size_t smem;      /* dynamic, bytes */
+    bool smem_asked;  /* there may be more than 48 KiB, with what the kernel declares */
 };
 
 /* Queues a launch; body(context) is one thread's run of the kernel, copied context and all. */
@@ -59,7 +61,7 @@ static inline cudaError_t kd_launch(void (*kernel)(P...),
         std::tuple<P...> args;
     };
 
-    kd_host::launch_shape shape{grid, block, cluster, smem};
+    kd_host::launch_shape shape{grid, block, cluster, smem, smem > KD_SHARED_UNASKED};
     return kd_host::submit_kernel(
         stream, shape,
         [shape, one = call{kernel, std::tuple<P...>(static_cast<P>(args)...)}]() mutable {

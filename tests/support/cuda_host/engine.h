@@ -127,6 +127,7 @@ struct engine_state {
     unsigned long idle = 0;               /* polls since anything happened */
     std::vector<shared_variable> statics; /* equal offsets in every block, whatever the schedule */
     size_t dyn_size = 0, static_end = 0;
+    bool smem_asked = false;
     void (*body)(void *) = nullptr;
     void *context = nullptr;
     void *main_sp = nullptr, *main_asan = nullptr;

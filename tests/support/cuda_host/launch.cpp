@@ -127,6 +127,7 @@ cudaError_t launch(const launch_shape &shape, void (*body)(void *), void *contex
     block_dim = shape.block;
     e.cluster_size = shape.cluster ? shape.cluster : 1;
     e.dyn_size = shape.smem;
+    e.smem_asked = shape.smem_asked;
     e.statics.clear();
     e.static_end = STATIC;
     e.body = body;

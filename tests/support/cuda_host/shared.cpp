@@ -23,9 +23,10 @@ void *shared_static(const void *key, const char *name, size_t size, size_t align
             return me()->cta->smem + s.offset;
     size_t off =
         (e.static_end + 16 + align - 1) / align * align; /* at least 16 bytes of fence between */
-    if (off + size - STATIC > SMEM_STATIC_MAX || off + size - STATIC + e.dyn_size > SMEM_MAX)
-        fault("too much shared memory: %zu bytes static, %zu dynamic", off + size - STATIC,
-              e.dyn_size);
+    size_t declared = off + size - STATIC, most = e.smem_asked ? SMEM_MAX : SMEM_STATIC_MAX;
+    if (declared > SMEM_STATIC_MAX || declared + e.dyn_size > most)
+        fault("too much shared memory: %zu bytes static, %zu dynamic%s", declared, e.dyn_size,
+              e.smem_asked ? "" : ", for which nobody asked");
     e.statics.push_back({key, name, off, size});
     for (cta_state &c : e.ctas) {
         if (!KD_ASAN)
