@@ -83,7 +83,8 @@ static __global__ void __launch_bounds__(ZERO_THREADS)
 
     for (int64_t i = int64_t{blockIdx.x} * ZERO_THREADS + threadIdx.x; i < n;
          i += int64_t{gridDim.x} * ZERO_THREADS) {
-        t[i / units * stride + i % units] = T{};
+        const int64_t row = rows == 1 ? 0 : i / units; /* a division costs more than a store */
+        t[row * stride + (i - row * units)] = T{};
     }
 }
 
