@@ -23,6 +23,72 @@ static kd_tensor take(kd_backend *be, int64_t rows, int64_t columns)
     return kd_tensor_2d(memory, KD_F32, rows, columns);
 }
 
+/* y = x + x by operations that copy, launch and multiply. */
+static void expect_sums(kd_backend *be, const char *what)
+{
+    const std::vector<float> x = {1, 2, 3, 4}, unit = {1, 0, 0, 1};
+    std::vector<float> got(4);
+    const kd_tensor a = take(be, 2, 2), b = take(be, 2, 2), c = take(be, 2, 2);
+    be->ops->upload(be, a, x.data());
+    be->ops->upload(be, b, unit.data());
+    be->ops->linear(be, c, a, b);
+    be->ops->add(be, c, a);
+    be->ops->download(be, got.data(), c);
+    KD_EXPECT(kd_backend_wait(be) == KD_OK, what);
+    for (size_t i = 0; i < got.size(); i++)
+        KD_EXPECT(got[i] == 2 * x[i], std::string(what) + " " + std::to_string(got[i]));
+    for (kd_tensor t : {a, b, c})
+        be->ops->free(be, t.data);
+}
+
+KD_TEST(backend, two_devices_are_driven_by_one_thread)
+{
+    kd_backend *first = create(0), *second = create(1);
+    int device = -1;
+    expect_sums(first, "on device 0");
+    expect_sums(second, "on device 1");
+    expect_sums(first, "on device 0 again");
+    KD_EXPECT(!cudaSetDevice(1), "set");
+    expect_sums(first, "whatever the thread's device is");
+    KD_EXPECT(!cudaGetDevice(&device) && device == 1, "which stays as it was");
+    kd_backend_destroy(first);
+    kd_backend_destroy(second);
+    KD_EXPECT(!cudaSetDevice(0), "set");
+}
+
+KD_TEST(backend, memory_lies_on_the_back_ends_device)
+{
+    kd_backend *first = create(0), *second = create(1);
+    cudaPointerAttributes where;
+    for (kd_backend *be : {first, second}) {
+        const kd_tensor t = take(be, 1, 1);
+        KD_EXPECT(!cudaPointerGetAttributes(&where, t.data), "attributes");
+        KD_EXPECT(where.device == be->device.number, std::to_string(where.device));
+        be->ops->free(be, t.data);
+    }
+    kd_backend_destroy(first);
+    kd_backend_destroy(second);
+    KD_EXPECT(!cudaSetDevice(0), "set");
+}
+
+KD_TEST(backend, an_event_of_one_device_holds_back_another)
+{
+    kd_backend *first = create(0), *second = create(1);
+    const std::vector<float> seven = {7};
+    float got = 0;
+    const kd_tensor from = take(first, 1, 1), to = take(second, 1, 1);
+    first->ops->upload(first, from, seven.data());
+    second->ops->event_wait(second, first->ops->event_record(first));
+    second->ops->copy(second, to, from);
+    second->ops->download(second, &got, to);
+    KD_EXPECT(kd_backend_wait(second) == KD_OK && got == 7, std::to_string(got));
+    first->ops->free(first, from.data);
+    second->ops->free(second, to.data);
+    kd_backend_destroy(first);
+    kd_backend_destroy(second);
+    KD_EXPECT(!cudaSetDevice(0), "set");
+}
+
 /* The runtime takes no stride of 2 GiB, even of one row. */
 KD_TEST(backend, one_row_is_copied_whatever_its_stride)
 {

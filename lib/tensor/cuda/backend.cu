@@ -95,7 +95,41 @@ void kd_cuda_destroy(kd_backend *be)
     free(cuda);
 }
 
-#define KD_CUDA_OP(op) kd_cuda_##op,
+/* The device of this thread while one of these lives: streams and memory are of one, and a thread may drive
+ * several back ends, also one from within another's operation. */
+struct device_scope {
+    int number, before;
+
+    explicit device_scope(int wanted) : number(wanted), before(wanted)
+    {
+        if (cudaGetDevice(&before) != cudaSuccess || before != number) {
+            (void)cudaSetDevice(number);
+        }
+    }
+
+    ~device_scope()
+    {
+        if (before != number) {
+            (void)cudaSetDevice(before);
+        }
+    }
+
+    device_scope(const device_scope &) = delete;
+    device_scope &operator=(const device_scope &) = delete;
+};
+
+/* A function of the table, on the back end's device. */
+template <auto function> struct on_device;
+
+template <class R, class B, class... A, R (*function)(B *, A...)> struct on_device<function> {
+    static R call(B *be, A... args)
+    {
+        const device_scope scope(be->device.number);
+        return function(be, args...);
+    }
+};
+
+#define KD_CUDA_OP(op) on_device<kd_cuda_##op>::call,
 
 static const kd_ops ops = {"cuda", KD_OPS_EACH(KD_CUDA_OP)};
 
