@@ -120,3 +120,51 @@ KD_TEST(backend, a_norm_may_fill_shared_memory)
     }
     kd_backend_destroy(be);
 }
+
+KD_TEST(backend, an_event_that_is_not_past_leaves_no_error)
+{
+    kd_backend *be = create(0);
+    const kd_tensor t = take(be, 64, 64);
+    bool waited = false;
+    for (int i = 0; i < 3; i++)
+        be->ops->zero(be, t);
+    const kd_event event = be->ops->event_record(be);
+    while (!be->ops->event_query(be, event)) {
+        waited = true;
+        KD_EXPECT(cudaGetLastError() == cudaSuccess, "after a question");
+    }
+    KD_EXPECT(waited, "or nothing was asked");
+    be->ops->free(be, t.data);
+    kd_backend_destroy(be);
+}
+
+#ifndef __CUDACC__
+/* An id that the table does not have ends the kernel, and with it the device. */
+static void fail(kd_backend *be, kd_tensor table, kd_tensor ids, kd_tensor y)
+{
+    const int32_t wrong = 5;
+    be->ops->upload(be, ids, &wrong);
+    be->ops->embed(be, y, table, ids);
+}
+
+KD_TEST(backend, memory_of_a_failed_device_is_a_fault_and_no_refusal)
+{
+    kd_backend *be = create(0);
+    const kd_tensor table = take(be, 2, 4), y = take(be, 1, 4);
+    kd_tensor ids = kd_tensor_1d(take(be, 1, 1).data, KD_I32, 1);
+    fail(be, table, ids, y);
+    KD_EXPECT(!be->ops->alloc(be, KD_MEMORY_DEVICE, 64), "none");
+    const std::string text = kd_fault_text();
+    KD_EXPECT(text.find("taking memory") != std::string::npos, text);
+    KD_EXPECT(be->fault == KD_ERR_IO, std::to_string(be->fault));
+    /* and each later call finds the first fault, told once */
+    KD_EXPECT(kd_fail(KD_ERR_ARG, "another") == KD_ERR_ARG, "");
+    KD_EXPECT(be->ops->event_query(be, be->ops->event_record(be)), "nobody waits for ever");
+    KD_EXPECT(std::string(kd_fault_text()) == "another", kd_fault_text());
+    KD_EXPECT(kd_backend_wait(be) == KD_ERR_IO && text == kd_fault_text(), kd_fault_text());
+    kd_cuda_host_recover();
+    for (kd_tensor t : {table, y, ids})
+        be->ops->free(be, t.data);
+    kd_backend_destroy(be);
+}
+#endif

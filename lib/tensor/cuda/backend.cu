@@ -16,6 +16,9 @@ bool kd_cuda_keep(kd_backend *be, cudaError_t error, const char *what)
         return true;
     }
     (void)cudaGetLastError(); /* told here, not once more by the next call */
+    if (be->fault != KD_OK) { /* of a device that is lost each call says so; one line is enough */
+        return false;
+    }
     kd_backend_keep_fault(be, kd_fail(error == cudaErrorMemoryAllocation ? KD_ERR_NOMEM : KD_ERR_IO,
                                       "%s: %s: %s", kd_cuda_of(be)->name, what,
                                       cudaGetErrorString(error)));
@@ -36,10 +39,10 @@ static void *take_block(void *user, size_t size_bytes)
     return memory;
 }
 
-/* Those who still use it run before cudaFree returns. */
+/* What is queued may use it; an error comes again with the next wait. */
 static void give_block(void *user, void *memory)
 {
-    (void)user;
+    (void)cudaStreamSynchronize(static_cast<const kd_cuda *>(user)->stream);
     (void)cudaFree(memory);
 }
 

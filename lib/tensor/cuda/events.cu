@@ -50,6 +50,7 @@ bool kd_cuda_event_query(kd_backend *be, kd_event event)
     const uint64_t held = held_for(events, event.number);
     const cudaError_t error = cudaEventQuery(events->ring[held % KD_CUDA_EVENTS]);
     if (error == cudaErrorNotReady) {
+        (void)cudaGetLastError(); /* lest a library that looks for errors of its own finds it */
         return false;
     }
     if (kd_cuda_keep(be, error, "an event")) {

@@ -53,11 +53,16 @@ static void *take_device(cudaStream_t stream, size_t size_bytes, cudaError_t *er
     return memory;
 }
 
-static void tell_refusal(const kd_cuda *cuda, size_t size_bytes, kd_memory kind, cudaError_t error)
+/* A refusal hurts nothing that is queued; but it may be what was queued before that has failed. */
+static void tell_refusal(kd_cuda *cuda, size_t size_bytes, kd_memory kind, cudaError_t error)
 {
     size_t free_bytes = 0, total_bytes = 0;
 
-    (void)cudaGetLastError(); /* an allocation that is refused hurts nothing that is queued */
+    (void)cudaGetLastError();
+    if (kind == KD_MEMORY_DEVICE && error != cudaErrorMemoryAllocation) {
+        (void)kd_cuda_keep(&cuda->base, error, "taking memory");
+        return;
+    }
     (void)cudaMemGetInfo(&free_bytes, &total_bytes);
     (void)kd_fail(KD_ERR_NOMEM,
                   "no memory for %zu bytes of %s: %s; %zu of %zu bytes are free on %s", size_bytes,

@@ -74,7 +74,7 @@ cudaError_t answer(cudaError_t own)
 {
     if (sticky)
         return sticky;
-    if (own && own != cudaErrorNotReady)
+    if (own) /* also that an event is not ready, as some runtimes: who goes on has to take it back */
         last_error = own;
     return own;
 }
