@@ -26,6 +26,7 @@ enum planted_bug {
     NO_ASYNC_WAIT,
     NO_SYNCWARP,
     MISALIGNED,
+    MISALIGNED_8,
     LEFT_CLUSTER,
     WRONG_PARITY,
     STAGE_REUSED,
@@ -77,6 +78,8 @@ template <int BUG> static __global__ void turn(int *out, const int *in)
         v = __shfl_sync(~0u, v, t % 32);
     if (BUG == MISALIGNED)
         v += (int)kd_load_16(in + 1).x - 1;
+    if (BUG == MISALIGNED_8)
+        v += (int)kd_load_bytes<uint2>(in + 1).x - 1;
     out[BUG == PAST_GLOBAL && t == 127 ? 128
         : BUG == BLOCKS_COLLIDE        ? t / 2
                                        : t] = BUG == BLOCKS_COLLIDE ? (int)blockIdx.x : v;
@@ -280,6 +283,7 @@ static const planted bugs[] = {
     {"lanes exchange without __syncwarp", "wrong result", "wrong result",
      "nobody has written: shared memory, a +", run_bug<NO_SYNCWARP>},
     {"a misaligned load of 16 bytes", ALL("misaligned address"), run_bug<MISALIGNED>},
+    {"a misaligned load of 8 bytes", ALL("misaligned address"), run_bug<MISALIGNED_8>},
     {"a block that leaves its cluster early", ALL("which has exited"), run_bug<LEFT_CLUSTER>},
     {"an mbarrier wait with the wrong parity", ALL("deadlock"), run_bug<WRONG_PARITY>},
     {"a TMA stage refilled too early", ALL("more than 1 arrivals"), run_bug<STAGE_REUSED>},

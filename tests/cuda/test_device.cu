@@ -87,9 +87,8 @@ template <class T> static __global__ void scale_scalar(T *y, const T *x, int n)
         kd_store(y + i, kd_load(x + i) * 3);
 }
 
-template <class T> static __global__ void scale_vector(T *y, const T *x, int n)
+template <int W, class T> static __global__ void scale_vector(T *y, const T *x, int n)
 {
-    constexpr int W = KD_VECTOR<T>;
     for (int i = (int)threadIdx.x * W; i < n; i += (int)blockDim.x * W) {
         float v[W];
         kd_load_vector(v, x + i);
@@ -110,8 +109,10 @@ template <class T> static void check_elements(const std::vector<T> &in)
             return error;
         });
     };
-    auto by_one = run(scale_scalar<T>), by_vector = run(scale_vector<T>);
-    KD_EXPECT(kd_test_same(by_one, by_vector), "one by one and 16 bytes at once");
+    auto by_one = run(scale_scalar<T>);
+    KD_EXPECT(kd_test_same(by_one, run(scale_vector<1, T>)), "one element a time");
+    KD_EXPECT(kd_test_same(by_one, run(scale_vector<4, T>)), "4 at once");
+    KD_EXPECT(kd_test_same(by_one, run(scale_vector<8, T>)), "8 at once");
     for (size_t i = 0; i < in.size(); i++) {
         double want = 3 * kd_test_value(in[i]);
         KD_EXPECT(fabs(kd_test_value(by_one[i]) - want) <= fabs(want) / 256, std::to_string(i));

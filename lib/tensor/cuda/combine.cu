@@ -62,13 +62,13 @@ static __global__ void __launch_bounds__(KD_ROW_THREADS)
         for (int j = 0; j < k; j++) {
             const float weight = weights == nullptr ? 1.0f : weights[first + j];
             float v[W];
-            kd_row_get(v, x_rows + position[first + j] * x_stride + c);
+            kd_load_vector(v, x_rows + position[first + j] * x_stride + c);
 #pragma unroll
             for (int i = 0; i < W; i++) {
                 sum[i] += weight * v[i];
             }
         }
-        kd_row_put(y_rows + token * y_stride + c, sum);
+        kd_store_vector(y_rows + token * y_stride + c, sum);
     }
 }
 

@@ -163,23 +163,33 @@ static __host__ __device__ __forceinline__ bool kd_rows_are_aligned(const T *p, 
     return kd_is_aligned(p) && row_stride % KD_VECTOR<T> == 0;
 }
 
-/* A misaligned access of 16 bytes ends the kernel on a device; so it does in the emulator. */
-KD_FN uint4 kd_load_16(const void *p)
+/* A misaligned access of 16 or 8 bytes ends the kernel on a device; so it does in the emulator. */
+template <class U> KD_FN U kd_load_bytes(const void *p)
 {
 #ifndef __CUDACC__
-    if (!kd_is_aligned(p))
-        kd_host::fault("a load of 16 bytes from the misaligned address %p", p);
+    if ((uintptr_t)p % sizeof(U))
+        kd_host::fault("a load of %zu bytes from the misaligned address %p", sizeof(U), p);
 #endif
-    return *(const uint4 *)p;
+    return *(const U *)p;
+}
+
+template <class U> KD_FN void kd_store_bytes(void *p, U v)
+{
+#ifndef __CUDACC__
+    if ((uintptr_t)p % sizeof(U))
+        kd_host::fault("a store of %zu bytes to the misaligned address %p", sizeof(U), p);
+#endif
+    *(U *)p = v;
+}
+
+KD_FN uint4 kd_load_16(const void *p)
+{
+    return kd_load_bytes<uint4>(p);
 }
 
 KD_FN void kd_store_16(void *p, uint4 v)
 {
-#ifndef __CUDACC__
-    if (!kd_is_aligned(p))
-        kd_host::fault("a store of 16 bytes to the misaligned address %p", p);
-#endif
-    *(uint4 *)p = v;
+    kd_store_bytes(p, v);
 }
 
 KD_FN void kd_unpack(float *v, unsigned two)
@@ -195,7 +205,15 @@ KD_FN unsigned kd_pack(float low, float high)
     return l | h << 16;
 }
 
-/* 16 bytes at p, which must be aligned, as floats and back. */
+/*
+ * 1, 4 or 8 elements at p as floats and back, so that one loop serves rows of any alignment. Several are moved
+ * 16 bytes at a time, or 8 where there are no more, and p must be aligned to that.
+ */
+template <class T> KD_FN void kd_load_vector(float (&v)[1], const T *p)
+{
+    v[0] = kd_load(p);
+}
+
 KD_FN void kd_load_vector(float (&v)[4], const float *p)
 {
     uint4 u = kd_load_16(p);
@@ -214,6 +232,30 @@ KD_FN void kd_load_vector(float (&v)[8], const __nv_bfloat16 *p)
     kd_unpack(v + 6, u.w);
 }
 
+KD_FN void kd_load_vector(float (&v)[4], const __nv_bfloat16 *p)
+{
+    uint2 u = kd_load_bytes<uint2>(p);
+    kd_unpack(v, u.x);
+    kd_unpack(v + 2, u.y);
+}
+
+KD_FN void kd_load_vector(float (&v)[8], const float *p)
+{
+    float low[4], high[4];
+    kd_load_vector(low, p);
+    kd_load_vector(high, p + 4);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        v[i] = low[i];
+        v[i + 4] = high[i];
+    }
+}
+
+template <class T> KD_FN void kd_store_vector(T *p, const float (&v)[1])
+{
+    kd_store(p, v[0]);
+}
+
 KD_FN void kd_store_vector(float *p, const float (&v)[4])
 {
     kd_store_16(p, make_uint4(__float_as_uint(v[0]), __float_as_uint(v[1]), __float_as_uint(v[2]),
@@ -224,6 +266,18 @@ KD_FN void kd_store_vector(__nv_bfloat16 *p, const float (&v)[8])
 {
     kd_store_16(p, make_uint4(kd_pack(v[0], v[1]), kd_pack(v[2], v[3]), kd_pack(v[4], v[5]),
                               kd_pack(v[6], v[7])));
+}
+
+KD_FN void kd_store_vector(__nv_bfloat16 *p, const float (&v)[4])
+{
+    kd_store_bytes(p, make_uint2(kd_pack(v[0], v[1]), kd_pack(v[2], v[3])));
+}
+
+KD_FN void kd_store_vector(float *p, const float (&v)[8])
+{
+    const float low[4] = {v[0], v[1], v[2], v[3]}, high[4] = {v[4], v[5], v[6], v[7]};
+    kd_store_vector(p, low);
+    kd_store_vector(p + 4, high);
 }
 
 #endif

@@ -35,13 +35,13 @@ static __global__ void __launch_bounds__(KD_ROW_THREADS) add_gated(Y *__restrict
 #pragma unroll 4
     for (int64_t c = kd_row_first<W>(); c < n_columns; c += 32 * W) {
         float sum[W], v[W];
-        kd_row_get(sum, y + c);
-        kd_row_get(v, x + c);
+        kd_load_vector(sum, y + c);
+        kd_load_vector(v, x + c);
 #pragma unroll
         for (int i = 0; i < W; i++) {
             sum[i] += share * v[i];
         }
-        kd_row_put(y + c, sum);
+        kd_store_vector(y + c, sum);
     }
 }
 

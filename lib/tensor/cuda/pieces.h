@@ -28,40 +28,11 @@ template <int V> KD_FN kd_piece kd_piece_of(int64_t n, bool aligned)
     return {n < V ? (int)n : V, aligned && n >= V};
 }
 
-KD_FN void kd_read_whole(float (&v)[4], const float *p)
-{
-    kd_load_vector(v, p);
-}
-
-KD_FN void kd_read_whole(float (&v)[8], const __nv_bfloat16 *p)
-{
-    kd_load_vector(v, p);
-}
-
-KD_FN void kd_read_whole(float (&v)[8], const float *p)
-{
-    float low[4], high[4];
-    kd_load_vector(low, p);
-    kd_load_vector(high, p + 4);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        v[i] = low[i];
-        v[i + 4] = high[i];
-    }
-}
-
-KD_FN void kd_read_whole(float (&v)[4], const __nv_bfloat16 *p)
-{
-    const uint2 u = *reinterpret_cast<const uint2 *>(p);
-    kd_unpack(v, u.x);
-    kd_unpack(v + 2, u.y);
-}
-
 /* v = the piece at p, with zeros behind it. */
 template <class T, int V> KD_FN void kd_read(float (&v)[V], const T *p, kd_piece piece)
 {
     if (piece.whole) {
-        kd_read_whole(v, p);
+        kd_load_vector(v, p);
         return;
     }
 #pragma unroll
@@ -70,32 +41,10 @@ template <class T, int V> KD_FN void kd_read(float (&v)[V], const T *p, kd_piece
     }
 }
 
-KD_FN void kd_write_whole(float *p, const float (&v)[4])
-{
-    kd_store_vector(p, v);
-}
-
-KD_FN void kd_write_whole(__nv_bfloat16 *p, const float (&v)[8])
-{
-    kd_store_vector(p, v);
-}
-
-KD_FN void kd_write_whole(float *p, const float (&v)[8])
-{
-    const float low[4] = {v[0], v[1], v[2], v[3]}, high[4] = {v[4], v[5], v[6], v[7]};
-    kd_store_vector(p, low);
-    kd_store_vector(p + 4, high);
-}
-
-KD_FN void kd_write_whole(__nv_bfloat16 *p, const float (&v)[4])
-{
-    *reinterpret_cast<uint2 *>(p) = make_uint2(kd_pack(v[0], v[1]), kd_pack(v[2], v[3]));
-}
-
 template <class T, int V> KD_FN void kd_write(T *p, const float (&v)[V], kd_piece piece)
 {
     if (piece.whole) {
-        kd_write_whole(p, v);
+        kd_store_vector(p, v);
         return;
     }
 #pragma unroll

@@ -26,30 +26,6 @@ template <int W> KD_FN int64_t kd_row_first()
     return int64_t{threadIdx.x % 32} * W;
 }
 
-template <int W, class T> KD_FN void kd_row_get(float (&v)[W], const T *p)
-{
-    if constexpr (W == 1) {
-        v[0] = kd_load(p);
-    } else {
-#pragma unroll
-        for (int i = 0; i < W; i += KD_VECTOR<T>) {
-            kd_load_vector(reinterpret_cast<float(&)[KD_VECTOR<T>]>(v[i]), p + i);
-        }
-    }
-}
-
-template <int W, class T> KD_FN void kd_row_put(T *p, const float (&v)[W])
-{
-    if constexpr (W == 1) {
-        kd_store(p, v[0]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < W; i += KD_VECTOR<T>) {
-            kd_store_vector(p + i, reinterpret_cast<const float(&)[KD_VECTOR<T>]>(v[i]));
-        }
-    }
-}
-
 /* dx = weight * dy over a row; returns the sum of dy * x to every lane. */
 template <int W, class T>
 KD_FN float kd_row_scale(T *__restrict__ dx,
@@ -62,14 +38,14 @@ KD_FN float kd_row_scale(T *__restrict__ dx,
 #pragma unroll 4
     for (int64_t c = kd_row_first<W>(); c < n_columns; c += 32 * W) {
         float d[W], v[W];
-        kd_row_get(d, dy + c);
-        kd_row_get(v, x + c);
+        kd_load_vector(d, dy + c);
+        kd_load_vector(v, x + c);
 #pragma unroll
         for (int i = 0; i < W; i++) {
             dot += d[i] * v[i];
             d[i] *= weight;
         }
-        kd_row_put(dx + c, d);
+        kd_store_vector(dx + c, d);
     }
     return kd_warp_sum(dot);
 }

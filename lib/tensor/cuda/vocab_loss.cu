@@ -101,9 +101,9 @@ static __global__ void __launch_bounds__(THREADS) gather_kernel(D *dst,
     for (int64_t i = int64_t{threadIdx.x} * W; i < n_columns; i += THREADS * W) {
         float v[W] = {};
         if (row >= 0) {
-            kd_row_get(v, in + i);
+            kd_load_vector(v, in + i);
         }
-        kd_row_put(out + i, v);
+        kd_store_vector(out + i, v);
     }
 }
 

@@ -117,8 +117,8 @@ template <bool taught, class T> KD_FN row_sums read_row(const losses_args &a, co
     if (taught) {
         each_column(0, a.n_vocab, a.vectors, [&](auto w, int i) {
             float x[w.value], z[w.value];
-            kd_row_get(x, row.student + i);
-            kd_row_get(z, row.teacher + i);
+            kd_load_vector(x, row.student + i);
+            kd_load_vector(z, row.teacher + i);
             take(hard, x, 1.0f);
             take(p, z, a.teacher_inv_t);
             if (!a.shared) {
@@ -129,7 +129,7 @@ template <bool taught, class T> KD_FN row_sums read_row(const losses_args &a, co
     }
     each_column(a.n_vocab, a.n_columns, a.vectors, [&](auto w, int i) {
         float x[w.value];
-        kd_row_get(x, row.student + i);
+        kd_load_vector(x, row.student + i);
         take(hard, x, 1.0f);
         beaten = beaten || beats(x, i, row.label, row.label_logit);
     });
@@ -160,7 +160,7 @@ KD_FN void put(const row_at<T> &row, int i, float (&d)[W], const row_gradient &g
     for (int j = 0; j < W; j++) {
         d[j] -= i + j == row.label ? g.at_label : 0.0f;
     }
-    kd_row_put(row.slopes + i, d);
+    kd_store_vector(row.slopes + i, d);
 }
 
 /*
@@ -176,8 +176,8 @@ forward_kl(const losses_args &a, const row_at<T> &row, const row_sums &s, const 
     float sum = 0.0f;
     each_column(0, a.n_vocab, a.vectors, [&](auto w, int i) {
         float x[w.value], z[w.value];
-        kd_row_get(x, row.student + i);
-        kd_row_get(z, row.teacher + i);
+        kd_load_vector(x, row.student + i);
+        kd_load_vector(z, row.teacher + i);
 #pragma unroll
         for (int j = 0; j < w.value; j++) {
             const float at_q = (x[j] - s.q.max) * a.inv_t;
@@ -200,7 +200,7 @@ KD_FN void write_hard(const losses_args &a, const row_at<T> &row, float max, con
 {
     each_column(a.n_vocab, a.n_columns, a.vectors, [&](auto w, int i) {
         float x[w.value];
-        kd_row_get(x, row.student + i);
+        kd_load_vector(x, row.student + i);
 #pragma unroll
         for (int j = 0; j < w.value; j++) {
             x[j] = g.h * expf(x[j] - max);
@@ -213,7 +213,7 @@ template <class T> KD_FN void write_zeros(const losses_args &a, T *slopes)
 {
     each_column(0, a.n_columns, a.vectors, [&](auto w, int i) {
         float zeros[w.value] = {};
-        kd_row_put(slopes + i, zeros);
+        kd_store_vector(slopes + i, zeros);
     });
 }
 
@@ -385,7 +385,7 @@ static __global__ void __launch_bounds__(THREADS) mix_kernel(mix_args a)
     }
     each_column(0, a.n_vocab, a.vectors, [&](auto w, int i) {
         float z[w.value];
-        kd_row_get(z, teacher + i);
+        kd_load_vector(z, teacher + i);
         take(p, z, a.inv_t);
     });
     p = join(p, a.inv_t);
@@ -395,16 +395,16 @@ static __global__ void __launch_bounds__(THREADS) mix_kernel(mix_args a)
     const float shift = a.log_share - logf(p.sum);
     each_column(0, a.n_vocab, a.vectors, [&](auto w, int i) {
         float z[w.value], before[w.value] = {};
-        kd_row_get(z, teacher + i);
+        kd_load_vector(z, teacher + i);
         if (!a.first) {
-            kd_row_get(before, mixture + i);
+            kd_load_vector(before, mixture + i);
         }
 #pragma unroll
         for (int j = 0; j < w.value; j++) {
             const float log_p = (z[j] - p.max) * a.inv_t + shift;
             z[j] = a.first ? log_p : log_add(before[j], log_p);
         }
-        kd_row_put(mixture + i, z);
+        kd_store_vector(mixture + i, z);
     });
 }
 
