@@ -471,7 +471,7 @@ KD_MUST_USE kd_status kd_backend_create_rehearsal(kd_dtype compute,
  */
 KD_MUST_USE kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_out);
 
-/* CUDA devices that this process sees; 0 also where there is no driver. */
+/* CUDA devices that this process sees and kernels are compiled for; 0 also where there is no driver. */
 int kd_cuda_device_count(void);
 
 /* The kind of kernels that a device of this process runs, such as "sm_90": of two kinds sums may differ in

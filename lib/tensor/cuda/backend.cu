@@ -10,6 +10,9 @@
 #include "tensor/cuda/cuda.h"
 #include "tensor/cuda/matmul.h"
 
+/* What kernels are compiled for begins there: bf16 products and asynchronous copies. */
+enum { CAPABILITY_MIN = 8 };
+
 bool kd_cuda_keep(kd_backend *be, cudaError_t error, const char *what)
 {
     if (error == cudaSuccess) {
@@ -154,15 +157,28 @@ static cudaError_t set_up(kd_cuda *cuda, int number)
     return error != cudaSuccess ? error : kd_cuda_staging_create(&cuda->staging);
 }
 
+static int capability_major(int number)
+{
+    int major = 0;
+
+    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number) == cudaSuccess
+               ? major
+               : 0;
+}
+
+/* One that is too old hides those behind it, so that numbers stay the runtime's. */
 int kd_cuda_device_count(void)
 {
-    int n = 0;
+    int n = 0, n_usable = 0;
 
     if (cudaGetDeviceCount(&n) != cudaSuccess) { /* no driver is no device */
         (void)cudaGetLastError();
         return 0;
     }
-    return n;
+    while (n_usable < n && capability_major(n_usable) >= CAPABILITY_MIN) {
+        n_usable++;
+    }
+    return n_usable;
 }
 
 void kd_cuda_kind(int number, char name_out[KD_CUDA_KIND_BYTES])
@@ -179,7 +195,9 @@ kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_o
     const int n_devices = kd_cuda_device_count();
 
     if (number < 0 || number >= n_devices) {
-        return kd_fail(KD_ERR_NOT_FOUND, "no CUDA device %d: found %d", number, n_devices);
+        return kd_fail(KD_ERR_NOT_FOUND,
+                       "no CUDA device %d: found %d of compute capability %d.0 or more", number,
+                       n_devices, CAPABILITY_MIN);
     }
     if (compute != KD_F32 && compute != KD_BF16) {
         return kd_fail(KD_ERR_ARG, "CUDA back end: found dtype %d, expected f32 or bf16",
