@@ -10,114 +10,6 @@
 #define GUARD_BYTES 64
 #define GUARD_BYTE  0xa5
 
-/* ---- the device under test ---- */
-
-#ifdef KD_TEST_CUDA
-
-enum { BACK_ENDS_MAX = 8 };
-
-/* A back end with a table of its own, which knows when it ends. */
-typedef struct watched {
-    kd_ops table; /* first: be->ops is a watched * */
-    const kd_ops *ops;
-    kd_backend *be; /* NULL: free */
-} watched;
-
-static watched back_ends[BACK_ENDS_MAX];
-
-static void forget(kd_backend *be)
-{
-    watched *w = (watched *)(uintptr_t)be->ops;
-    be->ops = w->ops;
-    w->be = NULL;
-    be->ops->destroy(be);
-}
-
-static void watch(kd_backend *be)
-{
-    int i = 0;
-    while (i < BACK_ENDS_MAX && back_ends[i].be != NULL) {
-        i++;
-    }
-    KD_CHECK(i < BACK_ENDS_MAX);
-    back_ends[i] = (watched){.table = *be->ops, .ops = be->ops, .be = be};
-    back_ends[i].table.destroy = forget;
-    be->ops = &back_ends[i].table;
-}
-
-kd_backend *kd_test_backend(kd_dtype compute, int n_threads)
-{
-    kd_backend *be = NULL;
-    KD_CHECK(n_threads > 0 && kd_backend_create_cuda(compute, 0, &be) == KD_OK);
-    watch(be);
-    return be;
-}
-
-static void settle(void)
-{
-    for (int i = 0; i < BACK_ENDS_MAX; i++) {
-        if (back_ends[i].be != NULL) {
-            kd_backend_drain(back_ends[i].be);
-        }
-    }
-}
-
-/* Lives as long as the program: tensors outlive the back ends that used them. */
-static kd_backend *memory_owner(void)
-{
-    static kd_backend *be;
-    KD_CHECK(be != NULL || kd_backend_create_cuda(KD_F32, 0, &be) == KD_OK);
-    return be;
-}
-
-double kd_test_gap_of_order(kd_dtype dtype)
-{
-    return dtype == KD_F32 ? 1e-5 : 3e-2;
-}
-
-static void *take(size_t size_bytes)
-{
-    return memory_owner()->ops->alloc(memory_owner(), KD_MEMORY_HOST, size_bytes);
-}
-
-static void give_back(void *memory)
-{
-    memory_owner()->ops->free(memory_owner(), memory);
-}
-
-#else
-
-kd_backend *kd_test_backend(kd_dtype compute, int n_threads)
-{
-    kd_backend *be = NULL;
-    KD_CHECK(kd_backend_create_cpu(compute, n_threads, &be) == KD_OK);
-    return be;
-}
-
-double kd_test_gap_of_order(kd_dtype dtype)
-{
-    (void)dtype;
-    return 0.0;
-}
-
-static void settle(void)
-{
-}
-
-static void *take(size_t size_bytes)
-{
-    return aligned_alloc(64, (size_bytes + 63) / 64 * 64);
-}
-
-static void give_back(void *memory)
-{
-    free(memory);
-}
-
-#endif
-
-/* ---- tensors ---- */
-
 /* Bytes from the first to behind the last element of the last row's whole stride. */
 static size_t stored_bytes(kd_tensor t)
 {
@@ -129,7 +21,7 @@ static kd_tensor make(kd_dtype dtype, int64_t rows, int64_t columns, int64_t str
     kd_tensor t = kd_tensor_2d(NULL, dtype, rows, columns);
     t.row_stride = stride;
     const size_t bytes = stored_bytes(t);
-    t.data = take(bytes + GUARD_BYTES);
+    t.data = kd_test_take(bytes + GUARD_BYTES);
     KD_CHECK(t.data != NULL);
     memset(t.data, GUARD_BYTE, bytes + GUARD_BYTES);
     for (int64_t row = 0; row < rows; row++) {
@@ -172,7 +64,7 @@ static bool all_guard(const void *memory, size_t n)
 
 bool kd_test_guarded(kd_tensor t)
 {
-    settle();
+    kd_test_settle();
     const size_t size = kd_dtype_bytes(t.dtype), stride = (size_t)t.row_stride * size;
     const size_t used = (size_t)kd_tensor_columns(t) * size;
     for (int64_t row = 0; row < kd_tensor_rows(t); row++) {
@@ -186,7 +78,7 @@ bool kd_test_guarded(kd_tensor t)
 void kd_test_free(kd_tensor t)
 {
     KD_CHECK(kd_test_guarded(t));
-    give_back(t.data);
+    kd_test_give_back(t.data);
 }
 
 kd_tensor kd_test_i32(const int32_t *values, int64_t n)
@@ -199,14 +91,14 @@ kd_tensor kd_test_i32(const int32_t *values, int64_t n)
 int32_t *kd_test_ints(kd_tensor t)
 {
     KD_CHECK(t.dtype == KD_I32);
-    settle();
+    kd_test_settle();
     return t.data;
 }
 
 double kd_test_get(kd_tensor t, int64_t row, int64_t column)
 {
     const int64_t at = row * t.row_stride + column;
-    settle();
+    kd_test_settle();
     if (t.dtype == KD_F64) {
         return ((const double *)t.data)[at];
     }
@@ -216,7 +108,7 @@ double kd_test_get(kd_tensor t, int64_t row, int64_t column)
 void kd_test_set(kd_tensor t, int64_t row, int64_t column, double value)
 {
     const int64_t at = row * t.row_stride + column;
-    settle();
+    kd_test_settle();
     if (t.dtype == KD_F64) {
         ((double *)t.data)[at] = value;
     } else {

@@ -2,19 +2,13 @@
  * ops_check.h - what the tests of operations have in common: tensors of random numbers with
  * guard bytes behind them, and comparisons in double precision.
  *
- * Everything aborts the test with a message when memory or a back end is missing.
+ * Functions that read or write elements wait first for all back ends under test. Everything aborts the test
+ * with a message when memory is missing.
  */
 #ifndef KD_TESTS_SUPPORT_OPS_CHECK_H
 #define KD_TESTS_SUPPORT_OPS_CHECK_H
 
-#include "tensor/ops.h"
-
-/*
- * A back end that must exist: of the CPU, or of the first CUDA device in a program that is built with
- * KD_TEST_CUDA (n_threads then says nothing). Functions below that read or write elements wait for all of
- * them first.
- */
-kd_backend *kd_test_backend(kd_dtype compute, int n_threads);
+#include "tests/support/back_end.h"
 
 /*
  * Tensors in memory that the host and the device under test both use, with 64 guard bytes behind the last
@@ -37,10 +31,6 @@ void kd_test_set(kd_tensor t, int64_t row, int64_t column, double value);
 
 /* The elements of an i32 tensor, packed. */
 int32_t *kd_test_ints(kd_tensor t);
-
-/* The largest difference of two elements of order 1 whose sums differ in the order of their terms: 0 for the
- * CPU, which sums what lies elsewhere in a tensor in the same order. */
-double kd_test_gap_of_order(kd_dtype dtype);
 
 /* sum (a - b)^2 / sum b^2, of tensors of one shape and any dtypes; 0 when both are all zero. */
 double kd_test_nmse(kd_tensor a, kd_tensor b);

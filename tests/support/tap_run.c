@@ -2,11 +2,13 @@
 
 #include <criterion/criterion.h>
 
-tap_run tap_run_start(const kd_model_type *type, kd_dtype compute, kd_parameter_use use, bool train)
+#include "tests/support/back_end.h"
+
+tap_run
+tap_run_start_on(kd_backend *be, const kd_model_type *type, kd_parameter_use use, bool train)
 {
     const kd_model_config config = tiny_config(type);
-    tap_run run = {.model = tiny_model_with_seed(config, compute, use, 1)};
-    kd_backend *be = run.model.be;
+    tap_run run = {.model = tiny_model_on(be, config, use, 1)};
 
     run.decoder = tiny_decoder(
         &run.model,
@@ -16,6 +18,11 @@ tap_run tap_run_start(const kd_model_type *type, kd_dtype compute, kd_parameter_
                                  (size_t)(TAP_ROWS * config.hidden_size) * sizeof(float));
     run.d_hidden = kd_tensor_2d(zeros, KD_F32, TAP_ROWS, config.hidden_size);
     return run;
+}
+
+tap_run tap_run_start(const kd_model_type *type, kd_dtype compute, kd_parameter_use use, bool train)
+{
+    return tap_run_start_on(kd_test_backend(compute, 1), type, use, train);
 }
 
 void tap_run_finish(tap_run *run)

@@ -19,6 +19,10 @@ typedef struct tap_run {
 
 tap_run
 tap_run_start(const kd_model_type *type, kd_dtype compute, kd_parameter_use use, bool train);
+
+/* The same on a back end that the test made; destroyed with it. */
+tap_run
+tap_run_start_on(kd_backend *be, const kd_model_type *type, kd_parameter_use use, bool train);
 void tap_run_finish(tap_run *run);
 
 /* One listener; layers NULL: to all. */

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "tensor/cpu/vec_math.h"
+#include "tests/support/back_end.h"
 
 /* Products keep the size of what goes in, norms are near 1, biases near 0. */
 static void fill_entry(kd_parameters *params, const kd_parameter *entry, uint64_t seed)
@@ -26,16 +28,21 @@ static void fill_entry(kd_parameters *params, const kd_parameter *entry, uint64_
 }
 
 tiny_model
-tiny_model_with_seed(kd_model_config config, kd_dtype compute, kd_parameter_use use, uint64_t seed)
+tiny_model_on(kd_backend *be, kd_model_config config, kd_parameter_use use, uint64_t seed)
 {
-    tiny_model m;
+    tiny_model m = {.be = be};
 
-    KD_CHECK(kd_backend_create_cpu(compute, 1, &m.be) == KD_OK);
     KD_CHECK(kd_parameters_create(m.be, &config, use, &m.params) == KD_OK);
     for (int i = 0; i < m.params->n_table; i++) {
         fill_entry(m.params, &m.params->table[i], seed);
     }
     return m;
+}
+
+tiny_model
+tiny_model_with_seed(kd_model_config config, kd_dtype compute, kd_parameter_use use, uint64_t seed)
+{
+    return tiny_model_on(kd_test_backend(compute, 1), config, use, seed);
 }
 
 tiny_model tiny_model_create(kd_model_config config, kd_dtype compute, kd_parameter_use use)
@@ -88,6 +95,26 @@ float *tiny_values(kd_backend *be, kd_tensor t)
         }
     }
     free(halves);
+    return values;
+}
+
+void tiny_write(kd_backend *be, kd_tensor t, const float *values)
+{
+    const int64_t n = kd_tensor_elements(t);
+    void *rounded = malloc(kd_tensor_bytes(t));
+    KD_CHECK(rounded != NULL);
+    for (int64_t i = 0; i < n; i++) {
+        kd_put(rounded, i, t.dtype, values[i]);
+    }
+    be->ops->upload(be, t, rounded);
+    free(rounded);
+}
+
+int32_t *tiny_ints(kd_backend *be, kd_tensor t)
+{
+    int32_t *values = malloc(kd_tensor_bytes(t));
+    KD_CHECK(values != NULL && t.dtype == KD_I32);
+    be->ops->download(be, values, t);
     return values;
 }
 

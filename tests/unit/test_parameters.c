@@ -8,6 +8,7 @@
 #include "base/progress.h"
 #include "base/rng.h"
 #include "shape/count.h"
+#include "tests/support/back_end.h"
 #include "tests/support/tiny_model.h"
 
 static kd_parameters *create(kd_backend *be, kd_model_config config, kd_parameter_use use)
@@ -15,13 +16,6 @@ static kd_parameters *create(kd_backend *be, kd_model_config config, kd_paramete
     kd_parameters *p;
     cr_assert_eq(kd_parameters_create(be, &config, use, &p), KD_OK);
     return p;
-}
-
-static kd_backend *backend(kd_dtype compute, int n_threads)
-{
-    kd_backend *be;
-    cr_assert_eq(kd_backend_create_cpu(compute, n_threads, &be), KD_OK);
-    return be;
 }
 
 /* The values of one entry; the caller frees. */
@@ -46,7 +40,7 @@ static bool same_values(const kd_parameters *a, const kd_parameters *b, kd_param
 
 Test(parameters, table_has_every_parameter_once_and_matrices_first)
 {
-    kd_backend *be = backend(KD_F32, 1);
+    kd_backend *be = kd_test_backend(KD_F32, 1);
     for (size_t t = 0; t < kd_model_type_count(); t++) {
         kd_parameters *p = create(be, tiny_config(kd_model_type_at(t)), KD_PARAMS_TRAIN);
         int64_t n = 0, end = 0;
@@ -67,7 +61,7 @@ Test(parameters, table_has_every_parameter_once_and_matrices_first)
 
 Test(parameters, shapes_are_those_of_the_header)
 {
-    kd_backend *be = backend(KD_F32, 1);
+    kd_backend *be = kd_test_backend(KD_F32, 1);
     kd_parameters *p = create(be, tiny_config(&kd_model_qwen2_moe), KD_PARAMS_TRAIN);
     const kd_tensor gate_up = kd_parameters_weight(p, KD_PARAM_GATE_UP, 1).value;
     const kd_tensor bias = kd_parameters_weight(p, KD_PARAM_QKV_BIAS, 0).grad;
@@ -83,7 +77,7 @@ Test(parameters, shapes_are_those_of_the_header)
 
 Test(parameters, absent_entries_are_none)
 {
-    kd_backend *be = backend(KD_F32, 1);
+    kd_backend *be = kd_test_backend(KD_F32, 1);
     kd_parameters *p = create(be, tiny_config(&kd_model_llama), KD_PARAMS_INFER);
 
     cr_expect_null(kd_parameters_find(p, KD_PARAM_ROUTER, 0));
@@ -98,7 +92,7 @@ Test(parameters, absent_entries_are_none)
 
 Test(parameters, bad_config_and_no_memory_leave_the_output_untouched)
 {
-    kd_backend *be = backend(KD_F32, 1);
+    kd_backend *be = kd_test_backend(KD_F32, 1);
     kd_model_config c = tiny_config(&kd_model_mixtral);
     kd_parameters *p = (kd_parameters *)&c;
 
@@ -116,7 +110,7 @@ Test(parameters, bad_config_and_no_memory_leave_the_output_untouched)
 
 static void expect_round_trip(kd_dtype compute, kd_parameter_use use, float tolerance)
 {
-    kd_backend *be = backend(compute, 1);
+    kd_backend *be = kd_test_backend(compute, 1);
     kd_model_config c = tiny_config(&kd_model_mixtral);
     c.vocab_size = 9001; /* more than one piece of the stage */
     kd_parameters *p = create(be, c, use);
@@ -154,7 +148,7 @@ Test(parameters, values_are_read_as_written)
 
 Test(parameters, products_read_what_was_written)
 {
-    kd_backend *be = backend(KD_BF16, 1);
+    kd_backend *be = kd_test_backend(KD_BF16, 1);
     kd_parameters *p = create(be, tiny_config(&kd_model_mixtral), KD_PARAMS_TRAIN);
     const kd_parameter *qkv = kd_parameters_find(p, KD_PARAM_QKV, 1);
     const float one = 1.0f;
@@ -169,7 +163,7 @@ Test(parameters, products_read_what_was_written)
 
 Test(parameters, start_values_depend_on_seed_role_layer_and_element_alone)
 {
-    kd_backend *one = backend(KD_F32, 1), *two = backend(KD_F32, 2);
+    kd_backend *one = kd_test_backend(KD_F32, 1), *two = kd_test_backend(KD_F32, 2);
     kd_model_config tied = tiny_config(&kd_model_qwen3_moe),
                     wider = tiny_config(&kd_model_qwen3_moe);
     tied.tied_embeddings = true;
@@ -213,7 +207,7 @@ static double deviation(const kd_parameters *p, kd_parameter_role role)
 /* More than one piece, by threads that do not divide it. */
 Test(parameters, start_values_follow_the_formula_on_any_number_of_threads_and_tick)
 {
-    kd_backend *be = backend(KD_F32, 3);
+    kd_backend *be = kd_test_backend(KD_F32, 3);
     kd_model_config c = tiny_config(&kd_model_mixtral);
     c.vocab_size = 9001;
     kd_parameters *p = create(be, c, KD_PARAMS_TRAIN);
@@ -237,7 +231,7 @@ Test(parameters, start_values_follow_the_formula_on_any_number_of_threads_and_ti
 
 Test(parameters, start_values_have_the_stated_deviations)
 {
-    kd_backend *be = backend(KD_F32, 1);
+    kd_backend *be = kd_test_backend(KD_F32, 1);
     kd_model_config c = tiny_config(&kd_model_qwen2_moe);
     c.intermediate_size = c.hidden_size = 64;
     kd_parameters *p = create(be, c, KD_PARAMS_TRAIN);
@@ -254,7 +248,7 @@ Test(parameters, start_values_have_the_stated_deviations)
 
 Test(parameters, any_table_of_named_entries_makes_slabs)
 {
-    kd_backend *be = backend(KD_F32, 1);
+    kd_backend *be = kd_test_backend(KD_F32, 1);
     const kd_parameter_role none = KD_PARAM_ROLE_COUNT;
     const kd_parameter entries[] = {
         {.name = "adapter.bias", .role = none, .n_dims = 1, .dims = {5, 1, 1}},

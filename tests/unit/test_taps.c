@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/rng.h"
-#include "tests/support/differences.h"
 #include "tests/support/tap_run.h"
 
 enum { ALL_POINTS = (1 << KD_TAP_COUNT) - 1 };
@@ -263,119 +262,6 @@ Test(taps, keys_of_a_smaller_batch_are_kept_too)
     release(&part);
     release(&whole);
     tap_run_finish(&run);
-}
-
-/* ---- gradients ---- */
-
-/* loss = <direction, tensor at the point> over all layers; a listener that adds its gradient. */
-typedef struct pull {
-    tap_run *run;
-    double loss;
-} pull;
-
-static bool row_counts(const kd_tap *tap, const int32_t *token, const int32_t *offset, int64_t row)
-{
-    if (tap->point != KD_TAP_EXPERT_IN && tap->point != KD_TAP_EXPERT_OUT) {
-        return true;
-    }
-    return row < offset[kd_tensor_elements(tap->route->offset) - 1] && token[row] >= 0;
-}
-
-/* The CPU's tensors are host memory, and the route is made when a tap carries it. */
-static float direction(const kd_tap *tap, int64_t i)
-{
-    const int32_t *token = tap->route == NULL ? NULL : tap->route->token.data;
-    const int32_t *offset = tap->route == NULL ? NULL : tap->route->offset.data;
-    if (!row_counts(tap, token, offset, i / kd_tensor_columns(tap->value))) {
-        return 0.0f;
-    }
-    return (float)kd_rng_normal(kd_rng_key(9, "direction"), (uint64_t)(tap->layer * 100000 + i));
-}
-
-static void pull_at(void *user, const kd_tap *tap)
-{
-    pull *p = user;
-    kd_backend *be = p->run->model.be;
-    const bool backward = tap->gradient.data != NULL;
-    float *values = tiny_values(be, backward ? tap->gradient : tap->value);
-
-    for (int64_t i = 0; i < kd_tensor_elements(tap->value); i++) {
-        const float c = direction(tap, i);
-        if (backward) {
-            values[i] += c;
-        } else if (c != 0.0f) {
-            p->loss += (double)c * (double)values[i];
-        }
-    }
-    if (backward) {
-        be->ops->upload(be, tap->gradient, values);
-    }
-    free(values);
-}
-
-static double pull_loss(void *user)
-{
-    pull *p = user;
-    p->loss = 0.0;
-    tap_run_forward(p->run);
-    return p->loss;
-}
-
-static void check_point(const kd_model_type *type, kd_tap_point point, const char *what)
-{
-    tap_run run = tap_run_start(type, KD_F32, KD_PARAMS_TRAIN, true);
-    pull p = {.run = &run};
-    char name[64];
-
-    (void)snprintf(name, sizeof name, "%s at %s", what, type->name);
-    tap_run_listen(&run, KD_TAP_BIT(point), NULL, &p, pull_at);
-    tap_run_forward_backward(&run);
-    const differences d = {.params = run.model.params,
-                           .loss = pull_loss,
-                           .user = &p,
-                           .stride = 5,
-                           .skip = KD_PARAM_LM_HEAD};
-    differences_check(&d, name);
-    tap_run_finish(&run);
-}
-
-static void check_every_type(kd_tap_point point, const char *what)
-{
-    for (size_t t = 0; t < kd_model_type_count(); t++) {
-        if (kd_model_type_at(t)->has_experts || !has_route(point)) {
-            check_point(kd_model_type_at(t), point, what);
-        }
-    }
-}
-
-Test(taps, a_gradient_added_at_hidden_agrees_with_differences)
-{
-    check_every_type(KD_TAP_HIDDEN, "hidden");
-}
-
-Test(taps, a_gradient_added_at_the_router_agrees_with_differences)
-{
-    check_every_type(KD_TAP_ROUTER, "router");
-}
-
-Test(taps, a_gradient_added_at_expert_in_agrees_with_differences)
-{
-    check_every_type(KD_TAP_EXPERT_IN, "expert_in");
-}
-
-Test(taps, a_gradient_added_at_expert_out_agrees_with_differences)
-{
-    check_every_type(KD_TAP_EXPERT_OUT, "expert_out");
-}
-
-Test(taps, a_gradient_added_at_keys_agrees_with_differences)
-{
-    check_every_type(KD_TAP_KEY, "key");
-}
-
-Test(taps, a_gradient_added_at_values_agrees_with_differences)
-{
-    check_every_type(KD_TAP_VALUE, "value");
 }
 
 static void look(void *user, const kd_tap *tap)
