@@ -627,6 +627,26 @@ case_cuda_resume() {
     cmp whole/final/model.safetensors broken/final/model.safetensors || fail "a resumed run ended in other bytes"
 }
 
+# A kernel that fails, and with it the device, ends the attempt with its reason, and may be tried again.
+case_cuda_fault() {
+    local role rank at t=teachers.0.resources.device s=student.resources.device
+    make_teacher student.resources.device=cpu
+    for role in student:0:600 teacher:1:300; do
+        IFS=: read -r role rank at <<<"$role"
+        local job=(training.steps=4 evaluation.max_sequences=2 checkpoint.every_steps=1 $t=cpu $s=cpu)
+        [ $role = student ] && job+=($s=cuda) || job+=($t=cuda)
+        run 2 student.yaml output=whole-$role "${job[@]}"
+        KD_CUDA_HOST_FAULT_AT=$at expect_exit 74 "unspecified launch failure" 2 student.yaml \
+            "output=$folder/broken-$role" "${job[@]}"
+        grep -q "error rank $rank: emulated device 0: " log || fail "$role: neither rank nor device is named"
+        ! pgrep -f "$folder/broken-$role" >/dev/null || fail "$role: something runs on"
+        [ ! -e broken-$role/final ] || fail "$role: kernel $at is none: nothing failed"
+        run 2 student.yaml output=broken-$role "${job[@]}"
+        grep -q "resumes at step" log || fail "$role: nothing was resumed"
+        cmp {whole,broken}-$role/final/model.safetensors || fail "$role: a resumed run ended in other bytes"
+    done
+}
+
 case_model() {
     local tool loss found
     tool=$(dirname "$worker")/distill-model

@@ -43,6 +43,7 @@ static void start_once()
     started = true;
     engine().seed = (unsigned)from_environment("KD_CUDA_HOST_SEED", 0);
     engine().rng = engine().seed * 0x9e3779b97f4a7c15ull + 1;
+    engine().fault_at = from_environment("KD_CUDA_HOST_FAULT_AT", 0);
 }
 
 api_call::api_call()

@@ -135,6 +135,7 @@ struct engine_state {
     size_t main_stack_size = 0;
     std::string fault;
     kd_cuda_host_work done = {};
+    unsigned long fault_at = 0; /* the launch that is to fail, counted from 1; 0: none */
 
     /* Below n. */
     unsigned rnd(size_t n)

@@ -133,7 +133,10 @@ cudaError_t launch(const launch_shape &shape, void (*body)(void *), void *contex
     e.body = body;
     e.context = context;
     e.main_stack = nullptr;
-    e.done.n_launches++;
+    if (++e.done.n_launches == e.fault_at) {
+        e.fault = "launch " + std::to_string(e.fault_at) + " fails, as KD_CUDA_HOST_FAULT_AT says";
+        return cudaErrorLaunchFailure;
+    }
     std::vector<unsigned> order((size_t)grid_dim.x * grid_dim.y * grid_dim.z / e.cluster_size);
     for (size_t i = 0; i < order.size(); i++)
         order[i] = (unsigned)i;
