@@ -145,11 +145,14 @@ static kd_status take_memory(kd_slots *s)
     if (s->at == NULL || s->requests == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for %d signal messages", s->depth);
     }
-    s->buffers =
-        s->be->ops->alloc(s->be, KD_MEMORY_HOST, kd_message_plan_slots_bytes(&s->plan, s->depth));
-    if (s->buffers == NULL) {
-        return KD_ERR_NOMEM;
+    void *memory = NULL;
+    const kd_status st =
+        kd_backend_place(s->be, KD_MEMORY_HOST, kd_message_plan_slots_bytes(&s->plan, s->depth),
+                         &memory, "signals of %d micro-batches", s->depth);
+    if (st) {
+        return st;
     }
+    s->buffers = memory;
     for (int i = 0; i < s->depth; i++) {
         s->at[i].buffer = s->buffers + (size_t)i * s->plan.message_bytes;
     }

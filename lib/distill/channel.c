@@ -156,11 +156,12 @@ kd_status kd_channel_create_local(const kd_local_settings *settings, kd_channel 
                              .reader = settings->reader,
                              .owner = owner_of(settings),
                              .plan = *settings->plan};
-    local->message = local->owner->ops->alloc(local->owner, KD_MEMORY_HOST,
-                                              kd_message_plan_slots_bytes(settings->plan, 1));
-    const kd_status st = local->message == NULL
-                             ? KD_ERR_NOMEM
-                             : kd_open_steps_init(&local->steps, settings->n_steps);
+    kd_status st = kd_backend_place(local->owner, KD_MEMORY_HOST,
+                                    kd_message_plan_slots_bytes(settings->plan, 1), &local->message,
+                                    "signals of a micro-batch");
+    if (!st) {
+        st = kd_open_steps_init(&local->steps, settings->n_steps);
+    }
     if (st) {
         local_destroy(&local->base);
         return st;

@@ -91,9 +91,10 @@ static kd_status allocate(kd_objective *o)
     kd_backend *be = o->context.be;
     kd_arena arena = {0};
     lay_out(o, &arena);
-    o->slab = be->ops->alloc(be, KD_MEMORY_DEVICE, arena.used);
-    if (o->slab == NULL) {
-        return KD_ERR_NOMEM;
+    const kd_status st = kd_backend_place(be, KD_MEMORY_DEVICE, arena.used, &o->slab,
+                                          "losses of %lld rows", (long long)o->context.max_rows);
+    if (st) {
+        return st;
     }
     o->slab_bytes = arena.used;
     kd_arena_init(&arena, o->slab, o->slab_bytes);

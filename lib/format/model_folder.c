@@ -357,12 +357,13 @@ kd_status kd_model_folder_alloc_lm_head(const kd_model_config *config,
                                         kd_tensor *lm_head_out)
 {
     kd_tensor lm_head = kd_tensor_2d(NULL, dtype, config->vocab_size, config->hidden_size);
-    lm_head.data = be->ops->alloc(be, KD_MEMORY_DEVICE, kd_tensor_bytes(lm_head));
-    if (lm_head.data == NULL) {
-        return KD_ERR_NOMEM;
+    const kd_status st =
+        kd_backend_place(be, KD_MEMORY_DEVICE, kd_tensor_bytes(lm_head), &lm_head.data,
+                         "a teacher's lm_head of %lld rows", (long long)config->vocab_size);
+    if (!st) {
+        *lm_head_out = lm_head;
     }
-    *lm_head_out = lm_head;
-    return KD_OK;
+    return st;
 }
 
 static kd_status load_lm_head(const char *folder,

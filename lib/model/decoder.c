@@ -85,12 +85,14 @@ static kd_status allocate_slab(kd_decoder *d)
     d->pass.n_batch = d->settings.max_batch;
     lay_out(d, &arena);
     d->slab_bytes = arena.used;
-    d->slab = d->pass.be->ops->alloc(d->pass.be, KD_MEMORY_DEVICE, d->slab_bytes);
-    if (d->slab == NULL) {
-        return KD_ERR_NOMEM;
+    const kd_status st =
+        kd_backend_place(d->pass.be, KD_MEMORY_DEVICE, d->slab_bytes, &d->slab,
+                         "activations of %lld sequences of %lld tokens",
+                         (long long)d->settings.max_batch, (long long)d->settings.n_tokens);
+    if (!st) {
+        lay_out_for(d, d->settings.max_batch);
     }
-    lay_out_for(d, d->settings.max_batch);
-    return KD_OK;
+    return st;
 }
 
 /* ---- life ---- */
@@ -239,9 +241,11 @@ static kd_status allocate_keys(kd_decoder *d)
 
     lay_out_keys(d, &arena);
     if (arena.used > 0) {
-        keys = be->ops->alloc(be, KD_MEMORY_DEVICE, arena.used);
-        if (keys == NULL) {
-            return KD_ERR_NOMEM;
+        const kd_status st = kd_backend_place(
+            be, KD_MEMORY_DEVICE, arena.used, &keys, "keys of %lld sequences of %lld tokens",
+            (long long)d->settings.max_batch, (long long)d->settings.n_tokens);
+        if (st) {
+            return st;
         }
     }
     if (d->keys != NULL) {

@@ -14,9 +14,11 @@ static void take_chunk(void *user, const kd_vocab_chunk *chunk)
 
 kd_status kd_logits_download(kd_backend *be, kd_tensor hidden, kd_tensor lm_head, float *logits_out)
 {
-    void *sums = be->ops->alloc(be, KD_MEMORY_DEVICE, KD_VOCAB_SUMS * kd_dtype_bytes(KD_F64));
-    if (sums == NULL) {
-        return KD_ERR_NOMEM;
+    void *sums = NULL;
+    kd_status st = kd_backend_place(be, KD_MEMORY_DEVICE, KD_VOCAB_SUMS * kd_dtype_bytes(KD_F64),
+                                    &sums, "sums of logits");
+    if (st) {
+        return st;
     }
     float *next = logits_out;
     be->ops->vocab_loss(be, &(kd_vocab_loss){.hidden = hidden,
@@ -25,7 +27,7 @@ kd_status kd_logits_download(kd_backend *be, kd_tensor hidden, kd_tensor lm_head
                                              .temperature = 1.0f,
                                              .chunk = take_chunk,
                                              .user = &next});
-    const kd_status st = kd_backend_wait(be);
+    st = kd_backend_wait(be);
     be->ops->free(be, sums);
     return st;
 }

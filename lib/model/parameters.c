@@ -95,9 +95,11 @@ static kd_status allocate_slabs(kd_parameters *p)
 
     lay_out_slabs(p, &arena);
     const size_t size_bytes = arena.used;
-    p->slab = p->be->ops->alloc(p->be, KD_MEMORY_DEVICE, size_bytes);
-    if (p->slab == NULL) {
-        return KD_ERR_NOMEM;
+    const kd_status st = kd_backend_place(p->be, KD_MEMORY_DEVICE, size_bytes, &p->slab,
+                                          "%lld parameters%s", (long long)p->n_elements,
+                                          p->use == KD_PARAMS_TRAIN ? " and their gradients" : "");
+    if (st) {
+        return st;
     }
     kd_arena_init(&arena, p->slab, size_bytes);
     lay_out_slabs(p, &arena);

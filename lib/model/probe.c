@@ -77,9 +77,11 @@ static kd_status allocate(kd_probe *p)
 
     lay_out(p, &arena, p->max_rows, n_routed);
     p->slab_bytes = arena.used;
-    p->slab = be->ops->alloc(be, KD_MEMORY_DEVICE, p->slab_bytes);
-    if (p->slab == NULL) {
-        return KD_ERR_NOMEM;
+    const kd_status st = kd_backend_place(be, KD_MEMORY_DEVICE, p->slab_bytes, &p->slab,
+                                          "outputs of %lld experts for %lld rows",
+                                          (long long)p->n_experts, (long long)p->max_rows);
+    if (st) {
+        return st;
     }
     p->position = calloc((size_t)(p->max_rows * p->n_experts), sizeof *p->position);
     p->token = calloc((size_t)n_routed, sizeof *p->token);

@@ -1,9 +1,10 @@
 /*
- * backend.c - what is the same for every back end: its end, waiting for it, and the first fault, which may
- * be seen on any thread and is told to whoever asks.
+ * backend.c - what is the same for every back end: its end, memory by what it is for, waiting for it, and the
+ * first fault, which may be seen on any thread and is told to whoever asks.
  */
 #include <pthread.h>
 #include <sched.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 #include "base/log.h"
@@ -27,6 +28,29 @@ kd_status kd_backend_tell_fault(const kd_backend *be)
         kd_fault_recall(be->fault_text);
     }
     return be->fault;
+}
+
+kd_status kd_backend_place(kd_backend *be,
+                           kd_memory kind,
+                           size_t size_bytes,
+                           void **memory_out,
+                           const char *what,
+                           ...)
+{
+    char name[128];
+    va_list args;
+    const int quiet = kd_fault_quiet(1); /* told below, with the name */
+    void *memory = be->ops->alloc(be, kind, size_bytes);
+    (void)kd_fault_quiet(quiet);
+    if (memory == NULL) {
+        va_start(args, what);
+        (void)vsnprintf(name, sizeof name, what, args);
+        va_end(args);
+        const kd_status fault = kd_backend_tell_fault(be);
+        return kd_fail(fault ? fault : KD_ERR_NOMEM, "%s: %s", name, kd_fault_text());
+    }
+    *memory_out = memory;
+    return KD_OK;
 }
 
 void kd_backend_destroy(kd_backend *be)

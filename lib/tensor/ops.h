@@ -496,6 +496,17 @@ void kd_event_sync(kd_event event);
 void kd_backend_destroy(kd_backend *be);
 KD_MUST_USE kd_status kd_backend_wait(kd_backend *be);
 
+/*
+ * alloc, of memory for `what` (as printf() has it), which a fault's text then begins with: "moments of 70
+ * parameters: no memory for ...". KD_ERR_NOMEM, or the back end's fault where it has one.
+ */
+KD_MUST_USE kd_status kd_backend_place(kd_backend *be,
+                                       kd_memory kind,
+                                       size_t size_bytes,
+                                       void **memory_out,
+                                       const char *what,
+                                       ...) __attribute__((format(printf, 5, 6)));
+
 /* Keeps the first fault, with this thread's last text. Any thread; for back ends themselves. */
 void kd_backend_keep_fault(kd_backend *be, kd_status st);
 

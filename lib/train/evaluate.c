@@ -68,14 +68,18 @@ static kd_status allocate(evaluation *e)
     kd_arena arena;
     e->host_tokens = malloc(memory.host_bytes / 2);
     e->host_labels = malloc(memory.host_bytes / 2);
-    e->slab = e->params->be->ops->alloc(e->params->be, KD_MEMORY_DEVICE,
-                                        memory.held_bytes); /* zeroed: so are the sums */
-    if (e->host_tokens == NULL || e->host_labels == NULL || e->slab == NULL) {
+    if (e->host_tokens == NULL || e->host_labels == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory to evaluate batches of %lld sequences",
                        (long long)e->settings.max_batch);
     }
+    const kd_status st = kd_backend_place(e->params->be, KD_MEMORY_DEVICE, memory.held_bytes,
+                                          &e->slab, "an evaluation of batches of %lld sequences",
+                                          (long long)e->settings.max_batch);
+    if (st) {
+        return st;
+    }
     kd_arena_init(&arena, e->slab, memory.held_bytes);
-    lay_out(e, &arena);
+    lay_out(e, &arena); /* zeroed: so are the sums */
     return KD_OK;
 }
 

@@ -24,6 +24,15 @@ static void lay_out(kd_optimizer *o, kd_arena *arena)
     }
 }
 
+static int64_t n_trained(const kd_optimizer *o)
+{
+    int64_t n = 0;
+    for (int g = 0; g < o->n_groups; g++) {
+        n += kd_group_trained(&o->groups[g]) ? o->groups[g].params->n_elements : 0;
+    }
+    return n;
+}
+
 kd_status kd_optimizer_create(const kd_group *groups,
                               int n,
                               const Kd__Training *training,
@@ -41,10 +50,11 @@ kd_status kd_optimizer_create(const kd_group *groups,
 
     kd_arena arena = {0};
     lay_out(o, &arena);
-    o->slab = o->be->ops->alloc(o->be, KD_MEMORY_DEVICE, arena.used);
-    if (o->slab == NULL) {
+    const kd_status st = kd_backend_place(o->be, KD_MEMORY_DEVICE, arena.used, &o->slab,
+                                          "moments of %lld parameters", (long long)n_trained(o));
+    if (st) {
         free(o);
-        return KD_ERR_NOMEM;
+        return st;
     }
     o->slab_bytes = arena.used;
     kd_arena_init(&arena, o->slab, o->slab_bytes);
@@ -88,9 +98,12 @@ static kd_status reduce_staged(kd_optimizer *o, const kd_reduce *reduce, kd_tens
     kd_backend *be = o->be;
     const int64_t n = kd_tensor_elements(grad);
     if (o->stage.data == NULL) {
-        void *memory = be->ops->alloc(be, KD_MEMORY_HOST, (size_t)STAGE_ELEMENTS * sizeof(float));
-        if (memory == NULL) {
-            return KD_ERR_NOMEM;
+        void *memory = NULL;
+        const kd_status st =
+            kd_backend_place(be, KD_MEMORY_HOST, (size_t)STAGE_ELEMENTS * sizeof(float), &memory,
+                             "a gradient on its way to other ranks");
+        if (st) {
+            return st;
         }
         o->stage = kd_tensor_1d(memory, KD_F32, STAGE_ELEMENTS);
     }

@@ -39,9 +39,11 @@ static kd_status make_labels(kd_trainer *trainer)
     kd_backend *be = trainer->params->be;
     const int64_t n = trainer->max_batch * trainer->n_tokens;
     const size_t size_bytes = kd_tensor_bytes(kd_tensor_1d(NULL, KD_I32, n));
-    void *memory = be->ops->alloc(be, KD_MEMORY_DEVICE, size_bytes);
-    if (memory == NULL) {
-        return KD_ERR_NOMEM;
+    void *memory = NULL;
+    const kd_status st = kd_backend_place(be, KD_MEMORY_DEVICE, size_bytes, &memory,
+                                          "labels of %lld rows", (long long)n);
+    if (st) {
+        return st;
     }
     trainer->real = calloc((size_t)n, sizeof *trainer->real);
     if (trainer->real == NULL) {

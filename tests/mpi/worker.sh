@@ -647,6 +647,32 @@ case_cuda_fault() {
     done
 }
 
+# A device with more memory from try to try, by what the last one lacked: each refusal says for what, how much,
+# and what was free, and it is the host's.
+case_cuda_memory() {
+    local memory=$((1 << 20)) placed= code name need free
+    make_teacher student.resources.device=cpu
+    for _ in {1..40}; do
+        code=0
+        : >log
+        KD_CUDA_HOST_MEMORY=$memory may_fail=1 run 1 teacher.yaml output=small student.resources.device=cuda \
+            training.steps=1 evaluation.max_sequences=2 || code=$?
+        [ "$code" != 0 ] || break
+        [ "$code" = 70 ] || { cat log >&2 && fail "exit code $code, expected 70"; }
+        read -r need free name < <(sed -n 's/.*error rank 0: \(.*\)no memory for \([0-9]*\) bytes of the device\(, for [a-z ]*\)\?: out of memory; \([0-9]*\) of '$memory' bytes are free on emulated device 0$/\2 \4 \1\3/p' log) ||
+            { cat log >&2 && fail "the refusal is not told"; }
+        [ "$need" -gt "$free" ] || fail "$need bytes were refused where $free were free"
+        placed+="$name; "
+        memory=$((memory + need - free + 65536))
+        [[ $name != *operation* ]] || memory=$((memory + (64 << 20))) # one of many
+    done
+    [ "$code" = 0 ] || fail "no memory was enough: $placed"
+    for name in ", for products; " " parameters and their gradients:; " "activations of 4 sequences of 32 tokens:; " \
+        "moments of " ", for an operation; "; do
+        [[ $placed == *"$name"* ]] || fail "\"$name\" is not in \"$placed\""
+    done
+}
+
 case_model() {
     local tool loss found
     tool=$(dirname "$worker")/distill-model

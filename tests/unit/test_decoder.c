@@ -393,6 +393,9 @@ Test(decoder, no_memory_for_activations_is_reported)
     kd_fault_quiet(1);
     cr_expect_eq(kd_decoder_create(model.params, &s, &decoder), KD_ERR_NOMEM);
     cr_expect_null(decoder);
+    cr_expect(strstr(kd_fault_text(),
+                     "activations of 1048576 sequences of 1000 tokens: no memory for ") != NULL,
+              "%s", kd_fault_text());
     tiny_model_destroy(&model);
 }
 

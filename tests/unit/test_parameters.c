@@ -103,6 +103,8 @@ Test(parameters, bad_config_and_no_memory_leave_the_output_untouched)
     c.n_layers = c.n_experts = 1024; /* allowed, and larger than any machine's address space */
     c.hidden_size = c.intermediate_size = 1 << 18;
     cr_expect_eq(kd_parameters_create(be, &c, KD_PARAMS_TRAIN, &p), KD_ERR_NOMEM);
+    cr_expect(strstr(kd_fault_text(), " parameters and their gradients: no memory for ") != NULL,
+              "%s", kd_fault_text());
     cr_expect_eq(p, (kd_parameters *)&c);
     kd_backend_destroy(be);
     kd_parameters_destroy(NULL);

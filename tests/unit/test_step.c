@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -163,8 +164,19 @@ static void *limited_alloc(kd_backend *be, kd_memory kind, size_t size_bytes)
     return NULL;
 }
 
+/* What the memory would have been for stands in front. */
+static void expect_named(char *names, size_t size)
+{
+    const char *end = strstr(kd_fault_text(), ": no memory left for ");
+    cr_assert(end != NULL && end > kd_fault_text(), "%s", kd_fault_text());
+    const size_t used = strlen(names);
+    (void)snprintf(names + used, size - used, "%.*s; ", (int)(end - kd_fault_text()),
+                   kd_fault_text());
+}
+
 Test(step, every_allocation_that_fails_is_reported)
 {
+    char names[1000] = "";
     tiny_settings settings;
     tiny_settings_init(&settings);
     const kd_reduce alone = kd_reduce_single();
@@ -191,6 +203,9 @@ Test(step, every_allocation_that_fails_is_reported)
         st = kd_trainer_create(m.params, &trainer_settings, NULL, 0, &trainer);
         cr_expect_eq(trainer == NULL, st != KD_OK);
         cr_expect(st == KD_OK || st == KD_ERR_NOMEM);
+        if (st) {
+            expect_named(names, sizeof names);
+        }
         if (!st) {
             n_allowed = 0; /* a step allocates nothing */
             cr_expect_eq(kd_trainer_step(trainer, &work, NULL, &alone, &result), KD_OK);
@@ -200,4 +215,8 @@ Test(step, every_allocation_that_fails_is_reported)
         kd_backend_destroy(m.be);
     }
     cr_expect_geq(n, 5); /* labels, objective, decoder, optimizer, and none */
+    cr_expect(strstr(names, "labels of ") != NULL && strstr(names, "losses of ") != NULL &&
+                  strstr(names, "activations of 4 sequences of ") != NULL &&
+                  strstr(names, "moments of ") != NULL,
+              "%s", names);
 }

@@ -51,11 +51,17 @@ static void give_block(void *user, void *memory)
 
 void *kd_cuda_scratch(kd_backend *be, size_t size_bytes)
 {
-    void *memory =
-        be->fault == KD_OK ? kd_scratch_take(&kd_cuda_of(be)->scratch, size_bytes) : nullptr;
+    kd_cuda *cuda = kd_cuda_of(be);
 
-    if (memory == nullptr && be->fault == KD_OK) {
-        kd_backend_keep_fault(be, KD_ERR_NOMEM);
+    if (be->fault != KD_OK) {
+        return nullptr;
+    }
+    const int quiet = kd_fault_quiet(1); /* told below, with what is free */
+    void *memory = kd_scratch_take(&cuda->scratch, size_bytes);
+    (void)kd_fault_quiet(quiet);
+    if (memory == nullptr) {
+        kd_backend_keep_fault(be, kd_cuda_refusal(cuda->name, "the device, for an operation",
+                                                  size_bytes, cudaErrorMemoryAllocation));
     }
     return memory;
 }
@@ -214,7 +220,7 @@ kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_o
     cuda->base.expert_tile = KD_CUDA_EXPERT_TILE;
     cuda->scratch.source = {take_block, give_block, cuda};
     const cudaError_t error = set_up(cuda, number);
-    kd_status st = error == cudaSuccess ? kd_cuda_products_create(&cuda->products)
+    kd_status st = error == cudaSuccess ? kd_cuda_products_create(cuda->name, &cuda->products)
                                         : kd_fail(KD_ERR_IO, "CUDA device %d: %s", number,
                                                   cudaGetErrorString(error));
     if (st) {

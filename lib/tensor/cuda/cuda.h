@@ -52,6 +52,11 @@ KD_OPS_EACH(KD_CUDA_DECLARE)
 /* Keeps an error of the runtime as the back end's fault; `what` was being done. False if there was one. */
 bool kd_cuda_keep(kd_backend *be, cudaError_t error, const char *what);
 
+/* An allocation of `memory` ("the device") that the runtime refused: KD_ERR_NOMEM, with what is free;
+ * KD_ERR_IO where the device is lost. */
+kd_status
+kd_cuda_refusal(const char *device, const char *memory, size_t size_bytes, cudaError_t error);
+
 /* As scratch.h says; NULL if the back end now has a fault. Who takes some rewinds to the mark of
  * before. */
 void *kd_cuda_scratch(kd_backend *be, size_t size_bytes);

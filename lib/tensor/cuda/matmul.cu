@@ -53,7 +53,7 @@ static kd_status product_fault(const char *what, cublasStatus_t status, const kd
     return library_fault(text, status);
 }
 
-kd_status kd_cuda_products_create(kd_cuda_products **products_out)
+kd_status kd_cuda_products_create(const char *device, kd_cuda_products **products_out)
 {
     kd_cuda_products *products = static_cast<kd_cuda_products *>(calloc(1, sizeof *products));
 
@@ -67,11 +67,9 @@ kd_status kd_cuda_products_create(kd_cuda_products **products_out)
     }
     const cudaError_t error = cudaMalloc(&products->workspace, WORKSPACE_BYTES);
     if (error != cudaSuccess) {
-        (void)cudaGetLastError();
         (void)cublasLtDestroy(products->handle);
         free(products);
-        return kd_fail(KD_ERR_NOMEM, "no memory for %zu bytes for products: %s", WORKSPACE_BYTES,
-                       cudaGetErrorString(error));
+        return kd_cuda_refusal(device, "the device, for products", WORKSPACE_BYTES, error);
     }
     *products_out = products;
     return KD_OK;

@@ -11,7 +11,8 @@
 
 #include "tensor/cuda/cuda.h"
 
-KD_MUST_USE kd_status kd_cuda_products_create(kd_cuda_products **products_out);
+/* Of the current device, of that name. */
+KD_MUST_USE kd_status kd_cuda_products_create(const char *device, kd_cuda_products **products_out);
 void kd_cuda_products_destroy(kd_cuda_products *products); /* accepts NULL */
 size_t kd_cuda_products_bytes(const kd_cuda_products *products);
 

@@ -53,21 +53,33 @@ static void *take_device(cudaStream_t stream, size_t size_bytes, cudaError_t *er
     return memory;
 }
 
-/* A refusal hurts nothing that is queued; but it may be what was queued before that has failed. */
-static void tell_refusal(kd_cuda *cuda, size_t size_bytes, kd_memory kind, cudaError_t error)
+kd_status
+kd_cuda_refusal(const char *device, const char *memory, size_t size_bytes, cudaError_t error)
 {
     size_t free_bytes = 0, total_bytes = 0;
 
-    (void)cudaGetLastError();
+    (void)cudaGetLastError(); /* an allocation that is refused hurts nothing that is queued */
+    const cudaError_t lost = cudaMemGetInfo(&free_bytes, &total_bytes);
+    if (lost != cudaSuccess) {
+        return kd_fail(KD_ERR_IO, "%s: taking memory: %s", device, cudaGetErrorString(lost));
+    }
+    return kd_fail(KD_ERR_NOMEM,
+                   "no memory for %zu bytes of %s: %s; %zu of %zu bytes are free on %s", size_bytes,
+                   memory, cudaGetErrorString(error), free_bytes, total_bytes, device);
+}
+
+/* It may be what was queued before that has failed. */
+static void tell_refusal(kd_cuda *cuda, size_t size_bytes, kd_memory kind, cudaError_t error)
+{
     if (kind == KD_MEMORY_DEVICE && error != cudaErrorMemoryAllocation) {
         (void)kd_cuda_keep(&cuda->base, error, "taking memory");
         return;
     }
-    (void)cudaMemGetInfo(&free_bytes, &total_bytes);
-    (void)kd_fail(KD_ERR_NOMEM,
-                  "no memory for %zu bytes of %s: %s; %zu of %zu bytes are free on %s", size_bytes,
-                  kind == KD_MEMORY_HOST ? "registered host memory" : "the device",
-                  cudaGetErrorString(error), free_bytes, total_bytes, cuda->name);
+    const char *memory = kind == KD_MEMORY_HOST ? "registered host memory" : "the device";
+    const kd_status st = kd_cuda_refusal(cuda->name, memory, size_bytes, error);
+    if (st == KD_ERR_IO) {
+        kd_backend_keep_fault(&cuda->base, st);
+    }
 }
 
 static void release(const kd_cuda_block *block)
