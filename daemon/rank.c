@@ -211,8 +211,12 @@ static void on_report(rank_link *link, Kd__RankMessage *message)
     case KD__RANK_MESSAGE__BODY_FINISHED:
         on_finished(link, message->finished);
         break;
-    case KD__RANK_MESSAGE__BODY_HELLO:
     case KD__RANK_MESSAGE__BODY_HEARTBEAT:
+        message->body_case = KD__RANK_MESSAGE__BODY__NOT_SET; /* the run keeps it */
+        run_keep_heartbeat(link->run, link->rank, message->heartbeat);
+        message->heartbeat = NULL;
+        break;
+    case KD__RANK_MESSAGE__BODY_HELLO:
     case KD__RANK_MESSAGE__BODY__NOT_SET:
     case _KD__RANK_MESSAGE__BODY__CASE_IS_INT_SIZE:
         break;

@@ -27,6 +27,7 @@ struct run {
     entry *entry;
     attempt attempt;
     struct rank_link **links; /* (n_ranks), NULL where there is none */
+    Kd__Heartbeat **heard;    /* (n_ranks), the last of each, NULL before; owned */
     preparation *preparation; /* until spawned */
     bool launched;            /* the entry's launcher_pid is that of a process */
     bool is_child;            /* its end will be told by the kernel */
@@ -50,6 +51,32 @@ attempt *run_attempt(run *r)
     return &r->attempt;
 }
 
+void run_keep_heartbeat(run *r, uint32_t rank, Kd__Heartbeat *heartbeat)
+{
+    kd__heartbeat__free_unpacked(r->heard[rank], NULL);
+    r->heard[rank] = heartbeat;
+    for (size_t i = 0; i < heartbeat->n_places; i++) {
+        heartbeat->places[i]->has_rank = 1;
+        heartbeat->places[i]->rank = rank;
+    }
+}
+
+Kd__RankStatus **run_places(const run *r, size_t *n_out)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < r->attempt.n_ranks; i++) {
+        n += r->heard[i] != NULL ? r->heard[i]->n_places : 0;
+    }
+    Kd__RankStatus **list = n > 0 ? malloc(n * sizeof(Kd__RankStatus *)) : NULL;
+    *n_out = 0;
+    for (uint32_t i = 0; list != NULL && i < r->attempt.n_ranks; i++) {
+        for (size_t k = 0; r->heard[i] != NULL && k < r->heard[i]->n_places; k++) {
+            list[(*n_out)++] = r->heard[i]->places[k];
+        }
+    }
+    return list;
+}
+
 static uint64_t now_ms(const run *r)
 {
     return uv_now(r->co->loop);
@@ -61,7 +88,9 @@ static void run_destroy(run *r)
         if (r->links[i] != NULL) {
             rank_release(r->links[i]);
         }
+        kd__heartbeat__free_unpacked(r->heard[i], NULL);
     }
+    free(r->heard);
     preparation_destroy(r->preparation);
     attempt_release(&r->attempt);
     free(r->links);
@@ -96,10 +125,12 @@ static run *run_create(coordinator *co, entry *e, const Kd__Job *spec)
     const uint32_t n_ranks = kd_job_ranks(spec);
     run *r = calloc(1, sizeof *r);
     struct rank_link **links = calloc(n_ranks, sizeof(struct rank_link *));
-    if (r == NULL || links == NULL ||
+    Kd__Heartbeat **heard = calloc(n_ranks, sizeof(Kd__Heartbeat *));
+    if (r == NULL || links == NULL || heard == NULL ||
         attempt_init(&r->attempt, e->job.id, e->job.attempts, n_ranks, &limits, uv_now(co->loop))) {
         free(r);
         free(links);
+        free(heard);
         return NULL;
     }
     memcpy(r->attempt.secret, e->secret, sizeof e->secret);
@@ -107,6 +138,7 @@ static run *run_create(coordinator *co, entry *e, const Kd__Job *spec)
     r->co = co;
     r->entry = e;
     r->links = links;
+    r->heard = heard;
     (void)snprintf(r->mark, sizeof r->mark, PROCESS_MARK "=%s:%" PRIu64 ":%u", co->folder,
                    e->job.id, e->job.attempts);
     r->next = co->runs;

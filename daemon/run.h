@@ -11,6 +11,7 @@
 
 #include "daemon/attempt.h"
 #include "daemon/coordinator.h"
+#include "proto/worker.pb-c.h"
 
 struct rank_link;
 
@@ -41,6 +42,12 @@ KD_MUST_USE kd_status run_register(run *r, const attempt_claim *claim, struct ra
 void run_unregister(run *r, uint32_t rank, struct rank_link *link);
 /* The leader has the order to stop, or missed it while it was away. */
 bool run_is_told_to_stop(const run *r);
+
+/* The last heartbeat of a registered rank, which the run now owns. */
+void run_keep_heartbeat(run *r, uint32_t rank, Kd__Heartbeat *heartbeat);
+/* What the ranks said they run on, in their order: their texts are the run's, the list is the caller's to
+ * free; NULL if there are none, or without memory. */
+Kd__RankStatus **run_places(const run *r, size_t *n_out);
 
 /* Carries out what the attempt wants; may destroy the run. After everything told to the attempt. */
 void run_drive(run *r);

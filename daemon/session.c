@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "daemon/run.h"
 #include "daemon/watch.h"
 
 struct session {
@@ -78,9 +79,13 @@ void session_reply_status(session *s, uint64_t request_id, const entry *e, bool 
     Kd__Reply reply = KD__REPLY__INIT;
     entry_status(e, &status);
     status.job = with_text ? entry_unpack(e) : NULL;
+    if (with_text && e->run != NULL) {
+        status.ranks = run_places(e->run, &status.n_ranks);
+    }
     reply.body_case = KD__REPLY__BODY_STATUS;
     reply.status = &status;
     session_reply(s, request_id, &reply);
+    free(status.ranks);
     kd__job__free_unpacked(status.job, NULL);
 }
 

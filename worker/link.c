@@ -37,10 +37,11 @@ struct rank_link {
     void (*on_refused)(const char *text);
 
     uv_thread_t thread;
-    uv_mutex_t lock;  /* guards queue, changes, closing and timeout_ms */
+    uv_mutex_t lock;  /* guards queue, changes, places, closing and timeout_ms */
     link_queue queue; /* not given to a connection yet         */
     Kd__RankOrder *changes[RANK_LINK_CHANGES_MAX]; /* owned; oldest first */
     size_t n_changes;
+    Kd__Heartbeat *places; /* owned; for its places alone, NULL before they are known */
     bool closing;
     uint64_t timeout_ms;
     atomic_uint_fast64_t step;
@@ -88,7 +89,14 @@ static void send_heartbeat(rank_link *link)
     heartbeat.work = kd_progress_count();
     message.body_case = KD__RANK_MESSAGE__BODY_HEARTBEAT;
     message.heartbeat = &heartbeat;
-    if (kd_connection_send(link->connection, &message.base)) {
+    uv_mutex_lock(&link->lock);
+    if (link->places != NULL) {
+        heartbeat.places = link->places->places;
+        heartbeat.n_places = link->places->n_places;
+    }
+    const kd_status st = kd_connection_send(link->connection, &message.base);
+    uv_mutex_unlock(&link->lock);
+    if (st) {
         kd_connection_close(link->connection);
     }
 }
@@ -388,6 +396,7 @@ static void release(rank_link *link)
     for (size_t i = 0; i < link->n_changes; i++) {
         kd_message_destroy(&link->changes[i]->base);
     }
+    kd_message_destroy((ProtobufCMessage *)link->places);
     kd_message_destroy(&link->attempt->base);
     free(link);
 }
@@ -439,6 +448,19 @@ void rank_link_set_step(rank_link *link, uint64_t step)
     if (link != NULL) {
         atomic_store(&link->step, step);
     }
+}
+
+void rank_link_set_places(rank_link *link, const Kd__Heartbeat *heartbeat)
+{
+    Kd__Heartbeat *copy = link != NULL ? (Kd__Heartbeat *)kd_message_copy(&heartbeat->base) : NULL;
+    if (copy == NULL) {
+        return;
+    }
+    uv_mutex_lock(&link->lock);
+    Kd__Heartbeat *before = link->places;
+    link->places = copy;
+    uv_mutex_unlock(&link->lock);
+    kd_message_destroy((ProtobufCMessage *)before);
 }
 
 void rank_link_report(rank_link *link, const Kd__RankMessage *message)

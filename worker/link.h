@@ -38,6 +38,9 @@ KD_MUST_USE kd_status rank_link_open(const rank_link_settings *settings, rank_li
 /* The last step finished, for heartbeats. */
 void rank_link_set_step(rank_link *link, uint64_t step);
 
+/* What the next heartbeats have as their places: a copy; without memory as before. */
+void rank_link_set_places(rank_link *link, const Kd__Heartbeat *heartbeat);
+
 /* Queues a copy. Without memory the report is lost, with a line in the log. */
 void rank_link_report(rank_link *link, const Kd__RankMessage *message);
 

@@ -4,7 +4,9 @@
  */
 #include "worker/student.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -109,6 +111,29 @@ static kd_status open_trainer(student_rank *rank)
               : kd_trainer_create(params, &settings, t->teachers, t->n_teachers, &rank->trainer);
 }
 
+/* The student's, and those of teachers here that run on another device or dtype. */
+static kd_status tell_places(student_rank *rank)
+{
+    char role[PLACE_ROLE_BYTES] = "student";
+    kd_status st;
+    for (int i = 0; i < rank->teaching.n_teachers; i++) {
+        const teacher_pupil *pupil = &rank->teachers[i];
+        const size_t used = strlen(role);
+        if (pupil->source.model != NULL && pupil->be == NULL) {
+            (void)snprintf(role + used, sizeof role - used, " and teachers.%d", i);
+        }
+    }
+    st = places_add(&rank->places, rank->be, role);
+    for (int i = 0; !st && i < rank->teaching.n_teachers; i++) {
+        if (rank->teachers[i].be != NULL) {
+            (void)snprintf(role, sizeof role, "teachers.%d", i);
+            st = places_add(&rank->places, rank->teachers[i].be, role);
+        }
+    }
+    places_tell(&rank->places, rank->w->link);
+    return st;
+}
+
 /* Back to where the last attempt stood, if one came that far. */
 static kd_status resume(const student_rank *rank)
 {
@@ -143,6 +168,9 @@ kd_status student_rank_prepare(worker *w, student_rank *rank)
     }
     if (!st) {
         st = open_trainer(rank);
+    }
+    if (!st) {
+        st = tell_places(rank);
     }
     if (!st) {
         st = resume(rank);
@@ -282,6 +310,7 @@ static kd_status train_step(student_rank *rank, uint64_t step)
            (unsigned long long)step + 1, step_s, result.stall_s);
     rank->w->done = step + 1;
     rank_link_set_step(rank->w->link, step + 1);
+    places_tell(&rank->places, rank->w->link);
     return is_leader(rank) ? output_add_step(&rank->output, step + 1, &result, step_s) : KD_OK;
 }
 
@@ -437,6 +466,7 @@ static void release_teachers(student_rank *rank)
 
 void student_rank_release(student_rank *rank)
 {
+    places_release(&rank->places);
     output_close(&rank->output);
     for (int i = 0; rank->channels != NULL && i < rank->teaching.n_teachers; i++) {
         kd_channel_destroy(rank->channels[i]);

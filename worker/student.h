@@ -30,6 +30,7 @@ typedef struct student_rank {
     order_source orders;
     uint64_t open_end; /* steps before it are open on the channels */
     size_t n_changes;  /* of the live values that the trainer has  */
+    places places;
     kd_reduce reduce;
     batch_reader reader;
     kd_source tokens; /* of the reader, so a rank is not moved */

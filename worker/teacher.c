@@ -190,6 +190,12 @@ kd_status teacher_rank_prepare(worker *w, teacher_rank *rank)
         st = teacher_source_open(w, rank->be, &rank->teaching.plan, rank->teacher, on_block, rank,
                                  &rank->source);
     }
+    if (!st) {
+        char role[PLACE_ROLE_BYTES];
+        (void)snprintf(role, sizeof role, "teachers.%d", rank->teacher);
+        st = places_add(&rank->places, rank->be, role);
+        places_tell(&rank->places, w->link);
+    }
     return st;
 }
 
@@ -260,6 +266,7 @@ kd_status teacher_rank_run(teacher_rank *rank, worker_outcome *outcome_out)
             st = teach_step(rank, &order);
         }
         rank_link_set_step(w->link, step + 1);
+        places_tell(&rank->places, w->link);
     }
     if (!st && rank->channel != NULL) {
         st = rank->channel->ops->flush(rank->channel);
@@ -274,6 +281,7 @@ kd_status teacher_rank_run(teacher_rank *rank, worker_outcome *outcome_out)
 
 void teacher_rank_release(teacher_rank *rank)
 {
+    places_release(&rank->places);
     kd_channel_destroy(rank->channel);
     orders_close(&rank->orders);
     teacher_source_close(&rank->source);

@@ -8,6 +8,7 @@
 #include "comm/step_order.h"
 #include "distill/channel.h"
 #include "distill/teacher.h"
+#include "worker/places.h"
 #include "worker/teaching.h"
 #include "worker/worker.h"
 
@@ -76,6 +77,7 @@ typedef struct teacher_rank {
     teaching teaching;
     kd_backend *be;
     teacher_source source;
+    places places;
     kd_channel *channel; /* NULL if no loss needs its signals: then it only follows orders */
     order_source orders;
 } teacher_rank;

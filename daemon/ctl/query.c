@@ -100,6 +100,15 @@ static void print_line(const char *label, const char *value)
     }
 }
 
+static void print_rank(const Kd__RankStatus *rank)
+{
+    printf("rank %-9" PRIu32 " ", rank->rank);
+    ctl_print_text(rank->role);
+    (void)fputs(" on ", stdout);
+    ctl_print_text(rank->device);
+    printf(", %.1f MiB in use\n", (double)rank->memory_bytes / 1048576.0);
+}
+
 static void print_status(const Kd__JobStatus *s)
 {
     char word[CTL_WORD_MAX];
@@ -129,6 +138,9 @@ static void print_status(const Kd__JobStatus *s)
     if (s->has_test_loss) {
         printf("%-14s %.4f\n%-14s %.2f %%\n", "test loss", s->test_loss, "test accuracy",
                100 * s->test_accuracy);
+    }
+    for (size_t i = 0; i < s->n_ranks; i++) {
+        print_rank(s->ranks[i]);
     }
     print_line("output", s->output);
     print_line("submitted", ctl_time(s->submitted_at, word));

@@ -11,6 +11,10 @@
 /* The wish, unless it is auto: then cuda if all of n_ranks ranks see a CUDA device, as n_see do. Pure. */
 Kd__Resources__Device kd_device_choose(Kd__Resources__Device wish, int64_t n_ranks, int64_t n_see);
 
+/* For people: "cpu v3, 2 threads", "NVIDIA H100, number 0". */
+#define KD_DEVICE_TEXT_BYTES 288
+void kd_device_text(const kd_backend *be, char text_out[KD_DEVICE_TEXT_BYTES]);
+
 /* Where a back end is to be. */
 typedef struct kd_device_place {
     Kd__Resources__Device device; /* no longer auto                                              */

@@ -15,6 +15,9 @@ done
 expect 0 '' distillctl submit "$dir/whole.yaml" --watch
 expect 0 '' distillctl submit "$dir/broken.yaml"
 wait_for 60 at_step 3 5 # there is something to resume from
+wait_for 5 eval '[[ $(status 3 "ranks | length") = 2 ]]' # they tell with their heartbeats
+expect 0 'rank 0 +student on emulated device 0, number 0, [0-9.]* MiB in use' distillctl show 3
+expect 0 'rank 1 +teachers.0 on emulated device 0, number 0, [0-9.]* MiB in use' distillctl show 3
 stop_daemon KILL
 pkill -KILL -f "$worker.*$dir" || fail "no rank was there to be killed"
 start_daemon --worker "$worker"

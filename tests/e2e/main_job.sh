@@ -44,6 +44,9 @@ expect 5 '99' distillctl show 99
 slow=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/slow" --set training.steps=100000)
 waiting=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/waiting" --after "$slow")
 wait_for 20 at_step "$slow" 1
+wait_for 5 eval '[[ $(status "$slow" "ranks | length") = 2 ]]' # they tell with their heartbeats
+expect 0 'rank 1 +student on cpu [a-z0-9]*, 1 thread, [0-9.]* MiB in use' distillctl show "$slow"
+equal "ranks that hold memory" "$(status "$slow" 'ranks | map(select(.role == "student" and .memory_bytes > 1e5).rank) | @csv')" 0,1
 expect 0 '' distillctl cancel "$slow"
 expect 1 '' distillctl watch "$slow"
 equal "state after cancel" "$(status "$slow" state)" cancelled

@@ -610,6 +610,8 @@ case_cuda() {
     done
     run 2 student.yaml output=shared $t.ranks=0 $s.ranks=2 "${few[@]}" # one device, two ranks
     expect_same_losses cpu:cpu/metrics.csv shared/metrics.csv 2
+    grep -q 'rank 1: teachers.0 on emulated device 0, number 0$' log || fail "a rank does not say what it runs on"
+    grep -q 'rank 0: student and teachers.0 on emulated device 0, number 0$' log || fail "nor what it runs besides"
     grep -q '"cpu_level=sm_' shared/checkpoints/step-*/state.json || fail "the kind of GPU is not recorded"
     KD_CUDA_HOST_DEVICES=0 expect_exit 65 "no CUDA device" 2 student.yaml output=none $s.device=cuda
 }
