@@ -594,7 +594,16 @@ check_create() { # distill-model
     [ ! -e random/no ] || fail "a model that was refused left a folder"
 }
 
-# The local tool says of a model what the run that made it said.
+# Where no CUDA device is to be seen, whether this worker can use one or not: jobs run on the CPU unless they insist.
+case_no_device() {
+    export CUDA_VISIBLE_DEVICES=
+    make_teacher
+    run 2 student.yaml output=auto student.resources.device=auto training.steps=2
+    expect_exit 65 "student.resources.device: found cuda" 1 teacher.yaml output=none student.resources.device=cuda
+    grep -q "no CUDA device" log || fail "the log does not say that there is no CUDA device"
+    expect_exit 65 "no CUDA device" 2 student.yaml output=none teachers.0.resources.device=cuda
+}
+
 # Of a worker whose CUDA devices are emulated: whichever of the roles runs on one, the losses are the same; in the
 # same places they have the same bits, whatever the schedule, and a resume ends as a run that was not cut.
 case_cuda() {
@@ -675,6 +684,7 @@ case_cuda_memory() {
     done
 }
 
+# The local tool says of a model what the run that made it said.
 case_model() {
     local tool loss found
     tool=$(dirname "$worker")/distill-model

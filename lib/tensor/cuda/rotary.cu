@@ -60,19 +60,19 @@ void kd_cuda_rotate(kd_backend *be,
     KD_CHECK(kd_tensor_rows(table) > 0);
     KD_CHECK(positions.data == nullptr ||
              (positions.dtype == KD_I32 && kd_tensor_elements(positions) == rows));
-    const int64_t half = columns / n_heads / 2;
+    const int64_t n_pairs = columns / n_heads / 2;
     const rotate_args a = {kd_cuda_data<float>(table),
                            table.row_stride,
                            kd_tensor_rows(table),
                            kd_cuda_data<int32_t>(positions),
                            n_heads,
-                           half,
+                           n_pairs,
                            inverse ? -1.0f : 1.0f};
     kd_cuda_with_type(x.dtype, [&](auto t) {
         using T = decltype(t);
         constexpr int V = KD_PIECE<T>;
-        kd_cuda_launch_pieces(be, "rotate", rotate_pieces<T>, rows * n_heads, half, V,
-                              half % V == 0 && kd_cuda_fits(x, V) && kd_cuda_fits(table, V),
+        kd_cuda_launch_pieces(be, "rotate", rotate_pieces<T>, rows * n_heads, n_pairs, V,
+                              n_pairs % V == 0 && kd_cuda_fits(x, V) && kd_cuda_fits(table, V),
                               kd_cuda_data<T>(x), x.row_stride, a);
     });
 }

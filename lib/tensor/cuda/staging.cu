@@ -42,17 +42,17 @@ static cudaError_t send_piece(kd_cuda_staging *staging,
                               size_t row_bytes,
                               size_t rows)
 {
-    const int half = staging->next;
-    cudaError_t error = cudaEventSynchronize(staging->sent[half]); /* at once if never recorded */
+    const int turn = staging->next;
+    cudaError_t error = cudaEventSynchronize(staging->sent[turn]); /* at once if never recorded */
 
-    staging->next = (half + 1) % KD_CUDA_STAGING_HALVES;
+    staging->next = (turn + 1) % KD_CUDA_STAGING_HALVES;
     if (error != cudaSuccess) {
         return error;
     }
-    memcpy(staging->memory[half], host, rows * row_bytes);
-    error = kd_cuda_copy_rows(dst, dst_stride, staging->memory[half], row_bytes, row_bytes, rows,
+    memcpy(staging->memory[turn], host, rows * row_bytes);
+    error = kd_cuda_copy_rows(dst, dst_stride, staging->memory[turn], row_bytes, row_bytes, rows,
                               stream);
-    return error != cudaSuccess ? error : cudaEventRecord(staging->sent[half], stream);
+    return error != cudaSuccess ? error : cudaEventRecord(staging->sent[turn], stream);
 }
 
 cudaError_t kd_cuda_staging_send(kd_cuda_staging *staging,
