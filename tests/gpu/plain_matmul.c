@@ -1,5 +1,5 @@
 /*
- * plain_matmul.c - in place of cpu/matmul.c where oneDNN is missing: one thread's product in plain loops, slow
+ * plain_matmul.c - in place of tensor/cpu/matmul.c where oneDNN is missing: one thread's product in plain loops, slow
  * and easy to believe. The back end cuts products over its threads before they come here.
  */
 #include <stdlib.h>
