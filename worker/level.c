@@ -114,8 +114,7 @@ static kd_status take(worker *w, const char *mine)
     if (*name != '\0' && kd_world_role(w->world) == KD_ROLE_STUDENT && !has(w, name)) {
         st = kd_fail(KD_ERR_INVALID,
                      "student.resources: found devices of unlike kinds: the leader's kernels of "
-                     "level %s are "
-                     "not to be had here",
+                     "level %s are not to be had here",
                      name);
     }
     free(name);

@@ -15,7 +15,7 @@
 
 /* What a student holds of one teacher. */
 typedef struct teacher_pupil {
-    kd_backend *be;        /* owned, where the model is here and has another dtype       */
+    kd_backend *be;        /* owned, where the model is here, of another dtype or device */
     teacher_source source; /* the model in this process, where the teacher has no ranks  */
     kd_tensor lm_head;     /* owned, where hidden states come from other ranks or devices */
 } teacher_pupil;

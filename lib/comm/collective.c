@@ -1,19 +1,12 @@
 /* collective.c - sums over the students, in pieces of a fixed size. */
 #include "comm/mpi_world.h"
 
-/*
- * Elements of one all-reduce: big enough for full bandwidth, far below the INT_MAX of MPI's counts.
- * Fixed, because the library's algorithm, and with it the order of the additions, may depend on the
- * count: the same sums on the same ranks must be bitwise the same in a resumed run.
- */
-#define CHUNK_ELEMENTS ((int64_t)4 << 20)
-
 static kd_status sum(kd_world *world, void *values, int64_t n, MPI_Datatype type, size_t size)
 {
     char *at = values;
     for (int64_t done = 0; done < n;) {
         const int64_t left = n - done;
-        const int count = (int)(left < CHUNK_ELEMENTS ? left : CHUNK_ELEMENTS);
+        const int count = (int)(left < KD_REDUCE_PIECE ? left : KD_REDUCE_PIECE);
         const kd_status st =
             kd_mpi_check(MPI_Allreduce(MPI_IN_PLACE, at, count, type, MPI_SUM, world->students),
                          "MPI_Allreduce");

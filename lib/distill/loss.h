@@ -106,9 +106,9 @@ struct kd_loss_kind {
     void (*vocab)(kd_loss *loss, int64_t n_rows, kd_vocab_loss *args);
     /*
      * Its part at a chunk of the loss over the vocabulary, of whose rows it may count some, but none of
-     * number -1; NULL: it has none. Adds to its sums, and to chunk->d_student. chunk->labels is none in a step without labels;
-     * chunk->teachers has context->n_teachers logits, none of those that gave none, and none at all for a
-     * loss that did not plan them.
+     * number -1; NULL: it has none. Adds to its sums, and to chunk->d_student. chunk->labels is none in a
+     * step without labels; chunk->teachers has context->n_teachers logits, none of those that gave none,
+     * and none at all for a loss that did not plan them.
      * A second pass over the chunk, which must not wait for the queue: a step where no such loss has a
      * weight pays nothing.
      */

@@ -26,9 +26,8 @@ typedef struct kd_pass {
     kd_tensor rope;      /* (T, D) f32: cosines, sines                                         */
     kd_tensor positions; /* (N) i32, or none: row mod T                                   */
     kd_tensor segments;  /* (N) i32, or none: a sequence is one                           */
-    kd_tensor
-        delta;    /* (N, C) of the back end's delta dtype: what the last half adds to the stream */
-    kd_tensor dx; /* (N, C) f32: gradient of the residual stream, and so of delta; train */
+    kd_tensor delta;     /* (N, C) be->delta: what the last half adds to the residual stream   */
+    kd_tensor dx;        /* (N, C) f32: gradient of the residual stream, and so of delta; train */
     kd_taps taps;
     struct kd_probe **probes; /* of the decoder: whose gradient waits for the layer under way */
     kd_batch batch; /* what kd_decoder_forward() was given                                */

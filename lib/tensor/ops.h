@@ -418,8 +418,7 @@ struct kd_backend {
     const kd_ops *ops;
     kd_device device;
     kd_dtype compute; /* KD_F32 or KD_BF16 */
-    kd_dtype
-        delta; /* of norm's delta: compute where bytes are what counts, KD_F32 where casts are */
+    kd_dtype delta;   /* of norm's: compute where bytes cost, KD_F32 where casts do */
     int n_threads;
     int64_t expert_tile; /* segments of experts begin at multiples of it: products see few shapes */
     kd_status fault;     /* the first failure, KD_OK before it */

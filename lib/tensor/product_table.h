@@ -31,8 +31,7 @@ typedef struct kd_product_key {
     int64_t stride_a, stride_b, stride_c;
     int64_t dtype_ab, dtype_c;
     int64_t trans_a, trans_b, accumulate;
-    int64_t align_a, align_b,
-        align_c; /* of the first elements in bytes, where that matters; else 0 */
+    int64_t align_a, align_b, align_c; /* bytes, where they matter; else 0 */
 } kd_product_key;
 
 /* Numbers of places here are one higher, so that 0 is none. */

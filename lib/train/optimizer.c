@@ -9,9 +9,6 @@
 
 #include "base/log.h"
 
-/* As many as one all-reduce takes (comm/collective.c): 16 MiB. */
-#define STAGE_ELEMENTS ((int64_t)4 << 20)
-
 static void lay_out(kd_optimizer *o, kd_arena *arena)
 {
     o->norm_sq = kd_tensor_carve_1d(arena, KD_F64, o->n_groups);
@@ -92,7 +89,8 @@ static kd_tensor range(kd_tensor slab, int64_t first, int64_t end)
     return kd_tensor_1d((float *)slab.data + first, KD_F32, end - first);
 }
 
-/* Sums a gradient over the ranks where the host cannot reach it: by pieces through memory of both. */
+/* Sums a gradient over the ranks where the host cannot reach it: by pieces through memory of both,
+ * which the host touches only behind a wait. */
 static kd_status reduce_staged(kd_optimizer *o, const kd_reduce *reduce, kd_tensor grad)
 {
     kd_backend *be = o->be;
@@ -100,15 +98,15 @@ static kd_status reduce_staged(kd_optimizer *o, const kd_reduce *reduce, kd_tens
     if (o->stage.data == NULL) {
         void *memory = NULL;
         const kd_status st =
-            kd_backend_place(be, KD_MEMORY_HOST, (size_t)STAGE_ELEMENTS * sizeof(float), &memory,
+            kd_backend_place(be, KD_MEMORY_HOST, (size_t)KD_REDUCE_PIECE * sizeof(float), &memory,
                              "a gradient on its way to other ranks");
         if (st) {
             return st;
         }
-        o->stage = kd_tensor_1d(memory, KD_F32, STAGE_ELEMENTS);
+        o->stage = kd_tensor_1d(memory, KD_F32, KD_REDUCE_PIECE);
     }
-    for (int64_t first = 0; first < n; first += STAGE_ELEMENTS) {
-        const int64_t end = n - first < STAGE_ELEMENTS ? n : first + STAGE_ELEMENTS;
+    for (int64_t first = 0; first < n; first += KD_REDUCE_PIECE) {
+        const int64_t end = n - first < KD_REDUCE_PIECE ? n : first + KD_REDUCE_PIECE;
         const kd_tensor there = range(grad, first, end), here = range(o->stage, 0, end - first);
         be->ops->copy(be, here, there);
         kd_status st = kd_backend_wait(be);
@@ -120,7 +118,7 @@ static kd_status reduce_staged(kd_optimizer *o, const kd_reduce *reduce, kd_tens
         }
         be->ops->copy(be, there, here);
     }
-    return kd_backend_wait(be); /* the next group's pieces take the same memory */
+    return KD_OK;
 }
 
 static kd_status reduce_group(kd_optimizer *o, const kd_reduce *reduce, kd_tensor grad)

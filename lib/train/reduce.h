@@ -14,6 +14,13 @@
 
 #include "base/status.h"
 
+/*
+ * Elements that are summed at once: enough for full bandwidth, far below the INT_MAX of MPI's counts. Fixed,
+ * because the library's algorithm, and with it the order of the additions, may depend on the count: the same
+ * sums on the same ranks must be bitwise the same in a resumed run.
+ */
+#define KD_REDUCE_PIECE ((int64_t)4 << 20)
+
 typedef struct kd_reduce {
     void *user;
     int rank; /* of this student, 0..n_ranks-1 */

@@ -37,8 +37,7 @@ void KD_KERNEL(sum_squares)(kd_backend *be, kd_tensor sum, kd_tensor x)
 {
     const int64_t n = kd_tensor_elements(x);
     const int64_t n_blocks = (n + SQUARES_BLOCK - 1) / SQUARES_BLOCK;
-    KD_CHECK(x.dtype == KD_F32 && sum.dtype == KD_F64);
-    KD_CHECK(x.row_stride == kd_tensor_columns(x));
+    kd_check_sum_squares(sum, x);
     if (be->fault || n == 0) {
         return;
     }
@@ -114,7 +113,6 @@ static bool all_finite(const kd_tensor *guards, int n)
 {
     for (int g = 0; g < n; g++) {
         const double *values = guards[g].data;
-        KD_CHECK(guards[g].dtype == KD_F64);
         for (int64_t i = 0; i < kd_tensor_elements(guards[g]); i++) {
             if (!isfinite(values[i])) {
                 return false;
@@ -127,11 +125,7 @@ static bool all_finite(const kd_tensor *guards, int n)
 void KD_KERNEL(adamw)(kd_backend *be, const kd_adamw *args)
 {
     const int64_t n = kd_tensor_elements(args->param);
-    KD_CHECK(kd_tensor_elements(args->grad) == n);
-    KD_CHECK(kd_tensor_elements(args->m) == n && kd_tensor_elements(args->v) == n);
-    KD_CHECK(args->copy.data == NULL ||
-             (args->copy.dtype == KD_BF16 && kd_tensor_elements(args->copy) == n));
-    KD_CHECK(args->step >= 1);
+    kd_check_adamw(args);
     if (be->fault || !all_finite(args->guards, args->n_guards)) {
         return;
     }

@@ -158,7 +158,7 @@ static void forward_groups(const void *args, int lane, int64_t begin, int64_t en
 
 void KD_KERNEL(attention)(kd_backend *be, const kd_attention *a)
 {
-    kd_attention_check(a, be->compute);
+    kd_check_attention(be, a);
     if (be->fault) {
         return;
     }

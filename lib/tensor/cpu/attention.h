@@ -100,8 +100,6 @@ void kd_attention_unpack(const kd_attention *a,
 /* Zeroes a block's rows behind its queries. */
 void kd_attention_clear_rows(kd_tensor scores, const kd_query_block *block);
 
-void kd_attention_check(const kd_attention *a, kd_dtype compute);
-
 /* Does nothing once *st is a fault; sets it otherwise. */
 void kd_attention_product(kd_matmul_cache *cache, kd_status *st, const kd_product *product);
 

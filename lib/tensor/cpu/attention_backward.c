@@ -223,10 +223,7 @@ void KD_KERNEL(attention_backward)(kd_backend *be,
                                    kd_tensor dv,
                                    kd_tensor dout)
 {
-    kd_attention_check(a, be->compute);
-    KD_CHECK(a->lse.data != NULL);
-    KD_CHECK(dq.dtype == be->compute && dk.dtype == be->compute);
-    KD_CHECK(dv.dtype == be->compute && dout.dtype == be->compute);
+    kd_check_attention_backward(be, a, dq, dk, dv, dout);
     if (be->fault) {
         return;
     }

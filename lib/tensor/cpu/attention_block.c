@@ -142,26 +142,6 @@ void kd_attention_clear_rows(kd_tensor scores, const kd_query_block *block)
     }
 }
 
-static void check_matrix(kd_tensor t, kd_dtype dtype, int64_t rows, int64_t columns)
-{
-    KD_CHECK(t.dtype == dtype && t.n_dims == 2 && t.dims[0] == rows && t.dims[1] == columns);
-}
-
-void kd_attention_check(const kd_attention *a, kd_dtype compute)
-{
-    const int64_t n = a->n_batch * a->n_tokens;
-    KD_CHECK(a->n_tokens > 0 && a->head_dim > 0);
-    KD_CHECK(a->n_kv_heads > 0 && a->n_heads % a->n_kv_heads == 0);
-    check_matrix(a->q, compute, n, a->n_heads * a->head_dim);
-    check_matrix(a->k, compute, n, a->n_kv_heads * a->head_dim);
-    check_matrix(a->v, compute, n, a->n_kv_heads * a->head_dim);
-    check_matrix(a->out, compute, n, a->n_heads * a->head_dim);
-    KD_CHECK(a->segments.data == NULL ||
-             (a->segments.dtype == KD_I32 && kd_tensor_elements(a->segments) == n));
-    KD_CHECK(a->lse.data == NULL ||
-             (a->lse.dtype == KD_F32 && kd_tensor_elements(a->lse) == n * a->n_heads));
-}
-
 void kd_attention_product(kd_matmul_cache *cache, kd_status *st, const kd_product *product)
 {
     if (*st == KD_OK) {

@@ -19,9 +19,6 @@ typedef struct combine_args {
 static combine_args args_of(kd_tensor y, kd_tensor x, const kd_route *route)
 {
     const int64_t columns = kd_tensor_columns(y);
-    KD_CHECK(kd_tensor_columns(x) == columns);
-    KD_CHECK(kd_tensor_rows(x) == kd_tensor_elements(route->token));
-    KD_CHECK(kd_tensor_rows(y) == kd_tensor_rows(route->position));
     return (combine_args){.y = y,
                           .x = x,
                           .position = route->position.data,
@@ -47,7 +44,7 @@ static void dispatch_rows(const void *args, int lane, int64_t begin, int64_t end
 void KD_KERNEL(dispatch)(kd_backend *be, kd_tensor x, kd_tensor y, const kd_route *route)
 {
     const combine_args a = args_of(y, x, route);
-    KD_CHECK(x.dtype == y.dtype);
+    kd_check_dispatch(x, y, route);
     if (!be->fault) {
         (void)kd_parallel_rows(be, kd_tensor_rows(x), kd_grain(a.columns), dispatch_rows, &a);
     }
@@ -120,6 +117,7 @@ static void combine_rows(const void *args, int lane, int64_t begin, int64_t end)
 void KD_KERNEL(dispatch_backward)(kd_backend *be, kd_tensor dy, kd_tensor dx, const kd_route *route)
 {
     const combine_args a = args_of(dy, dx, route);
+    kd_check_dispatch_backward(dy, dx, route);
     if (!be->fault) {
         (void)kd_parallel_rows(be, kd_tensor_rows(dy), kd_grain(a.columns), combine_rows, &a);
     }
@@ -128,7 +126,7 @@ void KD_KERNEL(dispatch_backward)(kd_backend *be, kd_tensor dy, kd_tensor dx, co
 void KD_KERNEL(combine)(kd_backend *be, kd_tensor y, kd_tensor x, const kd_route *route)
 {
     combine_args a = args_of(y, x, route);
-    KD_CHECK(y.dtype == KD_F32 || y.dtype == be->compute);
+    kd_check_combine(be, y, x, route);
     a.weights = route->weights.data;
     if (!be->fault) {
         (void)kd_parallel_rows(be, kd_tensor_rows(y), kd_grain(a.columns), combine_rows, &a);
@@ -172,9 +170,7 @@ void KD_KERNEL(combine_backward)(kd_backend *be,
                                  const kd_route *route)
 {
     combine_args a = args_of(dy, x, route);
-    KD_CHECK(dx.dtype == x.dtype && dy.dtype == KD_F32 && d_weights.dtype == KD_F32);
-    KD_CHECK(kd_tensor_rows(dx) == kd_tensor_rows(x) && kd_tensor_columns(dx) == a.columns);
-    KD_CHECK(kd_tensor_elements(d_weights) == kd_tensor_elements(route->position));
+    kd_check_combine_backward(dx, d_weights, dy, x, route);
     a.dx = dx;
     a.d_weights = d_weights.data;
     a.weights = route->weights.data;

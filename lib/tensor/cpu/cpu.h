@@ -9,6 +9,7 @@
 #ifndef KD_TENSOR_CPU_CPU_H
 #define KD_TENSOR_CPU_CPU_H
 
+#include "tensor/checks.h"
 #include "tensor/cpu/matmul.h"
 #include "tensor/cpu/vec_math.h"
 #include "tensor/ops.h"

@@ -17,8 +17,6 @@ typedef struct pair_args {
 /* Two tensors of one shape; packed ones are seen as rows of one element. */
 static pair_args pair_of(kd_tensor dst, kd_tensor src)
 {
-    KD_CHECK(kd_tensor_rows(dst) == kd_tensor_rows(src));
-    KD_CHECK(kd_tensor_columns(dst) == kd_tensor_columns(src));
     const int64_t columns = kd_tensor_columns(dst);
     return (pair_args){dst, src, columns, dst.row_stride == columns && src.row_stride == columns};
 }
@@ -112,8 +110,7 @@ static void run_pair(kd_backend *be, const pair_args *a, kd_rows_fn *fn)
 
 void KD_KERNEL(copy)(kd_backend *be, kd_tensor dst, kd_tensor src)
 {
-    KD_CHECK(dst.dtype == src.dtype || ((dst.dtype == KD_F32 || dst.dtype == KD_BF16) &&
-                                        (src.dtype == KD_F32 || src.dtype == KD_BF16)));
+    kd_check_copy(dst, src);
     const pair_args a = pair_of(dst, src);
     if (!be->fault) {
         run_pair(be, &a, copy_rows);
@@ -122,7 +119,7 @@ void KD_KERNEL(copy)(kd_backend *be, kd_tensor dst, kd_tensor src)
 
 void KD_KERNEL(add)(kd_backend *be, kd_tensor dst, kd_tensor src)
 {
-    KD_CHECK(dst.dtype == KD_F32 && (src.dtype == KD_F32 || src.dtype == KD_BF16));
+    kd_check_add(dst, src);
     const pair_args a = pair_of(dst, src);
     if (!be->fault) {
         run_pair(be, &a, add_rows);
@@ -199,7 +196,7 @@ static void bias_rows(const void *args, int lane, int64_t begin, int64_t end)
 void KD_KERNEL(bias)(kd_backend *be, kd_tensor y, kd_tensor b)
 {
     const int64_t columns = kd_tensor_columns(y);
-    KD_CHECK(b.dtype == KD_F32 && kd_tensor_elements(b) == columns);
+    kd_check_bias(y, b);
     if (!be->fault) {
         const bias_args a = {y, b.data, columns};
         (void)kd_parallel_rows(be, kd_tensor_rows(y), kd_grain(columns), bias_rows, &a);
@@ -219,7 +216,7 @@ static void bias_backward_rows(const void *args, int lane, int64_t begin, int64_
 void KD_KERNEL(bias_backward)(kd_backend *be, kd_tensor db, kd_tensor dy, bool accumulate)
 {
     const int64_t columns = kd_tensor_columns(dy);
-    KD_CHECK(db.dtype == KD_F32 && kd_tensor_elements(db) == columns);
+    kd_check_bias_backward(db, dy);
     if (be->fault) {
         return;
     }

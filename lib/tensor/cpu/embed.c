@@ -15,8 +15,6 @@ static embed_args embed_args_of(kd_tensor y, kd_tensor table, kd_tensor ids)
 {
     const embed_args a = {
         y, table, ids.data, kd_tensor_rows(y), kd_tensor_rows(table), kd_tensor_columns(y)};
-    KD_CHECK(kd_tensor_columns(table) == a.columns);
-    KD_CHECK(ids.dtype == KD_I32 && kd_tensor_elements(ids) == a.n_rows);
     for (int64_t n = 0; n < a.n_rows; n++) {
         KD_CHECK(a.ids[n] >= 0 && a.ids[n] < a.n_vocab);
     }
@@ -35,8 +33,8 @@ static void embed_rows(const void *args, int lane, int64_t begin, int64_t end)
 
 void KD_KERNEL(embed)(kd_backend *be, kd_tensor y, kd_tensor table, kd_tensor ids)
 {
+    kd_check_embed(y, table, ids);
     const embed_args a = embed_args_of(y, table, ids);
-    KD_CHECK(y.dtype == KD_F32);
     if (!be->fault) {
         (void)kd_parallel_rows(be, a.n_rows, kd_grain(a.columns), embed_rows, &a);
     }
@@ -63,8 +61,8 @@ static void embed_backward_part(const void *args, int lane, int64_t begin, int64
 void KD_KERNEL(
     embed_backward)(kd_backend *be, kd_tensor dtable, kd_tensor dy, kd_tensor ids, bool accumulate)
 {
+    kd_check_embed_backward(dtable, dy, ids);
     const embed_args a = embed_args_of(dy, dtable, ids);
-    KD_CHECK(dtable.dtype == KD_F32 && dy.dtype == KD_F32);
     if (!accumulate) {
         KD_KERNEL(zero)(be, dtable);
     }

@@ -58,19 +58,10 @@ static void backward_rows(const void *args, int lane, int64_t begin, int64_t end
     }
 }
 
-static gated_args args_of(kd_tensor y, kd_tensor x, kd_tensor gate)
-{
-    const int64_t rows = kd_tensor_rows(y), columns = kd_tensor_columns(y);
-    KD_CHECK(gate.dtype == KD_F32);
-    KD_CHECK(kd_tensor_rows(x) == rows && kd_tensor_columns(x) == columns);
-    KD_CHECK(kd_tensor_rows(gate) == rows && kd_tensor_columns(gate) == 1);
-    return (gated_args){.y = y, .x = x, .gate = gate, .columns = columns};
-}
-
 void KD_KERNEL(gated_add)(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor gate)
 {
-    const gated_args a = args_of(y, x, gate);
-    KD_CHECK(x.dtype == be->compute && (y.dtype == KD_F32 || y.dtype == x.dtype));
+    const gated_args a = {.y = y, .x = x, .gate = gate, .columns = kd_tensor_columns(y)};
+    kd_check_gated_add(be, y, x, gate);
     if (!be->fault) {
         (void)kd_parallel_rows(be, kd_tensor_rows(y), kd_grain(a.columns), forward_rows, &a);
     }
@@ -83,12 +74,13 @@ void KD_KERNEL(gated_add_backward)(kd_backend *be,
                                    kd_tensor x,
                                    kd_tensor gate)
 {
-    gated_args a = args_of(dy, x, gate);
-    KD_CHECK(dy.dtype == KD_F32 && dx.dtype == x.dtype && d_gate.dtype == KD_F32);
-    KD_CHECK(kd_tensor_rows(dx) == kd_tensor_rows(dy) && kd_tensor_columns(dx) == a.columns);
-    KD_CHECK(kd_tensor_rows(d_gate) == kd_tensor_rows(dy));
-    a.dx = dx;
-    a.d_gate = d_gate;
+    const gated_args a = {.y = dy,
+                          .x = x,
+                          .dx = dx,
+                          .gate = gate,
+                          .d_gate = d_gate,
+                          .columns = kd_tensor_columns(dy)};
+    kd_check_gated_add_backward(dx, d_gate, dy, x, gate);
     if (!be->fault) {
         (void)kd_parallel_rows(be, kd_tensor_rows(dy), kd_grain(a.columns), backward_rows, &a);
     }

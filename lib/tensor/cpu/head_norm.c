@@ -93,21 +93,13 @@ static void backward_rows(const void *args, int lane, int64_t begin, int64_t end
     }
 }
 
-static void check_same(kd_tensor a, kd_tensor b)
-{
-    KD_CHECK(a.dtype == b.dtype);
-    KD_CHECK(kd_tensor_rows(a) == kd_tensor_rows(b));
-    KD_CHECK(kd_tensor_columns(a) == kd_tensor_columns(b));
-}
-
 static head_norm_args args_of(kd_tensor x, kd_tensor w, kd_tensor rstd, int64_t n_heads)
 {
-    const int64_t columns = kd_tensor_columns(x);
-    KD_CHECK(n_heads > 0 && columns % n_heads == 0);
-    KD_CHECK(w.dtype == KD_F32 && kd_tensor_elements(w) == columns / n_heads);
-    KD_CHECK(rstd.dtype == KD_F32 && kd_tensor_elements(rstd) == kd_tensor_rows(x) * n_heads);
-    return (head_norm_args){
-        .x = x, .w = w.data, .rstd = rstd.data, .n_heads = n_heads, .head_dim = columns / n_heads};
+    return (head_norm_args){.x = x,
+                            .w = w.data,
+                            .rstd = rstd.data,
+                            .n_heads = n_heads,
+                            .head_dim = kd_tensor_columns(x) / n_heads};
 }
 
 void KD_KERNEL(head_norm)(kd_backend *be,
@@ -118,8 +110,8 @@ void KD_KERNEL(head_norm)(kd_backend *be,
                           int64_t n_heads,
                           float eps)
 {
+    kd_check_head_norm(y, x, w, rstd, n_heads);
     head_norm_args a = args_of(x, w, rstd, n_heads);
-    check_same(x, y);
     a.y = y;
     a.eps = eps;
     if (!be->fault) {
@@ -138,10 +130,8 @@ void KD_KERNEL(head_norm_backward)(kd_backend *be,
                                    int64_t n_heads,
                                    bool accumulate)
 {
+    kd_check_head_norm_backward(dx, dw, dy, x, w, rstd, n_heads);
     head_norm_args a = args_of(x, w, rstd, n_heads);
-    check_same(x, dy);
-    check_same(x, dx);
-    KD_CHECK(dw.data == NULL || (dw.dtype == KD_F32 && kd_tensor_elements(dw) == a.head_dim));
     if (be->fault) {
         return;
     }

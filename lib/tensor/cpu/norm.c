@@ -89,12 +89,7 @@ void KD_KERNEL(norm)(kd_backend *be,
                      float eps)
 {
     const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
-    KD_CHECK(kd_tensor_rows(y) == rows && kd_tensor_columns(y) == columns);
-    KD_CHECK(x.dtype == KD_F32 && w.dtype == KD_F32 && kd_tensor_elements(w) == columns);
-    KD_CHECK(delta.data == NULL || delta.dtype == KD_F32 || delta.dtype == be->compute);
-    KD_CHECK(delta.data == NULL || sum.dtype == KD_F32);
-    KD_CHECK(delta.data == NULL || (kd_tensor_rows(delta) == rows && kd_tensor_rows(sum) == rows));
-    KD_CHECK(rstd.data == NULL || kd_tensor_elements(rstd) == rows);
+    kd_check_norm(be, y, sum, x, delta, w, rstd);
     if (!be->fault) {
         const norm_args a = {y, sum, x, delta, w.data, rstd.data, columns, eps};
         (void)kd_parallel_rows(be, rows, kd_grain(columns), norm_rows, &a);
@@ -157,11 +152,7 @@ void KD_KERNEL(norm_backward)(kd_backend *be,
                               bool accumulate)
 {
     const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
-    KD_CHECK(kd_tensor_rows(dy) == rows && kd_tensor_columns(dy) == columns);
-    KD_CHECK(kd_tensor_rows(dx) == rows && kd_tensor_columns(dx) == columns);
-    KD_CHECK(dx.dtype == KD_F32 && x.dtype == KD_F32 && kd_tensor_elements(w) == columns);
-    KD_CHECK(dw.data == NULL || (dw.dtype == KD_F32 && kd_tensor_elements(dw) == columns));
-    KD_CHECK(kd_tensor_elements(rstd) == rows);
+    kd_check_norm_backward(dx, dw, dy, x, w, rstd);
     if (be->fault) {
         return;
     }

@@ -49,7 +49,6 @@ static void rotate_rows(const void *args, int lane, int64_t begin, int64_t end)
 static void check_positions(kd_tensor positions, int64_t n_rows, int64_t n_positions)
 {
     const int32_t *at = positions.data;
-    KD_CHECK(at == NULL || (positions.dtype == KD_I32 && kd_tensor_elements(positions) == n_rows));
     for (int64_t row = 0; at != NULL && row < n_rows; row++) {
         KD_CHECK(at[row] >= 0 && at[row] < n_positions);
     }
@@ -63,9 +62,7 @@ void KD_KERNEL(rotate)(kd_backend *be,
                        bool inverse)
 {
     const int64_t columns = kd_tensor_columns(x);
-    KD_CHECK(n_heads > 0 && columns % (2 * n_heads) == 0);
-    KD_CHECK(table.dtype == KD_F32 && kd_tensor_columns(table) == columns / n_heads);
-    KD_CHECK(kd_tensor_rows(table) > 0);
+    kd_check_rotate(x, n_heads, table, positions);
     check_positions(positions, kd_tensor_rows(x), kd_tensor_rows(table));
     if (!be->fault) {
         const rotate_args a = {

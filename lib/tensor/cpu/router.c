@@ -113,26 +113,11 @@ place_tokens(const kd_route *route, int64_t n_rows, int64_t n_experts, int64_t k
     }
 }
 
-static void check_route(const kd_backend *be, const kd_route *route, kd_tensor logits)
-{
-    const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
-    const int64_t k = kd_tensor_columns(route->experts);
-    KD_CHECK(n_experts <= KD_EXPERTS_MAX && k >= 1 && k <= n_experts);
-    KD_CHECK(n * k <= KD_ROUTED_ROWS_MAX);
-    KD_CHECK(logits.dtype == KD_F32 && route->probs.dtype == KD_F32);
-    KD_CHECK(kd_tensor_elements(route->probs) == n * n_experts);
-    KD_CHECK(kd_tensor_elements(route->experts) == n * k);
-    KD_CHECK(kd_tensor_elements(route->weights) == n * k);
-    KD_CHECK(kd_tensor_elements(route->position) == n * k);
-    KD_CHECK(kd_tensor_elements(route->token) >= kd_expert_rows(be, n, k, n_experts));
-    KD_CHECK(kd_tensor_elements(route->offset) == n_experts + 1);
-}
-
 void KD_KERNEL(route)(kd_backend *be, const kd_route *route, kd_tensor logits)
 {
     const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
     const int64_t k = kd_tensor_columns(route->experts);
-    check_route(be, route, logits);
+    kd_check_route(be, route, logits);
     if (!be->fault) {
         const route_args a = {.route = route, .logits = logits, .n_experts = n_experts, .k = k};
         (void)kd_parallel_rows(be, n, kd_grain(8 * n_experts), route_rows, &a);
@@ -188,9 +173,7 @@ void KD_KERNEL(route_backward)(kd_backend *be,
 {
     const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
     const int64_t k = kd_tensor_columns(route->experts);
-    check_route(be, route, logits);
-    KD_CHECK(kd_tensor_rows(d_logits) == n && kd_tensor_columns(d_logits) == n_experts);
-    KD_CHECK(kd_tensor_elements(d_weights) == n * k);
+    kd_check_route_backward(be, d_logits, d_weights, logits, route);
     if (!be->fault) {
         const route_args a = {.route = route,
                               .d_logits = d_logits,

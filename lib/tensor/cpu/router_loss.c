@@ -97,27 +97,13 @@ static double z_of(const loss_args *a, int64_t n)
     return sum;
 }
 
-static void check(const kd_router_loss *l)
-{
-    const int64_t n = kd_tensor_rows(l->logits), n_experts = kd_tensor_columns(l->logits);
-    KD_CHECK(n_experts <= KD_EXPERTS_MAX && l->logits.dtype == KD_F32);
-    KD_CHECK(kd_tensor_elements(l->route->probs) == n * n_experts);
-    KD_CHECK(kd_tensor_rows(l->route->experts) == n);
-    KD_CHECK(l->d_logits.data == NULL ||
-             (l->d_logits.dtype == KD_F32 && kd_tensor_elements(l->d_logits) == n * n_experts));
-    KD_CHECK(l->segments.data == NULL ||
-             (l->segments.dtype == KD_I32 && kd_tensor_elements(l->segments) == n));
-    KD_CHECK(l->balance_sum.data == NULL || l->balance_sum.dtype == KD_F64);
-    KD_CHECK(l->z_sum.data == NULL || l->z_sum.dtype == KD_F64);
-}
-
 void KD_KERNEL(router_loss)(kd_backend *be, const kd_router_loss *l)
 {
     const int64_t n = kd_tensor_rows(l->logits), n_experts = kd_tensor_columns(l->logits);
     const int64_t k = kd_tensor_columns(l->route->experts);
     int32_t count[KD_EXPERTS_MAX];
     float slope[KD_EXPERTS_MAX];
-    check(l);
+    kd_check_router_loss(l);
     if (kd_cpu_is_idle(be)) {
         return;
     }

@@ -64,19 +64,10 @@ static void backward_rows(const void *args, int lane, int64_t begin, int64_t end
     }
 }
 
-static swiglu_args args_of(kd_tensor h, kd_tensor gu, kd_tensor dgu)
-{
-    const int64_t width = kd_tensor_columns(h);
-    KD_CHECK(h.dtype == gu.dtype && kd_tensor_rows(gu) == kd_tensor_rows(h));
-    KD_CHECK(kd_tensor_columns(gu) == 2 * width);
-    KD_CHECK(dgu.dtype == gu.dtype && kd_tensor_rows(dgu) == kd_tensor_rows(gu));
-    KD_CHECK(kd_tensor_columns(dgu) == 2 * width);
-    return (swiglu_args){h, gu, dgu, width};
-}
-
 void KD_KERNEL(swiglu)(kd_backend *be, kd_tensor h, kd_tensor gu)
 {
-    const swiglu_args a = args_of(h, gu, gu);
+    const swiglu_args a = {h, gu, gu, kd_tensor_columns(h)};
+    kd_check_swiglu(h, gu);
     if (!be->fault) {
         (void)kd_parallel_rows(be, kd_tensor_rows(h), kd_grain(a.width), forward_rows, &a);
     }
@@ -84,8 +75,8 @@ void KD_KERNEL(swiglu)(kd_backend *be, kd_tensor h, kd_tensor gu)
 
 void KD_KERNEL(swiglu_backward)(kd_backend *be, kd_tensor dgu, kd_tensor dh, kd_tensor gu)
 {
-    const swiglu_args a = args_of(dh, gu, dgu);
-    KD_CHECK(dgu.data != gu.data);
+    const swiglu_args a = {dh, gu, dgu, kd_tensor_columns(dh)};
+    kd_check_swiglu_backward(dgu, dh, gu);
     if (!be->fault) {
         (void)kd_parallel_rows(be, kd_tensor_rows(dh), kd_grain(a.width), backward_rows, &a);
     }

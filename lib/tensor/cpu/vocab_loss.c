@@ -281,34 +281,6 @@ static void run_chunk(const vocab_work *w, int32_t *rows, int64_t n)
 
 /* ---- the operation ---- */
 
-static void check_loss(const kd_vocab_loss *loss, kd_dtype compute)
-{
-    const int64_t n = kd_tensor_rows(loss->hidden), c = kd_tensor_columns(loss->hidden);
-    const int64_t v = kd_tensor_rows(loss->lm_head);
-    KD_CHECK(loss->hidden.dtype == compute && loss->lm_head.dtype == compute);
-    KD_CHECK(kd_tensor_columns(loss->lm_head) == c && loss->sums.dtype == KD_F64);
-    KD_CHECK(loss->labels.data == NULL || kd_tensor_elements(loss->labels) == n);
-    KD_CHECK(loss->temperature > 0.0f);
-    if (loss->d_hidden.data != NULL) {
-        KD_CHECK(loss->d_hidden.dtype == KD_F32 && kd_tensor_rows(loss->d_hidden) == n);
-        KD_CHECK(kd_tensor_columns(loss->d_hidden) == c);
-    }
-    if (loss->d_lm_head.data != NULL) {
-        KD_CHECK(loss->d_lm_head.dtype == KD_F32 && kd_tensor_rows(loss->d_lm_head) == v);
-        KD_CHECK(kd_tensor_columns(loss->d_lm_head) == c);
-    }
-    KD_CHECK(loss->n_teachers == 0 || (loss->n_vocab >= 1 && loss->n_vocab <= v));
-    for (int t = 0; t < loss->n_teachers; t++) {
-        const kd_vocab_teacher *teacher = &loss->teachers[t];
-        const bool forms = teacher->hidden.data != NULL;
-        KD_CHECK(teacher->weight >= 0.0);
-        KD_CHECK(kd_tensor_rows(forms ? teacher->hidden : teacher->logits) == n);
-        KD_CHECK(!forms || teacher->lm_head.dtype == KD_F32 || teacher->lm_head.dtype == KD_BF16);
-        KD_CHECK(loss->n_vocab <=
-                 (forms ? kd_tensor_rows(teacher->lm_head) : kd_tensor_columns(teacher->logits)));
-    }
-}
-
 /* The rows that take part, in ascending order. */
 static void find_rows(vocab_work *w)
 {
@@ -361,7 +333,7 @@ static void start(vocab_work *w)
 
 void KD_KERNEL(vocab_loss)(kd_backend *be, const kd_vocab_loss *loss)
 {
-    check_loss(loss, be->compute);
+    kd_check_vocab_loss(be, loss);
     if (be->fault) {
         return;
     }

@@ -53,8 +53,7 @@ void kd_cuda_sum_squares(kd_backend *be, kd_tensor sum, kd_tensor x)
     const unsigned n_blocks = kd_cuda_blocks(n, SQUARES_BLOCK);
     const size_t mark = kd_cuda_scratch_mark(be);
 
-    KD_CHECK(x.dtype == KD_F32 && sum.dtype == KD_F64);
-    KD_CHECK(x.row_stride == kd_tensor_columns(x));
+    kd_check_sum_squares(sum, x);
     if (n == 0) {
         return;
     }
@@ -105,8 +104,8 @@ struct adamw_args {
     __nv_bfloat16 *copy; /* or none */
     const decision *decided;
     float beta1, beta2, epsilon;
-    float rest1,
-        rest2; /* 1 - beta, of the betas themselves: rounded to f32, 1 - 0.999 is off by 5e-5 */
+    /* 1 - beta, of the betas themselves: rounded to f32, 1 - 0.999 is off by 5e-5. */
+    float rest1, rest2;
     float step_size; /* learning rate over the first moment's bias correction */
     float v_unbias;  /* 1 / sqrt of the second moment's bias correction       */
     float decay;     /* learning rate * weight decay                         */
@@ -153,7 +152,6 @@ static guards guards_of(const kd_adamw *args)
     KD_CHECK(args->n_guards <= GUARDS_MAX);
     for (g.count = 0; g.count < args->n_guards; g.count++) {
         const kd_tensor guard = args->guards[g.count];
-        KD_CHECK(guard.dtype == KD_F64);
         g.values[g.count] = kd_cuda_data<double>(guard);
         g.n[g.count] = kd_tensor_elements(guard);
     }
@@ -189,11 +187,7 @@ void kd_cuda_adamw(kd_backend *be, const kd_adamw *args)
     const int64_t n = kd_tensor_elements(args->param);
     const size_t mark = kd_cuda_scratch_mark(be);
 
-    KD_CHECK(kd_tensor_elements(args->grad) == n);
-    KD_CHECK(kd_tensor_elements(args->m) == n && kd_tensor_elements(args->v) == n);
-    KD_CHECK(args->copy.data == nullptr ||
-             (args->copy.dtype == KD_BF16 && kd_tensor_elements(args->copy) == n));
-    KD_CHECK(args->step >= 1);
+    kd_check_adamw(args);
     decision *decided = static_cast<decision *>(kd_cuda_scratch(be, sizeof *decided));
     kd_cuda_launch(be, "adamw", decide, dim3(1), dim3(DECIDE_THREADS), 0, decided, guards_of(args),
                    kd_cuda_data<double>(args->norm_sq), args->clip_norm);

@@ -283,7 +283,7 @@ static void launch(kd_backend *be, const kd_attention *a, const kd_attention_sha
 
 void kd_cuda_attention(kd_backend *be, const kd_attention *a)
 {
-    kd_cuda_attention_check(a, be->compute);
+    kd_check_attention(be, a);
     if (be->fault != KD_OK) {
         return;
     }

@@ -41,8 +41,6 @@ template <class T> kd_attention_rows<T> kd_attention_rows_of(kd_tensor t)
     return {kd_cuda_data<T>(t), t.row_stride};
 }
 
-void kd_cuda_attention_check(const kd_attention *a, kd_dtype compute);
-
 /* Of a call; its places are scratch memory, which is filled on the stream. */
 kd_attention_shape kd_cuda_attention_shape(kd_backend *be, const kd_attention *a);
 

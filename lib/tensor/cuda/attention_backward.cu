@@ -393,10 +393,7 @@ void kd_cuda_attention_backward(kd_backend *be,
                                 kd_tensor dv,
                                 kd_tensor dout)
 {
-    kd_cuda_attention_check(a, be->compute);
-    KD_CHECK(a->lse.data != nullptr);
-    KD_CHECK(dq.dtype == be->compute && dk.dtype == be->compute);
-    KD_CHECK(dv.dtype == be->compute && dout.dtype == be->compute);
+    kd_check_attention_backward(be, a, dq, dk, dv, dout);
     if (be->fault != KD_OK) {
         return;
     }

@@ -1,6 +1,6 @@
 /*
- * attention_block.cu - what both directions of attention ask before their kernels run: checks,
- * alignment, and each row's place in its span.
+ * attention_block.cu - what both directions of attention ask before their kernels run: alignment,
+ * and each row's place in its span.
  */
 #include <cmath>
 
@@ -64,26 +64,6 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-static void check_matrix(kd_tensor t, kd_dtype dtype, int64_t rows, int64_t columns)
-{
-    KD_CHECK(t.dtype == dtype && t.n_dims == 2 && t.dims[0] == rows && t.dims[1] == columns);
-}
-
-void kd_cuda_attention_check(const kd_attention *a, kd_dtype compute)
-{
-    const int64_t n = a->n_batch * a->n_tokens;
-    KD_CHECK(a->n_tokens > 0 && a->head_dim > 0);
-    KD_CHECK(a->n_kv_heads > 0 && a->n_heads % a->n_kv_heads == 0);
-    check_matrix(a->q, compute, n, a->n_heads * a->head_dim);
-    check_matrix(a->k, compute, n, a->n_kv_heads * a->head_dim);
-    check_matrix(a->v, compute, n, a->n_kv_heads * a->head_dim);
-    check_matrix(a->out, compute, n, a->n_heads * a->head_dim);
-    KD_CHECK(a->segments.data == nullptr ||
-             (a->segments.dtype == KD_I32 && kd_tensor_elements(a->segments) == n));
-    KD_CHECK(a->lse.data == nullptr ||
-             (a->lse.dtype == KD_F32 && kd_tensor_elements(a->lse) == n * a->n_heads));
-}
-
 kd_attention_shape kd_cuda_attention_shape(kd_backend *be, const kd_attention *a)
 {
     const int64_t n = a->n_batch * a->n_tokens;
@@ -110,8 +90,8 @@ bool kd_cuda_attention_vectors(int64_t head_dim, const kd_tensor *tensors, int n
     bool aligned = true;
     for (int i = 0; i < n_tensors; i++) {
         const int64_t per_vector = 16 / static_cast<int64_t>(kd_dtype_bytes(tensors[i].dtype));
-        aligned = aligned && kd_is_aligned(tensors[i].data) &&
-                  tensors[i].row_stride % per_vector == 0 && head_dim % per_vector == 0;
+        aligned = aligned && kd_cuda_fits(tensors[i], static_cast<int>(per_vector)) &&
+                  head_dim % per_vector == 0;
     }
     return aligned;
 }

@@ -125,13 +125,6 @@ static __global__ void __launch_bounds__(KD_ROW_THREADS)
     }
 }
 
-static void check(kd_tensor y, kd_tensor x, const kd_route *route)
-{
-    KD_CHECK(kd_tensor_columns(x) == kd_tensor_columns(y));
-    KD_CHECK(kd_tensor_rows(x) == kd_tensor_elements(route->token));
-    KD_CHECK(kd_tensor_rows(y) == kd_tensor_rows(route->position));
-}
-
 /* Calls f(U{}, elements of one U): 16 bytes where all rows of all tensors allow it, else an
  * element. */
 template <class F> static void with_unit(kd_dtype dtype, bool is_wide, F f)
@@ -147,8 +140,7 @@ template <class F> static void with_unit(kd_dtype dtype, bool is_wide, F f)
 
 void kd_cuda_dispatch(kd_backend *be, kd_tensor x, kd_tensor y, const kd_route *route)
 {
-    check(y, x, route);
-    KD_CHECK(x.dtype == y.dtype);
+    kd_check_dispatch(x, y, route);
     with_unit(x.dtype, kd_row_is_wide(x, y), [&](auto unit, int64_t elements) {
         using U = decltype(unit);
         kd_row_launch(be, "dispatch", gather_rows<U>, kd_tensor_rows(x), kd_cuda_data<U>(x),
@@ -181,25 +173,14 @@ static void sum_into(kd_backend *be,
 
 void kd_cuda_dispatch_backward(kd_backend *be, kd_tensor dy, kd_tensor dx, const kd_route *route)
 {
-    check(dy, dx, route);
+    kd_check_dispatch_backward(dy, dx, route);
     sum_into(be, "dispatch_backward", dy, dx, nullptr, route);
 }
 
 void kd_cuda_combine(kd_backend *be, kd_tensor y, kd_tensor x, const kd_route *route)
 {
-    check(y, x, route);
-    KD_CHECK(y.dtype == KD_F32 || y.dtype == be->compute);
+    kd_check_combine(be, y, x, route);
     sum_into(be, "combine", y, x, kd_cuda_data<float>(route->weights), route);
-}
-
-static void
-check_backward(kd_tensor dx, kd_tensor d_weights, kd_tensor dy, kd_tensor x, const kd_route *route)
-{
-    check(dy, x, route);
-    KD_CHECK(dx.dtype == x.dtype && dy.dtype == KD_F32 && d_weights.dtype == KD_F32);
-    KD_CHECK(kd_tensor_rows(dx) == kd_tensor_rows(x));
-    KD_CHECK(kd_tensor_columns(dx) == kd_tensor_columns(x));
-    KD_CHECK(kd_tensor_elements(d_weights) == kd_tensor_elements(route->position));
 }
 
 void kd_cuda_combine_backward(kd_backend *be,
@@ -211,7 +192,7 @@ void kd_cuda_combine_backward(kd_backend *be,
 {
     const int64_t n_choices = kd_tensor_elements(route->position);
 
-    check_backward(dx, d_weights, dy, x, route);
+    kd_check_combine_backward(dx, d_weights, dy, x, route);
     with_unit(dx.dtype, kd_row_is_wide(dx), [&](auto unit, int64_t elements) {
         using U = decltype(unit);
         kd_row_launch(be, "combine_backward", clear_padding<U>, kd_tensor_rows(dx),

@@ -13,6 +13,7 @@
 
 #include <type_traits>
 
+#include "tensor/checks.h"
 #include "tensor/cuda/device.h"
 #include "tensor/cuda/events.h"
 #include "tensor/cuda/staging.h"
@@ -20,7 +21,8 @@
 #include "tensor/product.h"
 #include "tensor/scratch.h"
 
-/* Segments of experts begin at multiples of it: a tile of the grouped products' rows. */
+/* Segments of experts begin at multiples of it: the rows of a warp's part of a tile, so that a
+ * segment ends with whole parts. */
 enum { KD_CUDA_EXPERT_TILE = 32 };
 
 struct kd_cuda_block;
@@ -79,17 +81,6 @@ cudaError_t kd_cuda_copy_rows(void *dst,
  * where it accumulates. */
 void kd_cuda_product(kd_backend *be, const kd_product *product);
 
-/* One element of a kernel's tensors: its C type for a dtype. */
-template <kd_dtype dtype> struct kd_cuda_element;
-
-template <> struct kd_cuda_element<KD_F32> {
-    using type = float;
-};
-
-template <> struct kd_cuda_element<KD_BF16> {
-    using type = __nv_bfloat16;
-};
-
 /* Calls f(T{}) with the C type of a dtype, float or __nv_bfloat16. */
 template <class F> void kd_cuda_with_type(kd_dtype dtype, F f)
 {
@@ -99,6 +90,15 @@ template <class F> void kd_cuda_with_type(kd_dtype dtype, F f)
         KD_CHECK(dtype == KD_F32);
         f(float{});
     }
+}
+
+/* Whether pieces of `width` elements of each row may be moved at once; of no tensor they may. */
+static inline bool kd_cuda_fits(kd_tensor t, int width)
+{
+    const size_t bytes = static_cast<size_t>(width) * kd_dtype_bytes(t.dtype);
+    return t.data == nullptr ||
+           (reinterpret_cast<uintptr_t>(t.data) % (bytes < 16 ? bytes : 16) == 0 &&
+            (kd_tensor_rows(t) <= 1 || t.row_stride % width == 0));
 }
 
 /* First element, of a type that must be the tensor's. */

@@ -148,6 +148,12 @@ KD_FN void kd_store(__nv_bfloat16 *p, float v)
     *p = __float2bfloat16(v);
 }
 
+KD_FN float kd_sigmoid(float x)
+{
+    const float e = expf(-fabsf(x)); /* never above 1 */
+    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+}
+
 /* How many elements 16 bytes hold. */
 template <class T> static constexpr int KD_VECTOR = 16 / (int)sizeof(T);
 

@@ -18,7 +18,6 @@ static pair pair_of(kd_tensor dst, kd_tensor src)
 {
     const int64_t rows = kd_tensor_rows(dst), columns = kd_tensor_columns(dst);
 
-    KD_CHECK(kd_tensor_rows(src) == rows && kd_tensor_columns(src) == columns);
     if (dst.row_stride == columns && src.row_stride == columns) {
         return {1, rows * columns, 0, 0};
     }
@@ -131,8 +130,7 @@ static void copy_bytes(kd_backend *be, kd_tensor dst, kd_tensor src)
 
 void kd_cuda_copy(kd_backend *be, kd_tensor dst, kd_tensor src)
 {
-    KD_CHECK(dst.dtype == src.dtype || ((dst.dtype == KD_F32 || dst.dtype == KD_BF16) &&
-                                        (src.dtype == KD_F32 || src.dtype == KD_BF16)));
+    kd_check_copy(dst, src);
     if (dst.dtype == src.dtype) {
         copy_bytes(be, dst, src);
     } else if (dst.dtype == KD_BF16) {
@@ -144,7 +142,7 @@ void kd_cuda_copy(kd_backend *be, kd_tensor dst, kd_tensor src)
 
 void kd_cuda_add(kd_backend *be, kd_tensor dst, kd_tensor src)
 {
-    KD_CHECK(dst.dtype == KD_F32);
+    kd_check_add(dst, src);
     kd_cuda_with_type(src.dtype,
                       [&](auto s) { convert<true, float, decltype(s)>(be, "add", dst, src); });
 }
@@ -175,7 +173,7 @@ void kd_cuda_bias(kd_backend *be, kd_tensor y, kd_tensor b)
 {
     const int64_t rows = kd_tensor_rows(y), columns = kd_tensor_columns(y);
 
-    KD_CHECK(b.dtype == KD_F32 && kd_tensor_elements(b) == columns);
+    kd_check_bias(y, b);
     kd_cuda_with_type(y.dtype, [&](auto t) {
         using T = decltype(t);
         constexpr int V = KD_PIECE<T, float>;
@@ -187,6 +185,6 @@ void kd_cuda_bias(kd_backend *be, kd_tensor y, kd_tensor b)
 
 void kd_cuda_bias_backward(kd_backend *be, kd_tensor db, kd_tensor dy, bool accumulate)
 {
-    KD_CHECK(db.dtype == KD_F32 && kd_tensor_elements(db) == kd_tensor_columns(dy));
+    kd_check_bias_backward(db, dy);
     kd_cuda_sum_columns(be, db, dy, accumulate);
 }

@@ -34,15 +34,9 @@ static __global__ void __launch_bounds__(KD_PIECES_THREADS) embed_pieces(kd_piec
     kd_write(y + at.row * y_stride + at.column, v, at.piece);
 }
 
-static void check(kd_tensor y, kd_tensor table, kd_tensor ids)
-{
-    KD_CHECK(y.dtype == KD_F32 && kd_tensor_columns(table) == kd_tensor_columns(y));
-    KD_CHECK(ids.dtype == KD_I32 && kd_tensor_elements(ids) == kd_tensor_rows(y));
-}
-
 void kd_cuda_embed(kd_backend *be, kd_tensor y, kd_tensor table, kd_tensor ids)
 {
-    check(y, table, ids);
+    kd_check_embed(y, table, ids);
     kd_cuda_with_type(table.dtype, [&](auto t) {
         using T = decltype(t);
         constexpr int V = KD_PIECE<T, float>;
@@ -250,8 +244,7 @@ void kd_cuda_embed_backward(kd_backend *be,
     constexpr int V = KD_PIECE<float>;
     const size_t mark = kd_cuda_scratch_mark(be);
 
-    check(dy, dtable, ids);
-    KD_CHECK(dtable.dtype == KD_F32);
+    kd_check_embed_backward(dtable, dy, ids);
     if (!accumulate) {
         kd_cuda_zero(be, dtable);
     }

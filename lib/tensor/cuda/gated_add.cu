@@ -4,12 +4,6 @@
  */
 #include "tensor/cuda/row.h"
 
-KD_FN float sigmoid(float x)
-{
-    const float e = expf(x < 0.0f ? x : -x);
-    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
-}
-
 /*
  * A warp a row: y (N, C) f32 or compute, x (N, C) compute, gate (N, 1) f32. Rounds y once.
  * Bytes: y twice, x once.
@@ -29,7 +23,7 @@ static __global__ void __launch_bounds__(KD_ROW_THREADS) add_gated(Y *__restrict
     if (row >= n_rows) {
         return;
     }
-    const float share = sigmoid(gate[row * gate_stride]);
+    const float share = kd_sigmoid(gate[row * gate_stride]);
     Y *y = y_rows + row * y_stride;
     const X *x = x_rows + row * x_stride;
 #pragma unroll 4
@@ -69,20 +63,12 @@ static __global__ void __launch_bounds__(KD_ROW_THREADS)
     if (row >= n_rows) {
         return;
     }
-    const float share = sigmoid(gate[row * gate_stride]);
+    const float share = kd_sigmoid(gate[row * gate_stride]);
     const float dot = kd_row_scale<W>(dx + row * dx_stride, dy + row * dy_stride,
                                       x + row * x_stride, share, n_columns);
     if (threadIdx.x % 32 == 0) {
         d_gate[row * d_gate_stride] = dot * share * (1.0f - share);
     }
-}
-
-static void check(kd_tensor y, kd_tensor x, kd_tensor gate)
-{
-    const int64_t rows = kd_tensor_rows(y), columns = kd_tensor_columns(y);
-    KD_CHECK(gate.dtype == KD_F32);
-    KD_CHECK(kd_tensor_rows(x) == rows && kd_tensor_columns(x) == columns);
-    KD_CHECK(kd_tensor_rows(gate) == rows && kd_tensor_columns(gate) == 1);
 }
 
 template <class Y, class X>
@@ -98,8 +84,7 @@ static void launch_forward(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor g
 
 void kd_cuda_gated_add(kd_backend *be, kd_tensor y, kd_tensor x, kd_tensor gate)
 {
-    check(y, x, gate);
-    KD_CHECK(x.dtype == be->compute && (y.dtype == KD_F32 || y.dtype == x.dtype));
+    kd_check_gated_add(be, y, x, gate);
     kd_cuda_with_type(x.dtype, [&](auto narrow) {
         using X = decltype(narrow);
         if (y.dtype == KD_F32) {
@@ -117,11 +102,7 @@ void kd_cuda_gated_add_backward(kd_backend *be,
                                 kd_tensor x,
                                 kd_tensor gate)
 {
-    check(dy, x, gate);
-    KD_CHECK(dy.dtype == KD_F32 && dx.dtype == x.dtype && d_gate.dtype == KD_F32);
-    KD_CHECK(kd_tensor_rows(dx) == kd_tensor_rows(dy));
-    KD_CHECK(kd_tensor_columns(dx) == kd_tensor_columns(dy));
-    KD_CHECK(kd_tensor_rows(d_gate) == kd_tensor_rows(dy));
+    kd_check_gated_add_backward(dx, d_gate, dy, x, gate);
     kd_cuda_with_type(x.dtype, [&](auto element) {
         using T = decltype(element);
         kd_row_with_width(kd_row_is_wide(dx, dy, x), [&](auto width) {

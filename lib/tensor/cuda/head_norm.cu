@@ -62,22 +62,6 @@ static __global__ void __launch_bounds__(KD_GROUP_THREADS_MAX) head_norm_parts(h
     }
 }
 
-static void check_same(kd_tensor a, kd_tensor b)
-{
-    KD_CHECK(a.dtype == b.dtype);
-    KD_CHECK(kd_tensor_rows(a) == kd_tensor_rows(b));
-    KD_CHECK(kd_tensor_columns(a) == kd_tensor_columns(b));
-}
-
-static void check(kd_tensor x, kd_tensor w, kd_tensor rstd, int64_t n_heads)
-{
-    const int64_t columns = kd_tensor_columns(x);
-
-    KD_CHECK(n_heads > 0 && columns % n_heads == 0);
-    KD_CHECK(w.dtype == KD_F32 && kd_tensor_elements(w) == columns / n_heads);
-    KD_CHECK(rstd.dtype == KD_F32 && kd_tensor_elements(rstd) == kd_tensor_rows(x) * n_heads);
-}
-
 template <class T>
 static void launch(kd_backend *be,
                    kd_tensor y,
@@ -117,8 +101,7 @@ void kd_cuda_head_norm(kd_backend *be,
                        int64_t n_heads,
                        float eps)
 {
-    check(x, w, rstd, n_heads);
-    check_same(x, y);
+    kd_check_head_norm(y, x, w, rstd, n_heads);
     kd_cuda_with_type(x.dtype,
                       [&](auto t) { launch<decltype(t)>(be, y, x, w, rstd, n_heads, eps); });
 }
@@ -134,11 +117,7 @@ void kd_cuda_head_norm_backward(kd_backend *be,
                                 int64_t n_heads,
                                 bool accumulate)
 {
-    check(x, w, rstd, n_heads);
-    check_same(x, dy);
-    check_same(x, dx);
-    KD_CHECK(dw.data == nullptr ||
-             (dw.dtype == KD_F32 && kd_tensor_elements(dw) == kd_tensor_columns(x) / n_heads));
+    kd_check_head_norm_backward(dx, dw, dy, x, w, rstd, n_heads);
     kd_cuda_with_type(x.dtype, [&](auto t) {
         using T = decltype(t);
         kd_cuda_norm_backward_of<false, T, T, T>(be, "head_norm_backward", dx, dw, dy, x, w, rstd,

@@ -116,15 +116,7 @@ void kd_cuda_norm(kd_backend *be,
                   kd_tensor rstd,
                   float eps)
 {
-    const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
-
-    KD_CHECK(kd_tensor_rows(y) == rows && kd_tensor_columns(y) == columns);
-    KD_CHECK(x.dtype == KD_F32 && w.dtype == KD_F32 && kd_tensor_elements(w) == columns);
-    KD_CHECK(delta.data == nullptr || delta.dtype == KD_F32 || delta.dtype == be->compute);
-    KD_CHECK(delta.data == nullptr || sum.dtype == KD_F32);
-    KD_CHECK(delta.data == nullptr ||
-             (kd_tensor_rows(delta) == rows && kd_tensor_rows(sum) == rows));
-    KD_CHECK(rstd.data == nullptr || kd_tensor_elements(rstd) == rows);
+    kd_check_norm(be, y, sum, x, delta, w, rstd);
     kd_cuda_with_type(y.dtype, [&](auto t) {
         kd_cuda_with_type(delta.data != nullptr ? delta.dtype : KD_F32, [&](auto d) {
             launch<decltype(t), decltype(d)>(be, y, sum, x, delta, w, rstd, eps);
@@ -142,13 +134,7 @@ void kd_cuda_norm_backward(kd_backend *be,
                            kd_tensor rstd,
                            bool accumulate)
 {
-    const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
-
-    KD_CHECK(kd_tensor_rows(dy) == rows && kd_tensor_columns(dy) == columns);
-    KD_CHECK(kd_tensor_rows(dx) == rows && kd_tensor_columns(dx) == columns);
-    KD_CHECK(dx.dtype == KD_F32 && x.dtype == KD_F32 && kd_tensor_elements(w) == columns);
-    KD_CHECK(dw.data == nullptr || (dw.dtype == KD_F32 && kd_tensor_elements(dw) == columns));
-    KD_CHECK(kd_tensor_elements(rstd) == rows);
+    kd_check_norm_backward(dx, dw, dy, x, w, rstd);
     kd_cuda_with_type(dy.dtype, [&](auto t) {
         kd_cuda_norm_backward_of<true, float, decltype(t), float>(be, "norm_backward", dx, dw, dy,
                                                                   x, w, rstd, 1, accumulate);

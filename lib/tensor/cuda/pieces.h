@@ -100,15 +100,6 @@ KD_FN float kd_group_sum(float v)
 
 /* ---- the host's side ---- */
 
-/* Whether pieces of `width` elements of each row may be moved at once; of no tensor they may. */
-static inline bool kd_cuda_fits(kd_tensor t, int width)
-{
-    const size_t bytes = static_cast<size_t>(width) * kd_dtype_bytes(t.dtype);
-    return t.data == nullptr ||
-           (reinterpret_cast<uintptr_t>(t.data) % (bytes < 16 ? bytes : 16) == 0 &&
-            (kd_tensor_rows(t) <= 1 || t.row_stride % width == 0));
-}
-
 /* Threads along a row of so many pieces: a power of 2. */
 static inline unsigned kd_cuda_threads_of(int64_t n_pieces, unsigned most)
 {

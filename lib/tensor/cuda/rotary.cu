@@ -55,11 +55,7 @@ void kd_cuda_rotate(kd_backend *be,
 {
     const int64_t rows = kd_tensor_rows(x), columns = kd_tensor_columns(x);
 
-    KD_CHECK(n_heads > 0 && columns % (2 * n_heads) == 0);
-    KD_CHECK(table.dtype == KD_F32 && kd_tensor_columns(table) == columns / n_heads);
-    KD_CHECK(kd_tensor_rows(table) > 0);
-    KD_CHECK(positions.data == nullptr ||
-             (positions.dtype == KD_I32 && kd_tensor_elements(positions) == rows));
+    kd_check_rotate(x, n_heads, table, positions);
     const int64_t n_pairs = columns / n_heads / 2;
     const rotate_args a = {kd_cuda_data<float>(table),
                            table.row_stride,

@@ -324,21 +324,6 @@ static __global__ void __launch_bounds__(THREADS) choose_backward(route_gradient
 
 /* ---- the table's functions ---- */
 
-static void check_route(const kd_backend *be, const kd_route *route, kd_tensor logits)
-{
-    const int64_t n = kd_tensor_rows(logits), n_experts = kd_tensor_columns(logits);
-    const int64_t k = kd_tensor_columns(route->experts);
-    KD_CHECK(n_experts <= KD_EXPERTS_MAX && k >= 1 && k <= n_experts);
-    KD_CHECK(n * k <= KD_ROUTED_ROWS_MAX);
-    KD_CHECK(logits.dtype == KD_F32 && route->probs.dtype == KD_F32);
-    KD_CHECK(kd_tensor_elements(route->probs) == n * n_experts);
-    KD_CHECK(kd_tensor_elements(route->experts) == n * k);
-    KD_CHECK(kd_tensor_elements(route->weights) == n * k);
-    KD_CHECK(kd_tensor_elements(route->position) == n * k);
-    KD_CHECK(kd_tensor_elements(route->token) >= kd_expert_rows(be, n, k, n_experts));
-    KD_CHECK(kd_tensor_elements(route->offset) == n_experts + 1);
-}
-
 static routing routing_of(kd_backend *be, const kd_route *route, kd_tensor logits)
 {
     routing r = {};
@@ -377,7 +362,7 @@ void kd_cuda_route(kd_backend *be, const kd_route *route, kd_tensor logits)
 {
     const size_t mark = kd_cuda_scratch_mark(be);
 
-    check_route(be, route, logits);
+    kd_check_route(be, route, logits);
     routing r = routing_of(be, route, logits);
     const size_t n_counts = static_cast<size_t>(r.n_blocks) * static_cast<size_t>(r.n_experts);
     r.start = static_cast<int32_t *>(kd_cuda_scratch(be, n_counts * sizeof *r.start));
@@ -398,9 +383,7 @@ void kd_cuda_route_backward(kd_backend *be,
     const int64_t k = kd_tensor_columns(route->experts);
     route_gradient r = {};
 
-    check_route(be, route, logits);
-    KD_CHECK(kd_tensor_rows(d_logits) == n && kd_tensor_columns(d_logits) == n_experts);
-    KD_CHECK(kd_tensor_elements(d_weights) == n * k);
+    kd_check_route_backward(be, d_logits, d_weights, logits, route);
     r.probs = kd_cuda_data<float>(route->probs);
     r.probs_stride = route->probs.row_stride;
     r.d_weights = kd_cuda_data<float>(d_weights);

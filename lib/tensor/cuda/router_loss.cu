@@ -225,20 +225,6 @@ static __global__ void __launch_bounds__(KD_ROW_THREADS) add_gradient(loss_args 
     }
 }
 
-static void check(const kd_router_loss *l)
-{
-    const int64_t n = kd_tensor_rows(l->logits), n_experts = kd_tensor_columns(l->logits);
-    KD_CHECK(n_experts <= KD_EXPERTS_MAX && l->logits.dtype == KD_F32);
-    KD_CHECK(kd_tensor_elements(l->route->probs) == n * n_experts);
-    KD_CHECK(kd_tensor_rows(l->route->experts) == n);
-    KD_CHECK(l->d_logits.data == nullptr ||
-             (l->d_logits.dtype == KD_F32 && kd_tensor_elements(l->d_logits) == n * n_experts));
-    KD_CHECK(l->segments.data == nullptr ||
-             (l->segments.dtype == KD_I32 && kd_tensor_elements(l->segments) == n));
-    KD_CHECK(l->balance_sum.data == nullptr || l->balance_sum.dtype == KD_F64);
-    KD_CHECK(l->z_sum.data == nullptr || l->z_sum.dtype == KD_F64);
-}
-
 static loss_args args_of(const kd_router_loss *l)
 {
     loss_args a = {};
@@ -270,7 +256,7 @@ void kd_cuda_router_loss(kd_backend *be, const kd_router_loss *l)
 {
     const size_t mark = kd_cuda_scratch_mark(be);
 
-    check(l);
+    kd_check_router_loss(l);
     if (kd_tensor_elements(l->logits) == 0) {
         return;
     }

@@ -54,9 +54,7 @@ KD_FN float kd_row_scale(T *__restrict__ dx,
  * elements at once. */
 template <class... Tensors> bool kd_row_is_wide(kd_tensor t, Tensors... others)
 {
-    const int64_t stride_bytes = t.row_stride * static_cast<int64_t>(kd_dtype_bytes(t.dtype));
-    const bool fits =
-        kd_is_aligned(t.data) && stride_bytes % 16 == 0 && kd_tensor_columns(t) % KD_ROW_WIDE == 0;
+    const bool fits = kd_cuda_fits(t, KD_ROW_WIDE) && kd_tensor_columns(t) % KD_ROW_WIDE == 0;
     if constexpr (sizeof...(others) == 0) {
         return fits;
     } else {

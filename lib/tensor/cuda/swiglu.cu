@@ -4,12 +4,6 @@
  */
 #include "tensor/cuda/pieces.h"
 
-KD_FN float sigmoid(float x)
-{
-    const float e = expf(-fabsf(x));
-    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
-}
-
 /* h (N, F) = silu(gu[:, :F]) * gu[:, F:]. Moves gu and h once. */
 template <class T>
 static __global__ void __launch_bounds__(KD_PIECES_THREADS)
@@ -27,7 +21,7 @@ static __global__ void __launch_bounds__(KD_PIECES_THREADS)
     kd_read(up, from + s.columns, at.piece);
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        up[i] *= gate[i] * sigmoid(gate[i]);
+        up[i] *= gate[i] * kd_sigmoid(gate[i]);
     }
     kd_write(h + at.row * h_stride + at.column, up, at.piece);
 }
@@ -57,18 +51,12 @@ static __global__ void __launch_bounds__(KD_PIECES_THREADS)
     kd_read(d, dh + at.row * dh_stride + at.column, at.piece);
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        const float g = gate[i], share = sigmoid(g);
+        const float g = gate[i], share = kd_sigmoid(g);
         gate[i] = d[i] * up[i] * share * (1.0f + g * (1.0f - share));
         up[i] = d[i] * g * share;
     }
     kd_write(to, gate, at.piece);
     kd_write(to + s.columns, up, at.piece);
-}
-
-static void check(kd_tensor h, kd_tensor gu)
-{
-    KD_CHECK(h.dtype == gu.dtype && kd_tensor_rows(gu) == kd_tensor_rows(h));
-    KD_CHECK(kd_tensor_columns(gu) == 2 * kd_tensor_columns(h));
 }
 
 /* Whether the second half of a row may be moved as the first is. */
@@ -79,7 +67,7 @@ static bool halves_fit(kd_tensor gu, int width)
 
 void kd_cuda_swiglu(kd_backend *be, kd_tensor h, kd_tensor gu)
 {
-    check(h, gu);
+    kd_check_swiglu(h, gu);
     kd_cuda_with_type(h.dtype, [&](auto t) {
         using T = decltype(t);
         constexpr int V = KD_PIECE<T>;
@@ -91,9 +79,7 @@ void kd_cuda_swiglu(kd_backend *be, kd_tensor h, kd_tensor gu)
 
 void kd_cuda_swiglu_backward(kd_backend *be, kd_tensor dgu, kd_tensor dh, kd_tensor gu)
 {
-    check(dh, gu);
-    check(dh, dgu);
-    KD_CHECK(dgu.data != gu.data);
+    kd_check_swiglu_backward(dgu, dh, gu);
     kd_cuda_with_type(dh.dtype, [&](auto t) {
         using T = decltype(t);
         constexpr int V = KD_PIECE<T>;

@@ -377,40 +377,6 @@ static void run_chunk(const vocab_work *w, const vocab_chunk *c)
 
 /* ---- the operation ---- */
 
-static void check_teacher(const kd_vocab_loss *loss, const kd_vocab_teacher *teacher)
-{
-    const bool forms = teacher->hidden.data != nullptr;
-    const kd_tensor rows = forms ? teacher->hidden : teacher->logits;
-    KD_CHECK(teacher->weight >= 0.0);
-    KD_CHECK(kd_tensor_rows(rows) == kd_tensor_rows(loss->hidden));
-    KD_CHECK(!forms || teacher->lm_head.dtype == KD_F32 || teacher->lm_head.dtype == KD_BF16);
-    KD_CHECK(loss->n_vocab <=
-             (forms ? kd_tensor_rows(teacher->lm_head) : kd_tensor_columns(teacher->logits)));
-}
-
-static void check_loss(const kd_vocab_loss *loss, kd_dtype compute)
-{
-    const int64_t n = kd_tensor_rows(loss->hidden), c = kd_tensor_columns(loss->hidden);
-    const int64_t v = kd_tensor_rows(loss->lm_head);
-    KD_CHECK(loss->hidden.dtype == compute && loss->lm_head.dtype == compute);
-    KD_CHECK(kd_tensor_columns(loss->lm_head) == c && loss->sums.dtype == KD_F64);
-    KD_CHECK(loss->labels.data == nullptr || kd_tensor_elements(loss->labels) == n);
-    KD_CHECK(loss->temperature > 0.0f);
-    if (loss->d_hidden.data != nullptr) {
-        KD_CHECK(loss->d_hidden.dtype == KD_F32 && kd_tensor_rows(loss->d_hidden) == n);
-        KD_CHECK(kd_tensor_columns(loss->d_hidden) == c);
-    }
-    if (loss->d_lm_head.data != nullptr) {
-        KD_CHECK(loss->d_lm_head.dtype == KD_F32 && kd_tensor_rows(loss->d_lm_head) == v);
-        KD_CHECK(kd_tensor_columns(loss->d_lm_head) == c);
-    }
-    KD_CHECK(loss->n_teachers >= 0 && loss->n_teachers <= TEACHERS_MAX);
-    KD_CHECK(loss->n_teachers == 0 || (loss->n_vocab >= 1 && loss->n_vocab <= v));
-    for (int t = 0; t < loss->n_teachers; t++) {
-        check_teacher(loss, &loss->teachers[t]);
-    }
-}
-
 static void find_weights(vocab_work *w)
 {
     for (int t = 0; t < w->loss->n_teachers; t++) {
@@ -458,7 +424,8 @@ void kd_cuda_vocab_loss(kd_backend *be, const kd_vocab_loss *loss)
     vocab_work w = {};
     w.be = be;
     w.loss = loss;
-    check_loss(loss, be->compute);
+    kd_check_vocab_loss(be, loss);
+    KD_CHECK(loss->n_teachers <= TEACHERS_MAX);
     if (be->fault != KD_OK) {
         return;
     }
