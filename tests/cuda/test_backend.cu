@@ -4,6 +4,8 @@
  */
 #include "harness.h"
 
+#include "tensor/cuda/kernels.h"
+#include "tensor/cuda/proven.h"
 #include "tensor/ops.h"
 
 static kd_backend *create(int number)
@@ -168,3 +170,46 @@ KD_TEST(backend, memory_of_a_failed_device_is_a_fault_and_no_refusal)
     kd_backend_destroy(be);
 }
 #endif
+
+/* ---- the choice between kernels ---- */
+
+static int n_used(int capability, const char *wish)
+{
+    kd_cuda_choice choice;
+    int n = 0;
+    if (kd_cuda_choose(capability, wish, &choice))
+        abort();
+    for (bool used : choice.uses)
+        n += used;
+    return n;
+}
+
+KD_TEST(backend, kernels_are_chosen_by_what_was_proven)
+{
+    int n_plain = 0, n_fast_80 = 0, n_fast_90 = 0, n_proven_90 = 0;
+#define COUNT(name, first, last, fast, sources, tests)                                             \
+    n_plain += !(fast);                                                                            \
+    n_fast_80 += (fast) && (first) <= 80 && 80 <= (last);                                          \
+    n_fast_90 += (fast) && (first) <= 90 && 90 <= (last);
+    KD_CUDA_KERNELS_EACH(COUNT)
+#define COUNT_FAST(name, capability)                                                               \
+    n_proven_90 += (capability) == 90 && is_fast[KD_CUDA_KERNEL_##name];
+#define IS_FAST(name, first, last, fast, sources, tests) fast,
+    const bool is_fast[] = {KD_CUDA_KERNELS_EACH(IS_FAST)};
+    (void)is_fast;
+    KD_CUDA_PROVEN_EACH(COUNT_FAST)
+    KD_EXPECT(n_used(90, "plain") == n_plain, "plain");
+    KD_EXPECT(n_used(80, "fast") == n_plain + n_fast_80, "fast on sm_80");
+    KD_EXPECT(n_used(90, "fast") == n_plain + n_fast_90, "fast on sm_90");
+    KD_EXPECT(n_used(90, "auto") == n_plain + n_proven_90, "auto");
+    KD_EXPECT(n_used(90, nullptr) == n_used(90, "auto"), "by default");
+}
+
+KD_TEST(backend, a_choice_that_is_none_is_refused)
+{
+    kd_cuda_choice choice;
+    kd_fault_quiet(1);
+    KD_EXPECT(kd_cuda_choose(90, "quick", &choice) == KD_ERR_ARG, "quick");
+    KD_EXPECT(strstr(kd_fault_text(), "\"quick\", expected auto, plain or fast"), kd_fault_text());
+    kd_fault_quiet(0);
+}

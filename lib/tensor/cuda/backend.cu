@@ -3,6 +3,7 @@
  * the table of operations. An error of the runtime is kept as a fault at once where a call tells it, and
  * otherwise by the next wait.
  */
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 
@@ -11,7 +12,7 @@
 #include "tensor/cuda/matmul.h"
 
 /* What kernels are compiled for begins there: bf16 products and asynchronous copies. */
-enum { CAPABILITY_MIN = 8 };
+enum { CAPABILITY_MIN = 80 };
 
 bool kd_cuda_keep(kd_backend *be, cudaError_t error, const char *what)
 {
@@ -163,13 +164,16 @@ static cudaError_t set_up(kd_cuda *cuda, int number)
     return error != cudaSuccess ? error : kd_cuda_staging_create(&cuda->staging);
 }
 
-static int capability_major(int number)
+/* 10 * major + minor; 0 where it cannot be told. */
+static int capability_of(int number)
 {
-    int major = 0;
+    int major = 0, minor = 0;
 
-    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number) == cudaSuccess
-               ? major
-               : 0;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, number) != cudaSuccess) {
+        return 0;
+    }
+    return 10 * major + minor;
 }
 
 /* One that is too old hides those behind it, so that numbers stay the runtime's. */
@@ -181,7 +185,7 @@ int kd_cuda_device_count(void)
         (void)cudaGetLastError();
         return 0;
     }
-    while (n_usable < n && capability_major(n_usable) >= CAPABILITY_MIN) {
+    while (n_usable < n && capability_of(n_usable) >= CAPABILITY_MIN) {
         n_usable++;
     }
     return n_usable;
@@ -189,11 +193,19 @@ int kd_cuda_device_count(void)
 
 void kd_cuda_kind(int number, char name_out[KD_CUDA_KIND_BYTES])
 {
-    int major = 0, minor = 0;
+    (void)snprintf(name_out, KD_CUDA_KIND_BYTES, "sm_%d", capability_of(number));
+}
 
-    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, number);
-    (void)cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, number);
-    (void)snprintf(name_out, KD_CUDA_KIND_BYTES, "sm_%d%d", major, minor);
+/* Once for each kind of device: a job has many back ends. */
+static void say_unproven(const kd_cuda *cuda, int capability)
+{
+    static std::atomic<int> said{0};
+
+    if (cuda->choice.n_unproven > 0 && said.exchange(capability) != capability) {
+        kd_log(KD_LOG_INFO,
+               "%s: %d of its kernels have not passed their tests on this kind of GPU (sm_%d)",
+               cuda->name, cuda->choice.n_unproven, capability);
+    }
 }
 
 kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_out)
@@ -202,13 +214,14 @@ kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_o
 
     if (number < 0 || number >= n_devices) {
         return kd_fail(KD_ERR_NOT_FOUND,
-                       "no CUDA device %d: found %d of compute capability %d.0 or more", number,
-                       n_devices, CAPABILITY_MIN);
+                       "no CUDA device %d: found %d of compute capability %d.%d or more", number,
+                       n_devices, CAPABILITY_MIN / 10, CAPABILITY_MIN % 10);
     }
     if (compute != KD_F32 && compute != KD_BF16) {
         return kd_fail(KD_ERR_ARG, "CUDA back end: found dtype %d, expected f32 or bf16",
                        static_cast<int>(compute));
     }
+    const int capability = capability_of(number);
     kd_cuda *cuda = static_cast<kd_cuda *>(calloc(1, sizeof *cuda));
     if (cuda == nullptr) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a back end");
@@ -223,10 +236,14 @@ kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_o
     kd_status st = error == cudaSuccess ? kd_cuda_products_create(cuda->name, &cuda->products)
                                         : kd_fail(KD_ERR_IO, "CUDA device %d: %s", number,
                                                   cudaGetErrorString(error));
+    if (!st) {
+        st = kd_cuda_choose(capability, getenv("KD_CUDA_KERNELS"), &cuda->choice);
+    }
     if (st) {
         kd_cuda_destroy(&cuda->base);
         return st;
     }
+    say_unproven(cuda, capability);
     *be_out = &cuda->base;
     return KD_OK;
 }

@@ -16,6 +16,7 @@
 #include "tensor/checks.h"
 #include "tensor/cuda/device.h"
 #include "tensor/cuda/events.h"
+#include "tensor/cuda/kernels.h"
 #include "tensor/cuda/staging.h"
 #include "tensor/ops.h"
 #include "tensor/product.h"
@@ -37,12 +38,19 @@ struct kd_cuda {
     kd_cuda_products *products; /* of matmul.h                                      */
     kd_cuda_block *blocks;      /* what alloc gave: a list                          */
     size_t held_bytes;          /* of those                                         */
+    kd_cuda_choice choice;      /* of kernels                                       */
     char name[256];             /* of the device                                    */
 };
 
 static inline kd_cuda *kd_cuda_of(kd_backend *be)
 {
     return reinterpret_cast<kd_cuda *>(be);
+}
+
+/* Whether that kernel, a fast one, runs here rather than the plain one. */
+static inline bool kd_cuda_uses(kd_backend *be, kd_cuda_kernel kernel)
+{
+    return kd_cuda_of(be)->choice.uses[kernel];
 }
 
 /* The table's functions, each defined by the file that is named as the CPU's. */
