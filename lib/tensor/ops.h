@@ -3,7 +3,8 @@
  *
  * Order and errors. Operations are put on the back end's queue and run in that order; they
  * return nothing. The first that fails is logged and kept, later ones do nothing, and
- * kd_backend_wait() returns it. Shapes are our own business: a wrong one is a KD_CHECK.
+ * kd_backend_wait() returns it. Shapes are our own business: a wrong one is a KD_CHECK. Only transfers
+ * run beside them, on a queue of their own.
  *
  * Values. Nobody above this table reads a tensor's values but through `download` after a
  * wait: expert token counts, routing and losses stay in tensors.
@@ -75,10 +76,14 @@ static inline kd_memory_usage kd_memory_usage_sum(kd_memory_usage a, kd_memory_u
     return a;
 }
 
-/* A place in a back end's queue, see event_record; {0} is complete. */
+/* What a back end has put off: operations, and transfers beside them. Each queue runs in its own order. */
+typedef enum kd_queue { KD_QUEUE_OPERATIONS, KD_QUEUE_TRANSFERS, KD_QUEUE_COUNT } kd_queue;
+
+/* A place in a queue of a back end, see event_record and transfer; {0} is complete. */
 typedef struct kd_event {
     kd_backend *be;
     uint64_t number; /* ascending in that queue */
+    kd_queue queue;
 } kd_event;
 
 /* Where each token goes. Written by `route`, read by every MoE operation. R = kd_expert_rows(be, N, K, E). */
@@ -195,18 +200,26 @@ typedef struct kd_ops {
     void *(*alloc)(kd_backend *be, kd_memory kind, size_t size_bytes);
     void (*free)(kd_backend *be, void *memory); /* of any kind; NULL is fine */
     kd_memory_usage (*memory_usage)(const kd_backend *be);
-    kd_status (*wait)(kd_backend *be);
+    kd_status (*wait)(kd_backend *be); /* for both queues */
     void (*destroy)(kd_backend *be);
 
     /*
-     * An event is complete once all that was queued before it is. event_query never waits; event_wait
-     * has what is queued on `be` from then on run after the event, which may be that of another back
-     * end of this process; a fault of that one before the event becomes a fault of `be`. Neither needs
-     * to be given back.
+     * An event is complete once all that was queued before it on its queue is; event_record's is one of
+     * operations. event_query never waits; event_wait has operations that are queued on `be` from then on
+     * run after the event, which may be one of its transfers or of another back end of this process; a
+     * fault of that one before the event becomes a fault of `be`. Neither needs to be given back.
      */
     kd_event (*event_record)(kd_backend *be);
     bool (*event_query)(kd_backend *be, kd_event event);
     void (*event_wait)(kd_backend *be, kd_event event);
+
+    /*
+     * Copies bytes within or between memory of both kinds, beside operations: after `after`, which is as
+     * event_wait has it, and the transfers before. Operations that are to see what it writes, or to write
+     * what it reads, wait for the event it returns.
+     */
+    kd_event (
+        *transfer)(kd_backend *be, void *dst, const void *src, size_t size_bytes, kd_event after);
 
     /* Copies between host memory (packed) and a tensor. upload has read it when it returns; download
      * waits for it. */
@@ -393,7 +406,7 @@ typedef struct kd_ops {
 /* clang-format off */
 #define KD_OPS_EACH(X)                                                                             \
     X(alloc) X(free) X(memory_usage) X(wait) X(destroy)                                            \
-    X(event_record) X(event_query) X(event_wait)                                                   \
+    X(event_record) X(event_query) X(event_wait) X(transfer)                                       \
     X(upload) X(download)                                                                          \
     X(zero) X(copy) X(add)                                                                         \
     X(linear) X(linear_backward_x) X(linear_backward_w)                                                            \

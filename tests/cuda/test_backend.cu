@@ -141,6 +141,26 @@ KD_TEST(backend, an_event_that_is_not_past_leaves_no_error)
 }
 
 #ifndef __CUDACC__
+/* Late as the device is, it has not run one that nobody asked for: what it copies is still to be changed. */
+KD_TEST(backend, operations_wait_for_no_transfer_unasked)
+{
+    kd_backend *be = create(0);
+    const kd_tensor a = take(be, 1, 1), b = take(be, 1, 1);
+    float *host = (float *)be->ops->alloc(be, KD_MEMORY_HOST, sizeof(float)), got = 0;
+    *host = 1;
+    const kd_event up = be->ops->transfer(be, a.data, host, sizeof(float), {});
+    be->ops->add(be, b, b);
+    be->ops->download(be, &got, b);
+    *host = 2;
+    be->ops->event_wait(be, up);
+    be->ops->download(be, &got, a);
+    KD_EXPECT(got == 2, std::to_string(got));
+    be->ops->free(be, a.data);
+    be->ops->free(be, b.data);
+    be->ops->free(be, host);
+    kd_backend_destroy(be);
+}
+
 /* An id that the table does not have ends the kernel, and with it the device. */
 static void fail(kd_backend *be, kd_tensor table, kd_tensor ids, kd_tensor y)
 {

@@ -1,4 +1,6 @@
 /* The table of operations of one instruction level, and what stands in it without a loop of its own. */
+#include <string.h>
+
 #include "tensor/cpu/cpu.h"
 #include "tensor/cpu/level.h"
 
@@ -47,6 +49,18 @@ void KD_KERNEL(event_wait)(kd_backend *be, kd_event event)
         kd_event_sync(event); /* of a device: what is queued here runs at once */
         kd_backend_keep_fault(be, kd_backend_tell_fault(event.be));
     }
+}
+
+kd_event
+KD_KERNEL(transfer)(kd_backend *be, void *dst, const void *src, size_t size_bytes, kd_event after)
+{
+    KD_KERNEL(event_wait)(be, after);
+    if (!kd_cpu_is_idle(be)) {
+        memcpy(dst, src, size_bytes);
+    }
+    kd_event event = KD_KERNEL(event_record)(be);
+    event.queue = KD_QUEUE_TRANSFERS;
+    return event;
 }
 
 void KD_KERNEL(destroy)(kd_backend *be)

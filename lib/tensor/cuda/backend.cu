@@ -1,7 +1,7 @@
 /*
- * backend.cu - making and ending a back end of a GPU: one stream, on which everything runs in order, and
- * the table of operations. An error of the runtime is kept as a fault at once where a call tells it, and
- * otherwise by the next wait.
+ * backend.cu - making and ending a back end of a GPU: a stream on which operations run in order, one for
+ * transfers beside it, and the table of operations. An error of the runtime is kept as a fault at once where
+ * a call tells it, and otherwise by the next wait.
  */
 #include <atomic>
 #include <cstdio>
@@ -85,26 +85,40 @@ kd_tensor kd_cuda_scratch_2d(kd_backend *be, kd_dtype dtype, int64_t rows, int64
 
 /* ---- life ---- */
 
+cudaError_t kd_cuda_finish(const kd_cuda *cuda)
+{
+    const cudaError_t error = cudaStreamSynchronize(cuda->stream);
+    return error != cudaSuccess ? error : cudaStreamSynchronize(cuda->transfers);
+}
+
 kd_status kd_cuda_wait(kd_backend *be)
 {
-    (void)kd_cuda_keep(be, cudaStreamSynchronize(kd_cuda_of(be)->stream), "what was queued");
+    (void)kd_cuda_keep(be, kd_cuda_finish(kd_cuda_of(be)), "what was queued");
     return kd_backend_tell_fault(be);
+}
+
+static void destroy_stream(cudaStream_t stream)
+{
+    if (stream != nullptr) {
+        (void)cudaStreamDestroy(stream);
+    }
 }
 
 void kd_cuda_destroy(kd_backend *be)
 {
     kd_cuda *cuda = kd_cuda_of(be);
 
-    if (cuda->stream != nullptr) {
-        (void)cudaStreamSynchronize(cuda->stream);
+    if (cuda->transfers != nullptr) { /* the last of the streams */
+        (void)kd_cuda_finish(cuda);
     }
     kd_cuda_products_destroy(cuda->products);
     kd_scratch_release(&cuda->scratch);
     kd_cuda_staging_destroy(&cuda->staging);
-    kd_cuda_events_destroy(&cuda->events);
-    if (cuda->stream != nullptr) {
-        (void)cudaStreamDestroy(cuda->stream);
+    for (kd_cuda_events &events : cuda->events) {
+        kd_cuda_events_destroy(&events);
     }
+    destroy_stream(cuda->transfers);
+    destroy_stream(cuda->stream);
     free(cuda);
 }
 
@@ -159,7 +173,10 @@ static cudaError_t set_up(kd_cuda *cuda, int number)
         error = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
     }
     if (error == cudaSuccess) {
-        error = kd_cuda_events_create(&cuda->events);
+        error = cudaStreamCreateWithFlags(&cuda->transfers, cudaStreamNonBlocking);
+    }
+    for (kd_cuda_events &events : cuda->events) {
+        error = error == cudaSuccess ? kd_cuda_events_create(&events) : error;
     }
     return error != cudaSuccess ? error : kd_cuda_staging_create(&cuda->staging);
 }

@@ -2,9 +2,10 @@
  * cuda.h - what the files of the CUDA back end share.
  *
  * An operation checks its shapes as the CPU's does, takes scratch memory if it needs some, and launches
- * kernels on the back end's one stream, where they run in order: what is rewound may be taken again at
- * once. No operation waits for the device, and none reads a value of a tensor on the host. Sums have
- * fixed trees and no float atomics: the same shapes give the same bits on one kind of GPU.
+ * kernels on the back end's stream, where they run in order: what is rewound may be taken again at
+ * once. Transfers have a stream beside it. No operation waits for the device, and none reads a value of a
+ * tensor on the host. Sums have fixed trees and no float atomics: the same shapes give the same bits on one
+ * kind of GPU.
  *
  * Threads: that of the back end.
  */
@@ -30,10 +31,11 @@ struct kd_cuda_block;
 struct kd_cuda_products;
 
 struct kd_cuda {
-    kd_backend base; /* first: a kd_backend * is a kd_cuda *             */
-    cudaStream_t stream;
+    kd_backend base;        /* first: a kd_backend * is a kd_cuda * */
+    cudaStream_t stream;    /* of operations                        */
+    cudaStream_t transfers; /* beside it                            */
     kd_scratch scratch;
-    kd_cuda_events events;
+    kd_cuda_events events[KD_QUEUE_COUNT];
     kd_cuda_staging staging;
     kd_cuda_products *products; /* of matmul.h                                      */
     kd_cuda_block *blocks;      /* what alloc gave: a list                          */
@@ -58,6 +60,9 @@ static inline bool kd_cuda_uses(kd_backend *be, kd_cuda_kernel kernel)
 extern "C" {
 KD_OPS_EACH(KD_CUDA_DECLARE)
 }
+
+/* Waits until both queues are done. */
+cudaError_t kd_cuda_finish(const kd_cuda *cuda);
 
 /* Keeps an error of the runtime as the back end's fault; `what` was being done. False if there was one. */
 bool kd_cuda_keep(kd_backend *be, cudaError_t error, const char *what);

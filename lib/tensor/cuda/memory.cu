@@ -116,7 +116,7 @@ void *kd_cuda_alloc(kd_backend *be, kd_memory kind, size_t size_bytes)
     return memory;
 }
 
-/* Waits for the queue: what is queued may use it, and cudaFree would wait for the whole device. */
+/* Waits for the queues: what is queued may use it, and cudaFree would wait for the whole device. */
 void kd_cuda_free(kd_backend *be, void *memory)
 {
     kd_cuda *cuda = kd_cuda_of(be);
@@ -130,7 +130,7 @@ void kd_cuda_free(kd_backend *be, void *memory)
     }
     KD_CHECK(*at != nullptr);
     kd_cuda_block *block = *at;
-    (void)kd_cuda_keep(be, cudaStreamSynchronize(cuda->stream), "waiting for the queue");
+    (void)kd_cuda_keep(be, kd_cuda_finish(cuda), "waiting for the queues");
     *at = block->next;
     cuda->held_bytes -= block->size_bytes;
     release(block);
