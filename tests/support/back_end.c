@@ -1,5 +1,6 @@
 #include "tests/support/back_end.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #ifdef KD_TEST_CUDA
@@ -43,6 +44,16 @@ kd_backend *kd_test_backend(kd_dtype compute, int n_threads)
     return be;
 }
 
+void kd_test_use_kernels(const char *wish)
+{
+    static char at_first[16];
+    const char *now = getenv("KD_CUDA_KERNELS");
+    if (at_first[0] == '\0') {
+        (void)snprintf(at_first, sizeof at_first, "%s", now != NULL ? now : "auto");
+    }
+    KD_CHECK(setenv("KD_CUDA_KERNELS", wish != NULL ? wish : at_first, 1) == 0);
+}
+
 void kd_test_settle(void)
 {
     for (int i = 0; i < BACK_ENDS_MAX; i++) {
@@ -82,6 +93,11 @@ kd_backend *kd_test_backend(kd_dtype compute, int n_threads)
     kd_backend *be = NULL;
     KD_CHECK(kd_backend_create_cpu(compute, n_threads, &be) == KD_OK);
     return be;
+}
+
+void kd_test_use_kernels(const char *wish)
+{
+    (void)wish;
 }
 
 double kd_test_gap_of_order(kd_dtype dtype)

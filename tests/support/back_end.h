@@ -12,6 +12,12 @@
 /* One that must exist; n_threads says nothing on a device. */
 kd_backend *kd_test_backend(kd_dtype compute, int n_threads);
 
+/*
+ * Which kernels those use that are made from here on: a word of KD_CUDA_KERNELS (tensor/cuda/kernels.h), or NULL,
+ * what the environment said at first. The CPU has one kernel of each.
+ */
+void kd_test_use_kernels(const char *wish);
+
 /* Waits for all that live: what was queued on them is done. Their faults stay. */
 void kd_test_settle(void);
 

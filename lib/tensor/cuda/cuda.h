@@ -37,11 +37,12 @@ struct kd_cuda {
     kd_scratch scratch;
     kd_cuda_events events[KD_QUEUE_COUNT];
     kd_cuda_staging staging;
-    kd_cuda_products *products; /* of matmul.h                                      */
-    kd_cuda_block *blocks;      /* what alloc gave: a list                          */
-    size_t held_bytes;          /* of those                                         */
-    kd_cuda_choice choice;      /* of kernels                                       */
-    char name[256];             /* of the device                                    */
+    kd_cuda_products *products;      /* of matmul.h                                      */
+    kd_cuda_block *blocks;           /* what alloc gave: a list                          */
+    size_t held_bytes;               /* of those                                         */
+    kd_cuda_choice choice;           /* of kernels                                       */
+    int64_t n_runs[KD_CUDA_KERNELS]; /* of the fast ones                                 */
+    char name[256];                  /* of the device                                    */
 };
 
 static inline kd_cuda *kd_cuda_of(kd_backend *be)
@@ -53,6 +54,12 @@ static inline kd_cuda *kd_cuda_of(kd_backend *be)
 static inline bool kd_cuda_uses(kd_backend *be, kd_cuda_kernel kernel)
 {
     return kd_cuda_of(be)->choice.uses[kernel];
+}
+
+/* Counts a run of that kernel, a fast one, which has just been queued; see kd_cuda_runs(). */
+static inline void kd_cuda_ran(kd_backend *be, kd_cuda_kernel kernel)
+{
+    kd_cuda_of(be)->n_runs[kernel] += be->fault == KD_OK ? 1 : 0;
 }
 
 /* The table's functions, each defined by the file that is named as the CPU's. */
@@ -122,8 +129,26 @@ template <class T> T *kd_cuda_data(kd_tensor t)
 
 /*
  * Launches kernel(args...) unless the back end has a fault or the grid is empty. smem_bytes: dynamic shared
- * memory. `what` names it in a fault.
+ * memory. `what` names it in a fault. Clusters are of so many blocks side by side, which divide grid.x.
  */
+template <class... P, class... A>
+void kd_cuda_launch_clusters(kd_backend *be,
+                             const char *what,
+                             void (*kernel)(P...),
+                             dim3 grid,
+                             dim3 block,
+                             unsigned cluster,
+                             size_t smem_bytes,
+                             A... args)
+{
+    if (be->fault == KD_OK && grid.x > 0 && grid.y > 0 && grid.z > 0) {
+        (void)kd_cuda_keep(be,
+                           kd_launch(kernel, grid, block, cluster, smem_bytes,
+                                     kd_cuda_of(be)->stream, static_cast<P>(args)...),
+                           what);
+    }
+}
+
 template <class... P, class... A>
 void kd_cuda_launch(kd_backend *be,
                     const char *what,
@@ -133,12 +158,7 @@ void kd_cuda_launch(kd_backend *be,
                     size_t smem_bytes,
                     A... args)
 {
-    if (be->fault == KD_OK && grid.x > 0 && grid.y > 0 && grid.z > 0) {
-        (void)kd_cuda_keep(be,
-                           kd_launch(kernel, grid, block, 1, smem_bytes, kd_cuda_of(be)->stream,
-                                     static_cast<P>(args)...),
-                           what);
-    }
+    kd_cuda_launch_clusters(be, what, kernel, grid, block, 1, smem_bytes, static_cast<P>(args)...);
 }
 
 /* Blocks of `per_block` items that n items need, as a dimension of a grid: at most 2^31 - 1. */

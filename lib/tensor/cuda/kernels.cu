@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/log.h"
+#include "tensor/cuda/cuda.h"
 #include "tensor/cuda/proven.h"
 
 struct row {
@@ -51,4 +52,9 @@ kd_status kd_cuda_choose(int capability, const char *wish, kd_cuda_choice *choic
     }
     *choice_out = choice;
     return KD_OK;
+}
+
+int64_t kd_cuda_runs(const kd_backend *be, kd_cuda_kernel kernel)
+{
+    return reinterpret_cast<const kd_cuda *>(be)->n_runs[kernel];
 }

@@ -8,12 +8,16 @@
  *   plain  no fast one
  *   fast   each fast one that this kind of GPU can run
  *
- * To add a kernel: a row here, and a branch on kd_cuda_uses() in its operation.
+ * To add a kernel: a row here, and a branch on kd_cuda_uses() in its operation, which tells kd_cuda_ran().
  */
 #ifndef KD_TENSOR_CUDA_KERNELS_H
 #define KD_TENSOR_CUDA_KERNELS_H
 
-#include "base/status.h"
+#include "tensor/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /*
  * X(NAME, first, last, fast, sources, tests), a line each, which tests/gpu/prove reads too.
@@ -37,6 +41,7 @@
 /* clang-format on */
 
 typedef enum kd_cuda_kernel {
+
 #define KD_CUDA_KERNEL_NAME(name, first, last, fast, sources, tests) KD_CUDA_KERNEL_##name,
     KD_CUDA_KERNELS_EACH(KD_CUDA_KERNEL_NAME)
 #undef KD_CUDA_KERNEL_NAME
@@ -54,5 +59,15 @@ typedef struct kd_cuda_choice {
  * KD_ERR_ARG: wish is none of the words above.
  */
 kd_status kd_cuda_choose(int capability, const char *wish, kd_cuda_choice *choice_out);
+
+/*
+ * How often the back end has queued that fast kernel since it was made; plain ones are not counted. A test of a
+ * fast kernel asks for it, since an operation takes the plain one where shapes do not suit the other.
+ */
+int64_t kd_cuda_runs(const kd_backend *be, kd_cuda_kernel kernel);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
