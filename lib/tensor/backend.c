@@ -22,6 +22,14 @@ void kd_backend_keep_fault(kd_backend *be, kd_status st)
     KD_CHECK(pthread_mutex_unlock(&lock) == 0);
 }
 
+kd_status kd_backend_decline(const kd_backend *be, const char *why)
+{
+    const int quiet = kd_fault_quiet(1);
+    const kd_status st = kd_fail(KD_ERR_NOT_FOUND, "%s: %s", be->device.name, why);
+    (void)kd_fault_quiet(quiet);
+    return st;
+}
+
 kd_status kd_backend_tell_fault(const kd_backend *be)
 {
     if (be->fault != KD_OK) {

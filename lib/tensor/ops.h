@@ -76,6 +76,12 @@ static inline kd_memory_usage kd_memory_usage_sum(kd_memory_usage a, kd_memory_u
     return a;
 }
 
+/* Device memory as other processes of its host name it, see memory_export: bytes, which may be sent. */
+typedef struct kd_memory_handle {
+    uint64_t size_bytes; /* of all of it */
+    unsigned char bytes[120];
+} kd_memory_handle;
+
 /* What a back end has put off: operations, and transfers beside them. Each queue runs in its own order. */
 typedef enum kd_queue { KD_QUEUE_OPERATIONS, KD_QUEUE_TRANSFERS, KD_QUEUE_COUNT } kd_queue;
 
@@ -198,7 +204,23 @@ typedef struct kd_ops {
 
     /* Zeroed, aligned to KD_ARENA_ALIGN; NULL with a fault reported. Not on the queue. */
     void *(*alloc)(kd_backend *be, kd_memory kind, size_t size_bytes);
-    void (*free)(kd_backend *be, void *memory); /* of any kind; NULL is fine */
+    /* Of any kind, and what memory_import gave; NULL is fine. Waits for the queues. */
+    void (*free)(kd_backend *be, void *memory);
+
+    /*
+     * Device memory that processes of one host share. memory_export names what alloc gave, whole;
+     * memory_import, in another process, gives that memory's address there, on whichever device it lies,
+     * until free takes it back: before the exporter frees it, or what is read is anything. The sizes of
+     * kd_memory_usage count it where it was allocated only. Queues are not ordered by it: what one of
+     * them wrote the other sees if it was told so after an event of the first.
+     *
+     * KD_ERR_NOT_FOUND: there is no such way, as on a CPU, between these devices or processes, and within
+     * one process; no line is logged, the back end has no fault, and the fault text says why.
+     * KD_ERR_PROTO: the bytes are no handle. Otherwise the back end's fault. Not on the queue.
+     */
+    kd_status (*memory_export)(kd_backend *be, void *memory, kd_memory_handle *handle_out);
+    kd_status (*memory_import)(kd_backend *be, const kd_memory_handle *handle, void **memory_out);
+
     kd_memory_usage (*memory_usage)(const kd_backend *be);
     kd_status (*wait)(kd_backend *be); /* for both queues */
     void (*destroy)(kd_backend *be);
@@ -405,7 +427,7 @@ typedef struct kd_ops {
  */
 /* clang-format off */
 #define KD_OPS_EACH(X)                                                                             \
-    X(alloc) X(free) X(memory_usage) X(wait) X(destroy)                                            \
+    X(alloc) X(free) X(memory_export) X(memory_import) X(memory_usage) X(wait) X(destroy)          \
     X(event_record) X(event_query) X(event_wait) X(transfer)                                       \
     X(upload) X(download)                                                                          \
     X(zero) X(copy) X(add)                                                                         \
@@ -521,6 +543,10 @@ KD_MUST_USE kd_status kd_backend_place(kd_backend *be,
 
 /* Keeps the first fault, with this thread's last text. Any thread; for back ends themselves. */
 void kd_backend_keep_fault(kd_backend *be, kd_status st);
+
+/* KD_ERR_NOT_FOUND, with why this cannot be had as this thread's last fault text; logs nothing. For back ends
+ * themselves. */
+KD_MUST_USE kd_status kd_backend_decline(const kd_backend *be, const char *why);
 
 /* The fault that is kept, with its text as this thread's last; KD_OK if there is none so far. Waits for
  * nothing. */

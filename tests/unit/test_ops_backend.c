@@ -24,6 +24,20 @@ Test(ops_backend, memory_of_every_kind_is_zero_and_aligned)
     kd_backend_destroy(be);
 }
 
+Test(ops_backend, a_host_declines_to_share_memory_and_has_no_fault)
+{
+    kd_backend *be = kd_test_backend(KD_F32, 1);
+    kd_memory_handle handle = {.size_bytes = 7};
+    void *memory = be->ops->alloc(be, KD_MEMORY_DEVICE, 64), *imported = NULL;
+    cr_expect_eq(be->ops->memory_export(be, memory, &handle), KD_ERR_NOT_FOUND);
+    cr_expect(strstr(kd_fault_text(), "alone") != NULL, "%s", kd_fault_text());
+    cr_expect_eq(be->ops->memory_import(be, &handle, &imported), KD_ERR_NOT_FOUND);
+    cr_expect(handle.size_bytes == 7 && imported == NULL, "outputs are untouched");
+    cr_expect_eq(kd_backend_wait(be), KD_OK);
+    be->ops->free(be, memory);
+    kd_backend_destroy(be);
+}
+
 Test(ops_backend, an_event_is_complete_once_what_was_queued_before_is)
 {
     kd_backend *be = kd_test_backend(KD_F32, 1), *other = kd_test_backend(KD_F32, 1);

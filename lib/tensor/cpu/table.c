@@ -20,6 +20,23 @@ void KD_KERNEL(free)(kd_backend *be, void *memory)
     kd_cpu_pages_free(memory);
 }
 
+static const char *const own_memory = "memory is this process's alone";
+
+kd_status KD_KERNEL(memory_export)(kd_backend *be, void *memory, kd_memory_handle *handle_out)
+{
+    (void)memory;
+    (void)handle_out;
+    return kd_backend_decline(be, own_memory);
+}
+
+kd_status
+KD_KERNEL(memory_import)(kd_backend *be, const kd_memory_handle *handle, void **memory_out)
+{
+    (void)handle;
+    (void)memory_out;
+    return kd_backend_decline(be, own_memory);
+}
+
 kd_memory_usage KD_KERNEL(memory_usage)(const kd_backend *be)
 {
     return kd_cpu_memory_usage((const kd_cpu *)be);

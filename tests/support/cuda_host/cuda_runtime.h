@@ -5,6 +5,9 @@
  * Any OS thread may call; a lock makes the calls one after another. Device memory cannot be read by the
  * host but through copies: its pages are closed while no kernel or copy runs.
  *
+ * What is exported another process of the same user can open, on the same device; the one whose it is cannot,
+ * nor can it free it as long as others have it open.
+ *
  * Streams run late: what is queued runs when somebody waits for it or asks after it, and in any order that
  * streams and events allow. The stream 0 is CUDA's legacy one: it and streams that are not NonBlocking wait
  * for each other. A kernel that faults leaves cudaErrorLaunchFailure behind, which every later call returns.
@@ -26,6 +29,8 @@ typedef enum cudaError {
     cudaErrorInvalidMemcpyDirection = 21,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorDeviceUninitialized = 201,
+    cudaErrorMapBufferObjectFailed = 205,
     cudaErrorPeerAccessUnsupported = 217,
     cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600,
@@ -72,7 +77,8 @@ enum {
     cudaStreamDefault = 0,
     cudaStreamNonBlocking = 1,
     cudaEventDefault = 0,
-    cudaEventDisableTiming = 2
+    cudaEventDisableTiming = 2,
+    cudaIpcMemLazyEnablePeerAccess = 1
 };
 
 struct cudaPointerAttributes {
@@ -81,6 +87,11 @@ struct cudaPointerAttributes {
     void *devicePointer;
     void *hostPointer;
 };
+
+/* Device memory by name, for another process. */
+typedef struct {
+    char reserved[64];
+} cudaIpcMemHandle_t;
 
 /* The members that are asked for here, of many. */
 struct cudaDeviceProp {
@@ -138,6 +149,10 @@ cudaError_t cudaHostRegister(void *p, size_t n, unsigned flags);
 cudaError_t cudaHostUnregister(void *p);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const void *p);
+
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *p);
+cudaError_t cudaIpcOpenMemHandle(void **p, cudaIpcMemHandle_t handle, unsigned flags);
+cudaError_t cudaIpcCloseMemHandle(void *p);
 
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t n, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void *dst,

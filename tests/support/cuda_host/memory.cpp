@@ -4,31 +4,22 @@
  *
  * Every allocation starts as NaN and has a fence behind it. Under AddressSanitizer the fence is poisoned.
  */
-#include "runtime.h"
+#include "memory.h"
 
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <sys/mman.h>
 #include <unistd.h>
 
 namespace kd_host
 {
-static const size_t ALIGN = 512, FENCE_BYTES = 256, PAGE = 4096;
+static const size_t ALIGN = 512, FENCE_BYTES = 256;
 
-struct device_memory {
-    char *base;
-    size_t used, high;               /* bytes; high: above it nothing was ever allocated */
-    std::map<size_t, size_t> blocks; /* offset to size */
-    bool open;
-    size_t opened_bytes; /* while it is: what was allocated since is not yet */
-};
-
-static device_memory *memories()
+device_memory *memories()
 {
-    static device_memory *all = new device_memory[8]();
+    static device_memory *all = new device_memory[DEVICES_MAX]();
     return all;
 }
 
@@ -38,13 +29,12 @@ static std::map<const char *, size_t> &pinned()
     return *all;
 }
 
-static size_t padded(size_t n)
+size_t padded(size_t n)
 {
     return (n + FENCE_BYTES + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-/* The addresses hold more than the device's bytes, for the fences. */
-static size_t range_bytes()
+size_t range_bytes()
 {
     return (device_bytes() + device_bytes() / 4 + (64u << 20)) / PAGE * PAGE;
 }
@@ -54,9 +44,9 @@ static size_t open_bytes(const device_memory &m)
     return (m.high + PAGE - 1) / PAGE * PAGE;
 }
 
-static device_memory *memory_of(const void *p)
+device_memory *memory_of(const void *p)
 {
-    for (int d = 0; d < 8; d++) {
+    for (int d = 0; d < DEVICES_MAX; d++) {
         device_memory &m = memories()[d];
         if (m.base && (const char *)p >= m.base && (const char *)p < m.base + range_bytes())
             return &m;
@@ -95,7 +85,7 @@ static void watch_faults()
     sigaction(SIGSEGV, &ours, &other_handler);
 }
 
-static bool reserve(device_memory *m)
+bool memory_reserve(device_memory *m)
 {
     static bool watching;
     if (!watching)
@@ -134,35 +124,40 @@ static void protect(device_memory *m, bool open)
 
 void memory_open(int device)
 {
-    for (int d = 0; d < 8; d++)
+    for (int d = 0; d < DEVICES_MAX; d++)
         protect(&memories()[d], device < 0 || d == device);
 }
 
 void memory_close()
 {
-    for (int d = 0; d < 8; d++)
+    for (int d = 0; d < DEVICES_MAX; d++)
         protect(&memories()[d], false);
 }
 
-/* The first gap that is large enough. */
-static size_t find_gap(const device_memory &m, size_t n)
+/* The first that is large enough. */
+size_t find_gap(const device_memory &m, size_t n, size_t align)
 {
     size_t at = 0;
-    for (const auto &[offset, size] : m.blocks) {
-        if (offset - at >= padded(n))
+    for (const auto &[offset, block] : m.blocks) {
+        if (at <= block.begin && block.begin - at >= n)
             return at;
-        at = offset + padded(size);
+        at = (block.end + align - 1) / align * align;
     }
     return at;
+}
+
+void memory_raise(device_memory *m, size_t high)
+{
+    protect(m, false);
+    if (high > m->high)
+        m->high = high;
+    protect(m, true);
 }
 
 static void fill(device_memory *m, size_t at, size_t n)
 {
     char *p = m->base + at;
-    protect(m, false);
-    if (at + padded(n) > m->high)
-        m->high = at + padded(n);
-    protect(m, true);
+    memory_raise(m, at + padded(n));
     ASAN_UNPOISON_MEMORY_REGION(p, padded(n));
     memset(p, UNINITIALISED, n);
     memset(p + n, FENCE, padded(n) - n);
@@ -181,17 +176,17 @@ static const char *broken_fence(const device_memory &m, size_t offset, size_t n)
 
 bool memory_fences_hold()
 {
-    for (int d = 0; !KD_ASAN && d < 8; d++) {
+    for (int d = 0; !KD_ASAN && d < DEVICES_MAX; d++) {
         const device_memory &m = memories()[d];
         if (!m.open)
             continue;
-        for (const auto &[offset, size] : m.blocks) {
-            const char *p = broken_fence(m, offset, size);
+        for (const auto &[offset, block] : m.blocks) {
+            const char *p = broken_fence(m, offset, block.bytes);
             if (!p)
                 continue;
             engine().fault = "somebody wrote outside global memory: at byte " +
                              std::to_string(p - m.base - (long)offset) + " of an allocation of " +
-                             std::to_string(size) + " bytes";
+                             std::to_string(block.bytes) + " bytes";
             return false;
         }
     }
@@ -217,7 +212,8 @@ bool memory_holds(const void *p, size_t n)
     if (next == m->blocks.begin())
         return false;
     --next;
-    return at - next->first <= next->second && n <= next->second - (at - next->first);
+    size_t before = at - next->first, bytes = next->second.bytes;
+    return before <= bytes && n <= bytes - before;
 }
 } // namespace kd_host
 
@@ -234,13 +230,13 @@ cudaError_t kd_host_malloc(void **p, size_t n)
     *p = nullptr;
     if (!n)
         return answer(cudaSuccess);
-    if (n > device_bytes() - m->used || !reserve(m))
+    if (n > device_bytes() - m->used || !memory_reserve(m))
         return answer(cudaErrorMemoryAllocation);
-    size_t at = find_gap(*m, n);
+    size_t at = find_gap(*m, padded(n), ALIGN);
     if (at + padded(n) > range_bytes())
         return answer(cudaErrorMemoryAllocation);
     fill(m, at, n);
-    m->blocks[at] = n;
+    m->blocks[at] = {n, at, at + padded(n), false, -1, 0, 0, 0};
     m->used += n;
     *p = m->base + at;
     KD_RACE(allocated(*p, n));
@@ -254,12 +250,16 @@ cudaError_t cudaFree(void *p)
     if (!p)
         return answer(cudaSuccess);
     auto block = m ? m->blocks.find((size_t)((char *)p - m->base)) : decltype(m->blocks.end())();
-    if (!m || block == m->blocks.end())
+    if (!m || block == m->blocks.end() || block->second.file >= 0)
         return answer(cudaErrorInvalidValue);
     finish_device((int)(m - memories()));
+    if (block->second.exported && ipc_withdraw(*m, block->first)) {
+        engine().fault = "memory is freed that another process has open";
+        set_sticky_error(cudaErrorIllegalAddress);
+    }
     KD_RACE(allocated(p, 0));
-    ASAN_POISON_MEMORY_REGION(p, padded(block->second));
-    m->used -= block->second;
+    ASAN_POISON_MEMORY_REGION(p, padded(block->second.bytes));
+    m->used -= block->second.bytes;
     m->blocks.erase(block);
     return answer(cudaSuccess);
 }
@@ -339,7 +339,7 @@ unsigned long long kd_cuda_host_allocated_bytes(void)
 {
     api_call call;
     unsigned long long n = 0;
-    for (int d = 0; d < 8; d++)
+    for (int d = 0; d < DEVICES_MAX; d++)
         n += memories()[d].used;
     return n;
 }

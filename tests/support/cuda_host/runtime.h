@@ -3,6 +3,7 @@
  *
  * device.cpp      devices, errors, control by tests
  * memory.cpp      device and pinned memory
+ * ipc.cpp         device memory that other processes open
  * stream.cpp      streams and events: who runs when
  * copy.cpp        copies and fills
  */
