@@ -92,6 +92,9 @@ typedef struct kd_event {
     kd_queue queue;
 } kd_event;
 
+/* Places in a back end's queue whose times are kept, see marks_create; each kind of back end has its own. */
+typedef struct kd_marks kd_marks;
+
 /* Where each token goes. Written by `route`, read by every MoE operation. R = kd_expert_rows(be, N, K, E). */
 typedef struct kd_route {
     kd_tensor probs;    /* (N, E) f32, softmax of the router's logits                     */
@@ -242,6 +245,20 @@ typedef struct kd_ops {
      */
     kd_event (
         *transfer)(kd_backend *be, void *dst, const void *src, size_t size_bytes, kd_event after);
+
+    /*
+     * Times for people: `mark` keeps, as number i of n, when the queue comes to where it is called; again, it
+     * is the new time. marks_elapsed never waits: false while one of two is ahead, never marked, or after a
+     * fault. marks_create: NULL with a fault reported; not on the queue. marks_destroy: NULL is fine.
+     */
+    kd_marks *(*marks_create)(kd_backend *be, int n);
+    void (*marks_destroy)(kd_backend *be, kd_marks *marks);
+    void (*mark)(kd_backend *be, kd_marks *marks, int i);
+    bool (*marks_elapsed)(kd_backend *be,
+                          const kd_marks *marks,
+                          int from,
+                          int to,
+                          double *seconds_out);
 
     /* Copies between host memory (packed) and a tensor. upload has read it when it returns; download
      * waits for it. */
@@ -429,6 +446,7 @@ typedef struct kd_ops {
 #define KD_OPS_EACH(X)                                                                             \
     X(alloc) X(free) X(memory_export) X(memory_import) X(memory_usage) X(wait) X(destroy)          \
     X(event_record) X(event_query) X(event_wait) X(transfer)                                       \
+    X(marks_create) X(marks_destroy) X(mark) X(marks_elapsed)                                      \
     X(upload) X(download)                                                                          \
     X(zero) X(copy) X(add)                                                                         \
     X(linear) X(linear_backward_x) X(linear_backward_w)                                                            \

@@ -140,6 +140,28 @@ KD_TEST(backend, an_event_that_is_not_past_leaves_no_error)
     kd_backend_destroy(be);
 }
 
+KD_TEST(backend, a_mark_that_is_ahead_is_not_waited_for)
+{
+    kd_backend *be = create(0);
+    const kd_tensor t = take(be, 64, 64);
+    kd_marks *marks = be->ops->marks_create(be, 2);
+    double s = -1;
+    int n_asked = 0;
+    be->ops->mark(be, marks, 0);
+    for (int i = 0; i < 3; i++)
+        be->ops->zero(be, t);
+    be->ops->mark(be, marks, 1);
+    while (!be->ops->marks_elapsed(be, marks, 0, 1, &s)) {
+        n_asked++;
+        KD_EXPECT(s == -1 && cudaGetLastError() == cudaSuccess, "after a question");
+    }
+    KD_EXPECT(n_asked > 0, "or it was waited for");
+    KD_EXPECT(s >= 0 && s < 600, std::to_string(s));
+    be->ops->marks_destroy(be, marks);
+    be->ops->free(be, t.data);
+    kd_backend_destroy(be);
+}
+
 #ifndef __CUDACC__
 /* Late as the device is, it has not run one that nobody asked for: what it copies is still to be changed. */
 KD_TEST(backend, operations_wait_for_no_transfer_unasked)

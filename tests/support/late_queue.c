@@ -9,6 +9,7 @@ static late_queue *queue_of(const kd_backend *be)
 void late_queue_catch_up(late_queue *queue)
 {
     queue->n_past = queue->n_recorded;
+    queue->n_marks_past = queue->n_marked;
 }
 
 static void stop(late_queue *queue)
@@ -63,6 +64,22 @@ static void wait_noted(kd_backend *be, kd_event event)
     }
 }
 
+static void mark_counted(kd_backend *be, kd_marks *marks, int i)
+{
+    late_queue *queue = queue_of(be);
+    queue->n_marked++;
+    queue->ops->mark(be, marks, i);
+}
+
+/* Of one that is ahead nothing is told, and no time passes by asking. */
+static bool
+elapsed_late(kd_backend *be, const kd_marks *marks, int from, int to, double *seconds_out)
+{
+    const late_queue *queue = queue_of(be);
+    return queue->n_marks_past == queue->n_marked &&
+           queue->ops->marks_elapsed(be, marks, from, to, seconds_out);
+}
+
 void late_queue_take(late_queue *queue, kd_backend *be)
 {
     *queue = (late_queue){.table = *be->ops, .be = be, .ops = be->ops};
@@ -72,6 +89,8 @@ void late_queue_take(late_queue *queue, kd_backend *be)
     queue->table.event_record = record;
     queue->table.event_query = is_past;
     queue->table.event_wait = wait_noted;
+    queue->table.mark = mark_counted;
+    queue->table.marks_elapsed = elapsed_late;
     be->ops = &queue->table;
 }
 

@@ -76,7 +76,7 @@ Test(ops_device, embeddings_of_small_and_large_tables_agree)
 /* What has no tensors. */
 static bool is_administration(int op)
 {
-    return op <= DEVICE_transfer;
+    return op <= DEVICE_marks_elapsed;
 }
 
 Test(ops_device, every_operation_with_tensors_is_compared)

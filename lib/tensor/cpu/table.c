@@ -1,6 +1,9 @@
 /* The table of operations of one instruction level, and what stands in it without a loop of its own. */
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "tensor/cpu/cpu.h"
 #include "tensor/cpu/level.h"
 
@@ -78,6 +81,50 @@ KD_KERNEL(transfer)(kd_backend *be, void *dst, const void *src, size_t size_byte
     kd_event event = KD_KERNEL(event_record)(be);
     event.queue = KD_QUEUE_TRANSFERS;
     return event;
+}
+
+/* An operation is done when it returns: the host's clock is the queue's. */
+struct kd_marks {
+    int n;
+    uint64_t at_ns[]; /* (n); 0: never marked */
+};
+
+kd_marks *KD_KERNEL(marks_create)(kd_backend *be, int n)
+{
+    (void)be;
+    KD_CHECK(n >= 0);
+    kd_marks *marks = calloc(1, sizeof *marks + (size_t)n * sizeof *marks->at_ns);
+    if (marks == NULL) {
+        (void)kd_fail(KD_ERR_NOMEM, "no memory for %d marks", n);
+        return NULL;
+    }
+    marks->n = n;
+    return marks;
+}
+
+void KD_KERNEL(marks_destroy)(kd_backend *be, kd_marks *marks)
+{
+    (void)be;
+    free(marks);
+}
+
+void KD_KERNEL(mark)(kd_backend *be, kd_marks *marks, int i)
+{
+    KD_CHECK(i >= 0 && i < marks->n);
+    if (be->fault == KD_OK) {
+        marks->at_ns[i] = kd_clock_monotonic_ns();
+    }
+}
+
+bool KD_KERNEL(
+    marks_elapsed)(kd_backend *be, const kd_marks *marks, int from, int to, double *seconds_out)
+{
+    KD_CHECK(from >= 0 && from < marks->n && to >= 0 && to < marks->n);
+    if (be->fault != KD_OK || marks->at_ns[from] == 0 || marks->at_ns[to] == 0) {
+        return false;
+    }
+    *seconds_out = ((double)marks->at_ns[to] - (double)marks->at_ns[from]) * 1e-9;
+    return true;
 }
 
 void KD_KERNEL(destroy)(kd_backend *be)
