@@ -22,6 +22,7 @@
 #include "message/yaml.h"
 #include "train/checkpoint.h"
 #include "worker/lineage.h"
+#include "worker/step_parts.h"
 
 #define LOG_EVERY_S 10.0
 
@@ -188,19 +189,30 @@ write_metrics(output *out, uint64_t step, const kd_step_result *r, const Kd__Ste
     kd_text_add(&header, ",learning_rate,gradient_norm,tokens_per_second,stall_share");
     kd_text_printf(&row, ",%.9g,%.9g,%.1f,%.4f", r->learning_rate, r->gradient_norm,
                    metrics->tokens_per_second, metrics->stall_share);
+    for (size_t i = 0; i < metrics->n_parts; i++) {
+        kd_text_printf(&header, ",%s_ms", metrics->parts[i]->name);
+        kd_text_add(&row, ",");
+        if (metrics->parts[i]->has_seconds) {
+            kd_text_printf(&row, "%.3f", metrics->parts[i]->seconds * 1e3);
+        }
+    }
     const kd_status st =
         add_row(out, &out->metrics, "metrics.csv", header.failed ? NULL : header.data, step, &row);
     kd_text_release(&header);
     return st;
 }
 
-/* The message borrows the losses from `losses` and `pointers`, (KD_LOSSES_MAX) each. */
-static Kd__StepMetrics make_metrics(uint64_t step,
-                                    const kd_step_result *r,
-                                    double step_s,
-                                    Kd__Loss *losses,
-                                    Kd__Loss **pointers)
+/* What a message of a step borrows. */
+typedef struct step_storage {
+    Kd__Loss losses[KD_LOSSES_MAX];
+    Kd__Loss *pointers[KD_LOSSES_MAX];
+    step_parts parts;
+} step_storage;
+
+static Kd__StepMetrics
+make_metrics(uint64_t step, const kd_step_result *r, double step_s, step_storage *storage)
 {
+    Kd__Loss *losses = storage->losses;
     Kd__StepMetrics metrics = KD__STEP_METRICS__INIT;
     for (int i = 0; i < r->n_losses; i++) {
         kd__loss__init(&losses[i]);
@@ -208,10 +220,13 @@ static Kd__StepMetrics make_metrics(uint64_t step,
         losses[i].has_raw = losses[i].has_weighted = r->losses[i].computed;
         losses[i].raw = r->losses[i].raw;
         losses[i].weighted = r->losses[i].weighted;
-        pointers[i] = &losses[i];
+        storage->pointers[i] = &losses[i];
     }
     metrics.n_losses = (size_t)r->n_losses;
-    metrics.losses = pointers;
+    metrics.losses = storage->pointers;
+    step_parts_fill(&storage->parts, &r->times);
+    metrics.n_parts = KD_STEP_PARTS;
+    metrics.parts = storage->parts.list;
     metrics.has_step = metrics.has_time = metrics.has_loss = metrics.has_learning_rate = 1;
     metrics.has_gradient_norm = metrics.has_tokens_per_second = metrics.has_stall_share = 1;
     metrics.step = step;
@@ -249,10 +264,9 @@ static void prune(output *out)
 kd_status output_add_step(output *out, uint64_t step, const kd_step_result *result, double step_s)
 {
     prune(out); /* a step was made from what was saved: no loss was out of bounds */
-    Kd__Loss losses[KD_LOSSES_MAX];
-    Kd__Loss *pointers[KD_LOSSES_MAX];
+    step_storage storage;
     Kd__RankMessage message = KD__RANK_MESSAGE__INIT;
-    Kd__StepMetrics metrics = make_metrics(step, result, step_s, losses, pointers);
+    Kd__StepMetrics metrics = make_metrics(step, result, step_s, &storage);
 
     message.body_case = KD__RANK_MESSAGE__BODY_STEP;
     message.step = &metrics;

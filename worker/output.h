@@ -2,7 +2,8 @@
  * output.h - what the student leader leaves behind, on disk and with the daemon.
  *
  *   OUTPUT/job.yaml            the job as it runs
- *   OUTPUT/metrics.csv         step,time,loss,<losses>,learning_rate,gradient_norm,tokens_per_second,stall_share
+ *   OUTPUT/metrics.csv         step,time,loss,<losses>,learning_rate,gradient_norm,tokens_per_second,stall_share,
+ *                              <parts>
  *   OUTPUT/evaluation.csv      step,loss,perplexity,accuracy,tokens
  *   OUTPUT/changes.jsonl       live values that changed, and from which step on (live_file.h)
  *   OUTPUT/checkpoints/        train/checkpoint.h
@@ -10,7 +11,9 @@
  *
  * Steps here count those made: the first row's is 1. Rows that this attempt makes again, or that another
  * run left, go when its first row comes. Losses are raw means, time is seconds
- * since 1970, stall_share the share of the step that the leader waited for signals.
+ * since 1970, stall_share the share of the step that the leader waited for signals. Parts are milliseconds of
+ * the step on the leader's device, one column for each of train/step_time.h ("forward_ms"), empty where it did
+ * not take place.
  *
  * Every function blocks on the disk.
  */

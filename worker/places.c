@@ -4,8 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "train/device.h"
+#include "worker/step_parts.h"
+
+#define TIMES_EVERY_S 0.5 /* a heartbeat may have them; steps may be much shorter */
 
 kd_status places_add(places *p, const kd_backend *be, const char *role)
 {
@@ -43,6 +47,7 @@ static void report(const places *p,
                    Kd__RankStatus **list)
 {
     Kd__Heartbeat heartbeat = KD__HEARTBEAT__INIT;
+    step_parts parts;
     for (size_t i = 0; i < p->n; i++) {
         kd_device_text(p->at[i].be, texts[i]);
         kd__rank_status__init(&reports[i]);
@@ -52,18 +57,32 @@ static void report(const places *p,
         reports[i].memory_bytes = bytes_in_use(p->at[i].be);
         list[i] = &reports[i];
     }
+    if (p->has_times) {
+        step_parts_fill(&parts, &p->times);
+        reports[0].parts = parts.list;
+        reports[0].n_parts = KD_STEP_PARTS;
+    }
     heartbeat.places = list;
     heartbeat.n_places = p->n;
     rank_link_set_places(link, &heartbeat);
 }
 
+void places_set_times(places *p, const kd_step_times *times)
+{
+    p->times = *times;
+    p->told_at_s = p->has_times ? p->told_at_s : 0.0; /* the first ones at once */
+    p->has_times = p->has_later_times = true;
+}
+
 void places_tell(places *p, rank_link *link)
 {
+    const double now_s = kd_clock_monotonic_s();
     uint64_t bytes = 0;
     for (size_t i = 0; i < p->n; i++) {
         bytes += bytes_in_use(p->at[i].be);
     }
-    if (link == NULL || p->n == 0 || bytes == p->told_bytes) {
+    const bool has_times = p->has_later_times && now_s - p->told_at_s >= TIMES_EVERY_S;
+    if (link == NULL || p->n == 0 || (bytes == p->told_bytes && !has_times)) {
         return;
     }
     char(*texts)[KD_DEVICE_TEXT_BYTES] = calloc(p->n, sizeof *texts);
@@ -72,6 +91,8 @@ void places_tell(places *p, rank_link *link)
     if (texts != NULL && reports != NULL && list != NULL) { /* else at the next chance */
         report(p, link, texts, reports, list);
         p->told_bytes = bytes;
+        p->told_at_s = now_s;
+        p->has_later_times = false;
     }
     free(list);
     free(reports);

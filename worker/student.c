@@ -310,6 +310,7 @@ static kd_status train_step(student_rank *rank, uint64_t step)
            (unsigned long long)step + 1, step_s, result.stall_s);
     rank->w->done = step + 1;
     rank_link_set_step(rank->w->link, step + 1);
+    places_set_times(&rank->places, &result.times);
     places_tell(&rank->places, rank->w->link);
     return is_leader(rank) ? output_add_step(&rank->output, step + 1, &result, step_s) : KD_OK;
 }

@@ -191,6 +191,7 @@ kd_status teacher_rank_prepare(worker *w, teacher_rank *rank)
                                  &rank->source);
     }
     if (!st) {
+        rank->clock = kd_step_clock_of(rank->be);
         char role[PLACE_ROLE_BYTES];
         (void)snprintf(role, sizeof role, "teachers.%d", rank->teacher);
         st = places_add(&rank->places, rank->be, role);
@@ -221,13 +222,25 @@ static kd_status teach_batch(teacher_rank *rank, uint64_t m, uint64_t groups)
     kd_channel *channel = rank->channel;
     void *message = NULL;
     kd_status st = channel->ops->begin_send(channel, m, &message);
+    kd_step_clock_close(&rank->clock, KD_STEP_SIGNALS);
     if (!st) {
         st = teacher_source_fill(&rank->source, m, groups, message);
+        kd_step_clock_close(&rank->clock, KD_STEP_TEACHER);
     }
     if (!st) {
         st = channel->ops->end_send(channel, m, rank->be->ops->event_record(rank->be));
     }
     return st;
+}
+
+/* Times are those of a step that the queue is past, be it an earlier one: nobody waits for them. */
+static void tell_places(teacher_rank *rank)
+{
+    kd_step_times times;
+    if (rank->channel != NULL && kd_step_clock_read(&rank->clock, &times)) {
+        places_set_times(&rank->places, &times);
+    }
+    places_tell(&rank->places, rank->w->link);
 }
 
 /* This rank's micro-batches of one step, with what its order says travels. */
@@ -239,6 +252,7 @@ static kd_status teach_step(teacher_rank *rank, const kd_step_order *order)
     const step_span span = span_of_step(rank->w, order->step);
 
     kd_status st = rank->channel->ops->open_step(rank->channel, span.first_m, span.end_m, groups);
+    kd_step_clock_begin(&rank->clock, (int64_t)((span.end_m - span.first_m) / n_replicas + 1) * 2);
     for (uint64_t m = span.first_m; !st && groups != 0 && m < span.end_m; m++) {
         if (m % n_replicas == mine) {
             st = teach_batch(rank, m, groups);
@@ -266,7 +280,7 @@ kd_status teacher_rank_run(teacher_rank *rank, worker_outcome *outcome_out)
             st = teach_step(rank, &order);
         }
         rank_link_set_step(w->link, step + 1);
-        places_tell(&rank->places, w->link);
+        tell_places(rank);
     }
     if (!st && rank->channel != NULL) {
         st = rank->channel->ops->flush(rank->channel);
@@ -285,6 +299,7 @@ void teacher_rank_release(teacher_rank *rank)
     kd_channel_destroy(rank->channel);
     orders_close(&rank->orders);
     teacher_source_close(&rank->source);
+    kd_step_clock_release(&rank->clock);
     kd_backend_destroy(rank->be);
     teaching_release(&rank->teaching);
 }

@@ -76,6 +76,7 @@ typedef struct teacher_rank {
     int teacher; /* whose replica this is */
     teaching teaching;
     kd_backend *be;
+    kd_step_clock clock; /* of its queue */
     teacher_source source;
     places places;
     kd_channel *channel; /* NULL if no loss needs its signals: then it only follows orders */

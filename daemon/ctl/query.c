@@ -106,7 +106,15 @@ static void print_rank(const Kd__RankStatus *rank)
     ctl_print_text(rank->role);
     (void)fputs(" on ", stdout);
     ctl_print_text(rank->device);
-    printf(", %.1f MiB in use\n", (double)rank->memory_bytes / 1048576.0);
+    printf(", %.1f MiB in use", (double)rank->memory_bytes / 1048576.0);
+    for (size_t i = 0, n = 0; i < rank->n_parts; i++) {
+        if (rank->parts[i]->has_seconds) {
+            (void)fputs(n++ == 0 ? ", ms a step: " : ", ", stdout);
+            ctl_print_text(rank->parts[i]->name);
+            printf(" %.1f", rank->parts[i]->seconds * 1e3);
+        }
+    }
+    puts("");
 }
 
 static void print_status(const Kd__JobStatus *s)
@@ -190,8 +198,13 @@ static void print_metrics_header(const Kd__StepMetrics *first, bool csv)
     for (size_t i = 0; i < first->n_losses; i++) {
         printf(csv ? ",%s" : " %10s", first->losses[i]->name);
     }
-    puts(csv ? ",learning_rate,gradient_norm,tokens_per_second,stall_share"
-             : "         lr  grad norm   tokens/s  stalled");
+    (void)fputs(csv ? ",learning_rate,gradient_norm,tokens_per_second,stall_share"
+                    : "         lr  grad norm   tokens/s  stalled",
+                stdout);
+    for (size_t i = 0; i < first->n_parts; i++) {
+        printf(csv ? ",%s_ms" : " %9s", first->parts[i]->name);
+    }
+    puts("");
 }
 
 static void print_metrics_row(const Kd__StepMetrics *m, bool csv)
@@ -208,8 +221,16 @@ static void print_metrics_row(const Kd__StepMetrics *m, bool csv)
             printf("%s", csv ? "," : "          -");
         }
     }
-    printf(csv ? ",%.9g,%.9g,%.1f,%.4f\n" : " %10.3g %10.4f %10.0f %8.3f\n", m->learning_rate,
+    printf(csv ? ",%.9g,%.9g,%.1f,%.4f" : " %10.3g %10.4f %10.0f %8.3f", m->learning_rate,
            m->gradient_norm, m->tokens_per_second, m->stall_share);
+    for (size_t i = 0; i < m->n_parts; i++) {
+        if (m->parts[i]->has_seconds) {
+            printf(csv ? ",%.3f" : " %9.1f", m->parts[i]->seconds * 1e3);
+        } else {
+            printf("%s", csv ? "," : "         -");
+        }
+    }
+    puts("");
 }
 
 static void print_metrics(const Kd__Reply *reply, void *user)

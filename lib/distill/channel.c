@@ -3,7 +3,6 @@
  */
 #include "distill/channel.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -149,7 +148,7 @@ kd_status kd_channel_create_local(const kd_local_settings *settings, kd_channel 
     if (local == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for a channel");
     }
-    *local = (local_channel){.base.ops = &local_ops,
+    *local = (local_channel){.base = {.ops = &local_ops, .is_local = true},
                              .produce = settings->produce,
                              .user = settings->user,
                              .writer = settings->writer,

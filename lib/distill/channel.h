@@ -24,6 +24,7 @@
 #ifndef KD_DISTILL_CHANNEL_H
 #define KD_DISTILL_CHANNEL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -48,6 +49,7 @@ typedef struct kd_channel_ops {
 
 struct kd_channel {
     const kd_channel_ops *ops;
+    bool is_local;           /* receive runs the teacher: its time is work, not waiting */
     uint64_t stall_ns;       /* time spent blocked in begin_send or receive, in all */
     uint64_t bytes_moved;    /* in all */
     uint64_t messages_moved; /* in all; those of which some group travelled */

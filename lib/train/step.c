@@ -124,6 +124,10 @@ static kd_status receive(kd_trainer *trainer, uint64_t m)
         if (channel != NULL) {
             st = channel->ops->receive(channel, m, &trainer->messages[i]);
         }
+        if (trainer->messages[i] != NULL) {
+            kd_step_clock_close(&trainer->clock,
+                                channel->is_local ? KD_STEP_TEACHER : KD_STEP_SIGNALS);
+        }
     }
     return st;
 }
@@ -149,6 +153,7 @@ static kd_status run_batch(kd_trainer *trainer, const kd_batch *batch, uint64_t 
     const kd_tensor labels = upload_labels(trainer, batch);
 
     kd_decoder_forward(trainer->decoder, batch);
+    kd_step_clock_close(&trainer->clock, KD_STEP_FORWARD);
     kd_status st = receive(trainer, m); /* after the forward pass: messages had time to come */
     if (st) {
         return st;
@@ -156,7 +161,9 @@ static kd_status run_batch(kd_trainer *trainer, const kd_batch *batch, uint64_t 
     const kd_tensor d_hidden =
         kd_objective_run(trainer->objective, trainer->decoder, batch->n_batch * batch->n_tokens,
                          labels, trainer->messages);
+    kd_step_clock_close(&trainer->clock, KD_STEP_LOSS);
     kd_decoder_backward(trainer->decoder, d_hidden);
+    kd_step_clock_close(&trainer->clock, KD_STEP_BACKWARD);
     return release(trainer, m);
 }
 
@@ -188,8 +195,12 @@ static kd_status reduce_step(kd_trainer *trainer, const kd_reduce *reduce)
         return KD_OK;
     }
     be->ops->download(be, trainer->sums, sums);
-    const kd_status st = kd_optimizer_reduce(trainer->optimizer, reduce);
-    return st ? st : reduce->sum_f64(reduce->user, trainer->sums, kd_tensor_elements(sums));
+    kd_status st = kd_optimizer_reduce(trainer->optimizer, reduce);
+    if (!st) {
+        st = reduce->sum_f64(reduce->user, trainer->sums, kd_tensor_elements(sums));
+    }
+    kd_step_clock_close(&trainer->clock, KD_STEP_REDUCE);
+    return st;
 }
 
 /* Of the gradients of what is exported, together. */
@@ -270,6 +281,7 @@ finish(kd_trainer *trainer, const kd_step_result *result, bool alone, double *no
     if (result->updated) {
         kd_optimizer_apply(trainer->optimizer, result->learning_rate, sums);
     }
+    kd_step_clock_close(&trainer->clock, KD_STEP_UPDATE);
     be->ops->download(be, norm_sq, trainer->optimizer->norm_sq);
     if (alone) {
         be->ops->download(be, trainer->sums, sums);
@@ -300,6 +312,7 @@ static kd_status conclude(kd_trainer *trainer,
         st = check_norms(trainer, step, norm_sq);
     }
     if (!st) {
+        (void)kd_step_clock_read(&trainer->clock, &result->times); /* all is past: true */
         result->gradient_norm = exported_norm(trainer->optimizer, norm_sq);
     }
     if (!st && result->updated) {
@@ -319,6 +332,12 @@ static uint64_t stalls_ns(const kd_trainer *trainer)
     return sum;
 }
 
+/* At most: forward, loss, backward and each teacher's part of every micro-batch; count, reduce and update. */
+static int64_t parts_of_step(const kd_trainer *trainer, const kd_step_work *work)
+{
+    return work->n_batches * (3 + trainer->n_teachers) + 3;
+}
+
 /* A step, which updates the weights only if it should. */
 static kd_status pass(kd_trainer *trainer,
                       const kd_step_work *work,
@@ -328,10 +347,12 @@ static kd_status pass(kd_trainer *trainer,
                       kd_step_result *result_out)
 {
     step_counts counts = {.sums = {0}};
+    kd_step_clock_begin(&trainer->clock, parts_of_step(trainer, work));
     kd_status st = count(trainer, work, reduce, &counts);
     if (st) {
         return st;
     }
+    kd_step_clock_close(&trainer->clock, KD_STEP_COUNT);
     const bool labelled = counts.batches[LABELLED] > 0;
     kd_optimizer_clear(trainer->optimizer);
     kd_objective_begin(trainer->objective, work->step, counts.rows, labelled);
@@ -345,6 +366,7 @@ static kd_status pass(kd_trainer *trainer,
         .learning_rate = kd_learning_rate_at(trainer->training, work->step),
         .updated = update && kd_objective_teaches(trainer->objective),
         .stall_s = (double)stall_ns * 1e-9,
+        .times = kd_step_times_none(),
     };
     if (!st) {
         st = conclude(trainer, work->step, labelled, reduce, &result);

@@ -22,6 +22,7 @@
 #include "train/optimizer.h"
 #include "train/reduce.h"
 #include "train/source.h"
+#include "train/step_time.h"
 
 typedef struct kd_trainer_settings {
     const Kd__Objective *objective; /* completed (objective.h); copied */
@@ -44,10 +45,11 @@ typedef struct kd_step_result {
     double loss;          /* the weighted sum */
     double gradient_norm; /* of the exported groups' mean gradient, before clipping */
     double learning_rate;
-    double accuracy;   /* share of labelled rows whose largest logit is the label; 0 without */
-    uint64_t n_tokens; /* labelled rows of the global batch; all of them without labels */
-    bool updated;      /* false: no loss had a weight and rows; the weights stay as they were */
-    double stall_s;    /* that this rank waited for signals */
+    double accuracy;     /* share of labelled rows whose largest logit is the label; 0 without */
+    uint64_t n_tokens;   /* labelled rows of the global batch; all of them without labels */
+    bool updated;        /* false: no loss had a weight and rows; the weights stay as they were */
+    double stall_s;      /* that this rank waited for signals */
+    kd_step_times times; /* on this rank, by part */
 } kd_step_result;
 
 typedef struct kd_trainer kd_trainer;

@@ -141,7 +141,11 @@ kd_status kd_trainer_create(kd_parameters *params,
         return kd_fail(KD_ERR_NOMEM, "no memory for a trainer");
     }
     *trainer = (kd_trainer){
-        .params = params, .max_batch = settings->max_batch, .n_tokens = settings->n_tokens};
+        .params = params,
+        .max_batch = settings->max_batch,
+        .n_tokens = settings->n_tokens,
+        .clock = kd_step_clock_of(params->be),
+    };
     const kd_status st = build(trainer, settings, teachers, n_teachers);
     if (st) {
         kd_trainer_destroy(trainer);
@@ -157,6 +161,7 @@ void kd_trainer_destroy(kd_trainer *trainer)
         return;
     }
     kd_backend *be = trainer->params->be;
+    kd_step_clock_release(&trainer->clock);
     kd_optimizer_destroy(trainer->optimizer);
     kd_decoder_destroy(trainer->decoder);
     kd_objective_destroy(trainer->objective);

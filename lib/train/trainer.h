@@ -18,6 +18,7 @@ struct kd_trainer {
     int32_t *real;    /* (max_batch * T), host: 0, or -100 for padding */
     double *sums;     /* (n) of the objective's, host */
     int n_teachers;
+    kd_step_clock clock;         /* of the parts of a step; owned */
     void **messages;             /* (n_teachers) of the micro-batch under way; owned */
     kd_channel *const *channels; /* (n_teachers) of the step under way, or NULL */
     bool idles;                  /* the last step made no update, which was told */

@@ -18,6 +18,8 @@ wait_for 60 at_step 3 5 # there is something to resume from
 wait_for 5 eval '[[ $(status 3 "ranks | length") = 2 ]]' # they tell with their heartbeats
 expect 0 'rank 0 +student on emulated device 0, number 0, [0-9.]* MiB in use' distillctl show 3
 expect 0 'rank 1 +teachers.0 on emulated device 0, number 0, [0-9.]* MiB in use' distillctl show 3
+wait_for 5 eval '[[ $(status 3 "ranks | map(select(.parts != [])) | length") = 2 ]]'
+expect 0 'rank 1 +teachers.0 .* in use, ms a step: teacher [0-9.]*, signals [0-9.]*' distillctl show 3
 stop_daemon KILL
 pkill -KILL -f "$worker.*$dir" || fail "no rank was there to be killed"
 start_daemon --worker "$worker"

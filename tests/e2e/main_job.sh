@@ -26,6 +26,10 @@ for file in final/model.safetensors final/config.json final/tokenizer.json metri
 done
 equal "rows of metrics.csv" "$(wc -l <"$dir/student/metrics.csv")" 21
 equal "rows of metrics" "$(distillctl metrics "$student" --csv | wc -l)" 21
+equal "columns of metrics" "$(distillctl metrics "$student" --csv | head -n 1)" "$(head -n 1 "$dir/student/metrics.csv")"
+equal "parts of a step" "$(distillctl metrics "$student" --json | jq -r '.steps[19].parts | map(select(.seconds >= 0).name) | join(",")')" \
+    count,forward,signals,loss,backward,update
+equal "the same in both" "$(distillctl metrics "$student" --csv | cut -d, -f10-)" "$(cut -d, -f10- "$dir/student/metrics.csv")"
 first=$(sed -n 2p "$dir/student/metrics.csv" | cut -d, -f3)
 last=$(tail -n 1 "$dir/student/metrics.csv" | cut -d, -f3)
 awk -v a="$first" -v b="$last" 'BEGIN { exit !(b < 0.8 * a) }' || fail "the loss went from $first to $last"
@@ -46,6 +50,9 @@ waiting=$(distillctl submit "$dir/teacher.yaml" --set output="$dir/waiting" --af
 wait_for 20 at_step "$slow" 1
 wait_for 5 eval '[[ $(status "$slow" "ranks | length") = 2 ]]' # they tell with their heartbeats
 expect 0 'rank 1 +student on cpu [a-z0-9]*, 1 thread, [0-9.]* MiB in use' distillctl show "$slow"
+wait_for 5 eval '[[ $(status "$slow" "ranks | map(select(.parts != [])) | length") = 2 ]]'
+expect 0 'rank 1 .* in use, ms a step: count [0-9.]*, forward [0-9.]*, loss [0-9.]*, backward [0-9.]*, reduce [0-9.]*, update [0-9.]*' \
+    distillctl show "$slow"
 equal "ranks that hold memory" "$(status "$slow" 'ranks | map(select(.role == "student" and .memory_bytes > 1e5).rank) | @csv')" 0,1
 expect 0 '' distillctl cancel "$slow"
 expect 1 '' distillctl watch "$slow"

@@ -73,10 +73,14 @@ expect_code() {
 # expect_same_losses FILE FILE [ROWS]: steps and losses of two runs differ by rounding only.
 expect_same_losses() {
     paste -d, "$1" "$2" | awk -F, -v names="$1 $2" -v rows="${3:-12}" '
-        NR == 1 { n = NF / 2; next }
+        NR == 1 {
+            n = NF / 2
+            for (i = 1; i <= n; i++) timed[i] = $i ~ /^time$|^tokens_per_second$|^stall_share$|_ms$/
+            next
+        }
         {
             for (i = 1; i <= n; i++) {
-                if (i == 2 || i > n - 2) continue # times and rates
+                if (timed[i]) continue
                 difference = $i - $(i + n); size = $i < 0 ? -$i : $i
                 if (difference < 0) difference = -difference
                 if (difference > 1e-5 * size) { print names ": row " NR - 1 ": " $i " and " $(i + n); exit 1 }
@@ -86,9 +90,25 @@ expect_same_losses() {
         fail "losses differ"
 }
 
+# expect_parts FILE PART...: in each row these parts of the step have a time, none below 0, and no others.
+expect_parts() {
+    local file=$1
+    shift
+    awk -F, -v expected="$*" '
+        NR == 1 { for (i = 1; i <= NF; i++) if (sub(/_ms$/, "", $i)) name[i] = $i; next }
+        {
+            found = ""
+            for (i = 1; i <= NF; i++) if ((i in name) && $i != "") { found = found (found == "" ? "" : " ") name[i]; if ($i < 0) bad = 1 }
+            if (bad || found != expected) { print FILENAME ": row " NR - 1 ": found " found ", expected " expected; exit 1 }
+        }
+        END { if (NR < 2) exit 1 }' "$file" >&2 || fail "parts of a step"
+}
+
 case_roles() {
     make_teacher
+    expect_parts teacher/metrics.csv count forward loss backward update
     run 1 student.yaml output=both teachers.0.resources.ranks=0
+    expect_parts both/metrics.csv count forward teacher loss backward update
     local roles students teachers transport
     for roles in 1:1 1:2 2:1 2:2; do
         teachers=${roles%:*} students=${roles#*:}
@@ -96,6 +116,7 @@ case_roles() {
             run $((students + teachers)) student.yaml output=run "teachers.0.transport=$transport" \
                 "student.resources.ranks=$students" "teachers.0.resources.ranks=$teachers"
             expect_same_losses both/metrics.csv run/metrics.csv
+            expect_parts run/metrics.csv count forward signals loss backward $([ $students = 1 ] || echo reduce) update
             # 12 steps of 4 micro-batches, of which the leader takes its share.
             grep -q "rank 0: signals: $((48 / students)) messages" log || fail "signals are not counted: $roles"
             rm -r run && : >log
@@ -614,8 +635,10 @@ case_cuda() {
     for pair in cuda:cuda cuda:cpu cpu:cuda; do # teacher:student
         run 2 student.yaml output=$pair $t.device=${pair%:*} $s.device=${pair#*:} "${few[@]}"
         expect_same_losses cpu:cpu/metrics.csv $pair/metrics.csv 2
+        expect_parts $pair/metrics.csv count forward signals loss backward update
         run 1 student.yaml output=beside-$pair $t.ranks=0 $t.device=${pair%:*} $s.device=${pair#*:} "${few[@]}"
         expect_same_losses cpu:cpu/metrics.csv beside-$pair/metrics.csv 2
+        expect_parts beside-$pair/metrics.csv count forward teacher loss backward update
     done
     run 2 student.yaml output=shared $t.ranks=0 $s.ranks=2 "${few[@]}" # one device, two ranks
     expect_same_losses cpu:cpu/metrics.csv shared/metrics.csv 2
