@@ -28,6 +28,39 @@
     unsigned char kd_dyn_shared[];                                                                 \
     T *name = (T *)kd_dyn_shared
 
+/* A launch as the runtime takes it; must not be moved. */
+struct kd_launch_config {
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute attribute;
+
+    kd_launch_config(dim3 grid, dim3 block, unsigned cluster, size_t smem, cudaStream_t stream)
+    {
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = cluster;
+        attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+        config.gridDim = grid;
+        config.blockDim = block;
+        config.dynamicSmemBytes = smem;
+        config.stream = stream;
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+    }
+
+    kd_launch_config(const kd_launch_config &) = delete;
+};
+
+/* What a kernel must be allowed before such a launch. */
+static inline cudaError_t kd_allow(const void *kernel, unsigned cluster, size_t smem)
+{
+    cudaError_t error = cudaSuccess;
+    if (smem > KD_SHARED_UNASKED)
+        error =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
+    if (!error && cluster > 8)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    return error;
+}
+
 /*
  * Queues kernel(args...) on the stream. A cluster of 0 or 1 is none; smem in bytes: more than KD_SHARED_UNASKED
  * is asked for, which is done here and nowhere else. What is wrong with the launch is returned; what
@@ -42,25 +75,21 @@ static inline cudaError_t kd_launch(void (*kernel)(P...),
                                     cudaStream_t stream,
                                     A... args)
 {
-    cudaError_t error = cudaSuccess;
-    cudaLaunchAttribute attribute;
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = cluster;
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = block;
-    config.dynamicSmemBytes = smem;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = cluster > 1;
-    if (smem > KD_SHARED_UNASKED)
-        error = cudaFuncSetAttribute((const void *)kernel,
-                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)smem);
-    if (!error && cluster > 8)
-        error = cudaFuncSetAttribute((const void *)kernel,
-                                     cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    return error ? error : cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
+    kd_launch_config launch(grid, block, cluster, smem, stream);
+    const cudaError_t error = kd_allow((const void *)kernel, cluster, smem);
+    launch.config.numAttrs = cluster > 1;
+    return error ? error : cudaLaunchKernelEx(&launch.config, kernel, static_cast<P>(args)...);
+}
+
+/* How many clusters of such a launch the current device runs at once; none where it has no room for one. */
+template <class... P>
+static inline cudaError_t
+kd_clusters_at_once(void (*kernel)(P...), dim3 block, unsigned cluster, size_t smem, int *n_out)
+{
+    kd_launch_config launch(cluster, block, cluster, smem, nullptr);
+    const cudaError_t error = kd_allow((const void *)kernel, cluster, smem);
+    return error ? error
+                 : cudaOccupancyMaxActiveClusters(n_out, (const void *)kernel, &launch.config);
 }
 
 #else

@@ -6,6 +6,13 @@
 #ifndef KD_TENSOR_CUDA_HOPPER_H
 #define KD_TENSOR_CUDA_HOPPER_H
 
+/* Whether this pass of the compiler is for a device that has clusters; kernels of clusters are empty in the others. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define KD_HAS_CLUSTERS 0
+#else
+#define KD_HAS_CLUSTERS 1
+#endif
+
 #ifdef __CUDACC__
 #include <cuda.h>
 

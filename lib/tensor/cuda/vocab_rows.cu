@@ -6,52 +6,17 @@
  * column by column. A thread meets the same columns both times, so the gradient may take the place
  * of the logits.
  */
-#include "tensor/cuda/vocab_rows.h"
-
-#include <cfloat>
-
 #include "base/log.h"
 #include "tensor/cuda/row.h"
+#include "tensor/cuda/vocab_rows_common.h"
 
 enum { THREADS = 256 };
 
-/*
- * A softmax while it is summed: the largest logit so far, and the sum of exp((x - max) / T). It
- * begins at the least float: masked columns, at -inf, then add 0, and a sum of 0 says that there
- * was no other.
- */
-struct running {
-    float max, sum;
-};
-
-#define KD_NOTHING_YET                                                                             \
-    running                                                                                        \
-    {                                                                                              \
-        -FLT_MAX, 0.0f                                                                             \
-    }
-
-template <int W> KD_FN void take(running &r, const float (&x)[W], float inv_t)
-{
-    float max = r.max;
-#pragma unroll
-    for (int j = 0; j < W; j++) {
-        max = x[j] > max ? x[j] : max;
-    }
-    if (max > r.max) {
-        r.sum *= expf((r.max - max) * inv_t);
-        r.max = max;
-    }
-#pragma unroll
-    for (int j = 0; j < W; j++) {
-        r.sum += expf((x[j] - max) * inv_t);
-    }
-}
-
-/* That of all threads of the block. */
-KD_FN running join(running mine, float inv_t)
+/* Of all threads of the block. */
+KD_FN kd_softmax join(kd_softmax mine, float unit)
 {
     const float max = kd_block_max(mine.max);
-    return {max, kd_block_sum(mine.sum * expf((mine.max - max) * inv_t))};
+    return {max, kd_block_sum(kd_softmax_sum_at(mine, max, unit))};
 }
 
 /* ---- columns of a row ---- */
@@ -74,177 +39,91 @@ template <class F> KD_FN void each_column(int first, int end, bool vectors, F f)
 
 /* ---- the losses of a row ---- */
 
-struct losses_args {
-    const float *student, *teacher;
-    int64_t student_stride, teacher_stride, slopes_stride, sums_stride;
-    const int32_t *rows, *labels, *empty;
-    double *row_sums;
-    int n_columns, n_vocab; /* V; 0 without kd                                        */
-    float inv_t, teacher_inv_t, kd_scale, hard_scale;
-    bool shared;  /* T is 1 and nothing is masked: both losses use one softmax        */
-    bool vectors; /* 16 bytes may be moved at once in every row                       */
-};
-
 /* A row as its block sees it. */
 template <class T> struct row_at {
     const float *student, *teacher;
     T *slopes; /* or NULL */
-    int label; /* -1: none */
-    float label_logit;
+    kd_vocab_label label;
 };
 
-/* What the first reading gives: softmaxes of the student at 1 and at T, and of the teacher. */
-struct row_sums {
-    running hard, q, p;
-    bool is_correct; /* the label is the first of the largest logits */
-};
-
-/* Whether a column is the prediction rather than the label. */
-template <int W> KD_FN bool beats(const float (&x)[W], int i, int label, float label_logit)
-{
-    bool any = false;
-#pragma unroll
-    for (int j = 0; j < W; j++) {
-        any = any || x[j] > label_logit || (x[j] == label_logit && i + j < label);
-    }
-    return any;
-}
-
-template <bool taught, class T> KD_FN row_sums read_row(const losses_args &a, const row_at<T> &row)
-{
-    running hard = KD_NOTHING_YET, q = hard, p = hard;
-    bool beaten = row.label < 0 || row.label_logit != row.label_logit;
-    if (taught) {
-        each_column(0, a.n_vocab, a.vectors, [&](auto w, int i) {
-            float x[w.value], z[w.value];
-            kd_load_vector(x, row.student + i);
-            kd_load_vector(z, row.teacher + i);
-            take(hard, x, 1.0f);
-            take(p, z, a.teacher_inv_t);
-            if (!a.shared) {
-                take(q, x, a.inv_t);
-            }
-            beaten = beaten || beats(x, i, row.label, row.label_logit);
-        });
-    }
-    each_column(a.n_vocab, a.n_columns, a.vectors, [&](auto w, int i) {
-        float x[w.value];
-        kd_load_vector(x, row.student + i);
-        take(hard, x, 1.0f);
-        beaten = beaten || beats(x, i, row.label, row.label_logit);
-    });
-    hard = join(hard, 1.0f);
-    if (taught) {
-        p = join(p, a.teacher_inv_t);
-        q = a.shared ? hard : join(q, a.inv_t);
-    }
-    return {hard, q, p, kd_block_max(beaten ? 1.0f : 0.0f) == 0.0f};
-}
-
-/*
- * Where the gradient of a row comes from: h hard[i], and below n_vocab a q[i] - b p[i] as well,
- * with exponentials that are not divided by their sums. That is room for every divergence D(p, q):
- * by the student's logits it is (f_i - q_i sum f) / T with f_i = q_i dD/dq_i, which may take the
- * place of p.
- */
-struct row_gradient {
-    float h, a, b;
-    float at_label; /* taken off there */
-};
-
-/* d = gradient, minus what belongs to the label's column. */
-template <int W, class T>
-KD_FN void put(const row_at<T> &row, int i, float (&d)[W], const row_gradient &g)
-{
-#pragma unroll
-    for (int j = 0; j < W; j++) {
-        d[j] -= i + j == row.label ? g.at_label : 0.0f;
-    }
-    kd_store_vector(row.slopes + i, d);
-}
-
-/*
- * KL(p || q) = sum p (log p - log q), and its gradient with that of hard, over the columns that all
- * know. Each logarithm is a logit less its largest, over T, less that of the sum: of the two sums
- * the quotient is taken, so that nothing cancels where p and q are near each other.
- */
-template <class T>
-KD_FN double
-forward_kl(const losses_args &a, const row_at<T> &row, const row_sums &s, const row_gradient &g)
-{
-    const float log_quotient = logf(s.p.sum / s.q.sum);
-    float sum = 0.0f;
-    each_column(0, a.n_vocab, a.vectors, [&](auto w, int i) {
-        float x[w.value], z[w.value];
-        kd_load_vector(x, row.student + i);
-        kd_load_vector(z, row.teacher + i);
-#pragma unroll
-        for (int j = 0; j < w.value; j++) {
-            const float at_q = (x[j] - s.q.max) * a.inv_t;
-            const float at_p = (z[j] - s.p.max) * a.teacher_inv_t;
-            const float q = expf(at_q), p = expf(at_p);
-            const float hard = a.shared ? q : expf(x[j] - s.hard.max);
-            sum += p == 0.0f ? 0.0f : p * (at_p - at_q - log_quotient);
-            x[j] = g.h * hard + (g.a * q - g.b * p);
-        }
-        if (row.slopes != nullptr) {
-            put(row, i, x, g);
-        }
-    });
-    return static_cast<double>(kd_block_sum(sum)) / static_cast<double>(s.p.sum);
-}
-
-/* The gradient in the columns that kd does not see. */
-template <class T>
-KD_FN void write_hard(const losses_args &a, const row_at<T> &row, float max, const row_gradient &g)
-{
-    each_column(a.n_vocab, a.n_columns, a.vectors, [&](auto w, int i) {
-        float x[w.value];
-        kd_load_vector(x, row.student + i);
-#pragma unroll
-        for (int j = 0; j < w.value; j++) {
-            x[j] = g.h * expf(x[j] - max);
-        }
-        put(row, i, x, g);
-    });
-}
-
-template <class T> KD_FN void write_zeros(const losses_args &a, T *slopes)
-{
-    each_column(0, a.n_columns, a.vectors, [&](auto w, int i) {
-        float zeros[w.value] = {};
-        kd_store_vector(slopes + i, zeros);
-    });
-}
-
-/* By one thread. */
-KD_FN void write_sums(const losses_args &a,
-                      int64_t row,
-                      const row_sums &s,
-                      double kd,
-                      bool empty,
-                      const float *label_logit)
-{
-    double *out = a.row_sums + row;
-    const double lse = static_cast<double>(s.hard.max) + log(static_cast<double>(s.hard.sum));
-    out[KD_VOCAB_SUM_KD * a.sums_stride] = empty ? static_cast<double>(NAN) : kd;
-    out[KD_VOCAB_SUM_HARD * a.sums_stride] =
-        label_logit != nullptr ? lse - static_cast<double>(*label_logit) : 0.0;
-    out[KD_VOCAB_SUM_CORRECT * a.sums_stride] = s.is_correct ? 1.0 : 0.0;
-    out[KD_VOCAB_SUM_ROWS * a.sums_stride] = 1.0;
-    out[KD_VOCAB_SUM_EMPTY * a.sums_stride] = empty ? 1.0 : 0.0;
-}
-
-/* A label that is no column makes the sum of hard NaN: it is only here that it can be told. */
-template <class T> KD_FN row_at<T> find_row(const losses_args &a, T *slopes, int64_t row)
+template <class T> KD_FN row_at<T> find_row(const kd_vocab_args &a, T *slopes, int64_t row)
 {
     row_at<T> r;
     r.student = a.student + row * a.student_stride;
     r.teacher = a.teacher + row * a.teacher_stride;
     r.slopes = slopes;
-    r.label = a.labels != nullptr ? a.labels[row] : -1;
-    r.label_logit = r.label >= 0 && r.label < a.n_columns ? r.student[r.label] : NAN;
+    r.label.column = a.labels != nullptr ? a.labels[row] : -1;
+    r.label.logit = kd_vocab_label_logit(a, row, r.label.column);
     return r;
+}
+
+template <bool taught, class T>
+KD_FN kd_vocab_row_sums read_row(const kd_vocab_args &a, const row_at<T> &row)
+{
+    kd_vocab_row_sums s = kd_vocab_no_sums(row.label);
+    if (taught) {
+        each_column(0, a.n_vocab, a.vectors, [&](auto w, int i) {
+            float x[w.value], z[w.value];
+            kd_load_vector(x, row.student + i);
+            kd_load_vector(z, row.teacher + i);
+            kd_vocab_add_taught(s, a, row.label, i, x, z);
+        });
+    }
+    each_column(a.n_vocab, a.n_columns, a.vectors, [&](auto w, int i) {
+        float x[w.value];
+        kd_load_vector(x, row.student + i);
+        kd_vocab_add(s, row.label, i, x);
+    });
+    s.hard = join(s.hard, KD_LOG2_E);
+    if (taught) {
+        s.p = join(s.p, a.teacher_unit);
+        s.q = a.shared ? s.hard : join(s.q, a.unit);
+    }
+    s.beaten = kd_block_max(s.beaten ? 1.0f : 0.0f) != 0.0f;
+    return s;
+}
+
+/* The divergence, as kd_vocab_slope_taught() has it, and the gradient in the columns that all know. */
+template <class T>
+KD_FN float read_taught(const kd_vocab_args &a,
+                        const row_at<T> &row,
+                        const kd_vocab_row_sums &s,
+                        const kd_vocab_gradient &g)
+{
+    float sum = 0.0f;
+    each_column(0, a.n_vocab, a.vectors, [&](auto w, int i) {
+        float x[w.value], z[w.value];
+        kd_load_vector(x, row.student + i);
+        kd_load_vector(z, row.teacher + i);
+        sum += kd_vocab_slope_taught(x, z, a, s, g, i, row.label.column);
+        if (row.slopes != nullptr) {
+            kd_store_vector(row.slopes + i, x);
+        }
+    });
+    return kd_block_sum(sum);
+}
+
+/* The gradient in the columns that kd does not see. */
+template <class T>
+KD_FN void write_hard(const kd_vocab_args &a,
+                      const row_at<T> &row,
+                      const kd_vocab_row_sums &s,
+                      const kd_vocab_gradient &g)
+{
+    each_column(a.n_vocab, a.n_columns, a.vectors, [&](auto w, int i) {
+        float x[w.value];
+        kd_load_vector(x, row.student + i);
+        kd_vocab_slope(x, s, g, i, row.label.column);
+        kd_store_vector(row.slopes + i, x);
+    });
+}
+
+template <class T> KD_FN void write_zeros(const kd_vocab_args &a, T *slopes)
+{
+    each_column(0, a.n_columns, a.vectors, [&](auto w, int i) {
+        float zeros[w.value] = {};
+        kd_store_vector(slopes + i, zeros);
+    });
 }
 
 /*
@@ -256,7 +135,7 @@ template <class T> KD_FN row_at<T> find_row(const losses_args &a, T *slopes, int
  * gradient there is no second reading: 4.
  */
 template <class T, bool taught>
-static __global__ void __launch_bounds__(THREADS) losses_kernel(losses_args a, T *slopes)
+static __global__ void __launch_bounds__(THREADS) losses_kernel(kd_vocab_args a, T *slopes)
 {
     const int64_t row = blockIdx.x;
     T *mine = slopes != nullptr ? slopes + row * a.slopes_stride : nullptr;
@@ -264,27 +143,19 @@ static __global__ void __launch_bounds__(THREADS) losses_kernel(losses_args a, T
         if (mine != nullptr) {
             write_zeros(a, mine);
         }
-        if (threadIdx.x < KD_VOCAB_SUMS) {
-            a.row_sums[threadIdx.x * a.sums_stride + row] = 0.0;
-        }
+        kd_vocab_write_no_sums(a, row);
         return;
     }
     const row_at<T> r = find_row(a, mine, row);
-    const row_sums s = read_row<taught>(a, r);
-    const float hard_scale = a.labels != nullptr ? a.hard_scale : 0.0f;
-    const float kd_scale = a.kd_scale * a.inv_t;
-    row_gradient g; /* sums are 1 to V: a quick division does */
-    g.h = __fdividef(hard_scale, s.hard.sum);
-    g.a = __fdividef(kd_scale, s.q.sum);
-    g.b = __fdividef(kd_scale, s.p.sum);
-    g.at_label = hard_scale;
-    const bool empty = taught && (s.p.sum == 0.0f || (a.empty != nullptr && a.empty[row] != 0));
-    const double kd = taught ? forward_kl(a, r, s, g) : 0.0;
+    const kd_vocab_row_sums s = read_row<taught>(a, r);
+    const kd_vocab_gradient g = kd_vocab_gradient_of(a, s);
+    const float kl = taught ? read_taught(a, r, s, g) : 0.0f;
     if (mine != nullptr) {
-        write_hard(a, r, s.hard.max, g);
+        write_hard(a, r, s, g);
     }
     if (threadIdx.x == 0) {
-        write_sums(a, row, s, kd, empty, a.labels != nullptr ? &r.label_logit : nullptr);
+        kd_vocab_write_sums(a, row, s, r.label.logit);
+        kd_vocab_write_kd(a, row, kl, taught ? s.p.sum : 1.0f);
     }
 }
 
@@ -295,11 +166,11 @@ static bool is_aligned(kd_tensor t)
             t.row_stride * static_cast<int64_t>(kd_dtype_bytes(t.dtype)) % 16 == 0);
 }
 
-static losses_args args_of(const kd_vocab_rows *rows)
+static kd_vocab_args args_of(const kd_vocab_rows *rows)
 {
     const bool taught = rows->teacher.data != nullptr;
     const int64_t n_columns = kd_tensor_columns(rows->student);
-    losses_args a = {};
+    kd_vocab_args a = {};
     KD_CHECK(n_columns <= INT32_MAX - THREADS * KD_ROW_WIDE); /* columns are counted by 32 bits */
     a.student = kd_cuda_data<const float>(rows->student);
     a.teacher = kd_cuda_data<const float>(rows->teacher);
@@ -313,35 +184,39 @@ static losses_args args_of(const kd_vocab_rows *rows)
     a.row_sums = rows->row_sums;
     a.n_columns = static_cast<int>(n_columns);
     a.n_vocab = taught ? static_cast<int>(rows->n_vocab) : 0;
-    a.inv_t = 1.0f / rows->temperature;
-    a.teacher_inv_t = 1.0f / rows->teacher_temperature;
-    a.kd_scale = rows->kd_scale;
-    a.hard_scale = rows->hard_scale;
+    a.n_rows = kd_tensor_rows(rows->student);
+    a.unit = KD_LOG2_E / rows->temperature;
+    a.teacher_unit = KD_LOG2_E / rows->teacher_temperature;
+    a.kd_scale = rows->kd_scale / rows->temperature;
+    a.hard_scale = rows->labels != nullptr ? rows->hard_scale : 0.0f;
     a.shared = rows->temperature == 1.0f && rows->n_vocab == n_columns;
     a.vectors = is_aligned(rows->student) && is_aligned(rows->teacher) && is_aligned(rows->slopes);
     return a;
 }
 
-template <bool taught> static void launch(kd_backend *be, const kd_vocab_rows *rows)
+template <bool taught>
+static void launch(kd_backend *be, const kd_vocab_args &args, kd_tensor slopes)
 {
-    const unsigned n_rows = kd_cuda_blocks(kd_tensor_rows(rows->student), 1);
-    const kd_dtype dtype = rows->slopes.data != nullptr ? rows->slopes.dtype : KD_F32;
-    kd_cuda_with_type(dtype, [&](auto type) {
+    kd_cuda_with_type(slopes.data != nullptr ? slopes.dtype : KD_F32, [&](auto type) {
         using T = decltype(type);
-        kd_cuda_launch(be, "losses over the vocabulary", losses_kernel<T, taught>, n_rows, THREADS,
-                       0, args_of(rows), kd_cuda_data<T>(rows->slopes));
+        kd_cuda_launch(be, "losses over the vocabulary", losses_kernel<T, taught>,
+                       kd_cuda_blocks(args.n_rows, 1), THREADS, 0, args, kd_cuda_data<T>(slopes));
     });
 }
 
 void kd_cuda_vocab_rows(kd_backend *be, const kd_vocab_rows *rows)
 {
+    const kd_vocab_args args = args_of(rows);
     if (rows->teacher.data == nullptr) {
-        launch<false>(be, rows);
+        launch<false>(be, args, rows->slopes);
         return;
     }
     switch (rows->divergence) {
     case KD__SOFT_TARGET__DIVERGENCE__FORWARD_KL:
-        launch<true>(be, rows);
+        if (!kd_cuda_uses(be, KD_CUDA_KERNEL_VOCABULARY_FAST) ||
+            !kd_cuda_vocab_rows_cluster(be, args, rows->slopes)) {
+            launch<true>(be, args, rows->slopes);
+        }
         return;
     case _KD__SOFT_TARGET__DIVERGENCE_IS_INT_SIZE:
         break;
@@ -379,16 +254,17 @@ static __global__ void __launch_bounds__(THREADS) mix_kernel(mix_args a)
     const int64_t row = blockIdx.x;
     const float *teacher = a.teacher + row * a.teacher_stride;
     float *mixture = a.mixture + row * a.mixture_stride;
-    running p = KD_NOTHING_YET;
+    const float unit = a.inv_t * KD_LOG2_E;
+    kd_softmax p = kd_softmax_empty();
     if (a.rows[row] < 0) {
         return;
     }
     each_column(0, a.n_vocab, a.vectors, [&](auto w, int i) {
         float z[w.value];
         kd_load_vector(z, teacher + i);
-        take(p, z, a.inv_t);
+        kd_softmax_add(p, z, unit);
     });
-    p = join(p, a.inv_t);
+    p = join(p, unit);
     if (threadIdx.x == 0) {
         a.empty[row] = (p.sum == 0.0f ? 1 : 0) | (a.first ? 0 : a.empty[row]);
     }

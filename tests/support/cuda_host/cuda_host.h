@@ -36,6 +36,9 @@ submit_kernel(cudaStream_t stream, const launch_shape &shape, std::function<cuda
 /* Runs the kernel now; only within what submit_kernel() was given. */
 cudaError_t launch(const launch_shape &shape, void (*body)(void *), void *context);
 
+/* As many as if a multiprocessor had one block, and one at least. */
+cudaError_t clusters_at_once(unsigned cluster, int *n_out);
+
 static inline void set_seed(unsigned seed)
 {
     kd_cuda_host_set_seed(seed);
@@ -68,6 +71,13 @@ static inline cudaError_t kd_launch(void (*kernel)(P...),
             return kd_host::launch(
                 shape, [](void *c) { std::apply(((call *)c)->kernel, ((call *)c)->args); }, &one);
         });
+}
+
+template <class... P>
+static inline cudaError_t
+kd_clusters_at_once(void (*)(P...), dim3, unsigned cluster, size_t, int *n_out)
+{
+    return kd_host::clusters_at_once(cluster, n_out);
 }
 
 #endif

@@ -232,6 +232,15 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
     return answer(cudaSuccess);
 }
 
+cudaError_t kd_host::clusters_at_once(unsigned cluster, int *n_out)
+{
+    int n = 0;
+    cudaError_t error = cudaDeviceGetAttribute(&n, cudaDevAttrMultiProcessorCount, 0);
+    if (!error)
+        *n_out = n < (int)cluster ? 1 : n / (int)cluster;
+    return error;
+}
+
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device)
 {
     api_call call;
