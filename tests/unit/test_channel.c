@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "distill/channel.h"
 #include "distill/open_steps.h"
+#include "tests/support/back_end.h"
 #include "tests/support/fault.h"
 #include "tests/support/late_queue.h"
 
@@ -19,8 +20,8 @@ static kd_backend *teacher_be, *student_be;
 
 static void open_backends(void)
 {
-    cr_assert_eq(kd_backend_create_cpu(KD_F32, 1, &teacher_be), KD_OK);
-    cr_assert_eq(kd_backend_create_cpu(KD_F32, 1, &student_be), KD_OK);
+    teacher_be = kd_test_backend(KD_F32, 1);
+    student_be = kd_test_backend(KD_F32, 1);
 }
 
 static void close_backends(void)

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "model/logits.h"
+#include "tests/support/back_end.h"
 #include "tests/support/differences.h"
 #include "tests/support/fault.h"
 #include "tests/support/late_queue.h"
@@ -65,41 +66,64 @@ static int64_t count_pull(const kd_loss *loss, const kd_batch *batch)
     return n;
 }
 
-static double target(const kd_vocab_chunk *chunk, int64_t row, int64_t column)
+/* (R, V) means of what the teachers give; 0 where none does. */
+static double *targets(const kd_vocab_chunk *chunk)
 {
-    double sum = 0.0;
-    int n = 0;
-    for (int t = 0; t < chunk->n_teachers; t++) {
-        if (chunk->teachers[t].data != NULL) {
-            const int64_t width = kd_tensor_columns(chunk->teachers[t]);
-            sum += (double)((const float *)chunk->teachers[t].data)[row * width + column];
-            n++;
-        }
-    }
-    return n > 0 ? sum / n : 0.0;
-}
-
-/* Of the CPU: its tensors are the host's, and nothing is under way. */
-static void pull_chunk(kd_loss *loss, const kd_vocab_chunk *chunk)
-{
-    const double scale = kd_loss_scale(loss);
-    const int32_t *labels = chunk->labels.data, *rows = chunk->rows.data;
-    const float *student = chunk->student.data;
-    float *gradient = chunk->d_student.data;
-    pull.n_calls++;
-    pull.labelled = labels != NULL;
+    const int64_t n_rows = kd_tensor_rows(chunk->student);
+    double *means = calloc((size_t)(n_rows * V), sizeof *means);
     pull.n_given = 0;
     for (int t = 0; t < chunk->n_teachers; t++) {
         pull.n_given += chunk->teachers[t].data != NULL;
     }
-    for (int64_t row = 0; row < kd_tensor_rows(chunk->student); row++) {
-        const bool counted = rows[row] >= 0 && (labels == NULL || counts(labels[row]));
-        for (int64_t i = 0; i < V && counted; i++) {
-            const double d = (double)student[row * V + i] - target(chunk, row, i);
-            *(double *)loss->sums.data += d * d / (2 * V);
-            gradient[row * V + i] += (float)(scale * d / V);
+    for (int t = 0; t < chunk->n_teachers; t++) {
+        if (chunk->teachers[t].data != NULL) {
+            const int64_t width = kd_tensor_columns(chunk->teachers[t]);
+            float *logits = tiny_values(chunk->be, chunk->teachers[t]);
+            for (int64_t i = 0; i < n_rows * V; i++) {
+                means[i] += (double)logits[i / V * width + i % V] / pull.n_given;
+            }
+            free(logits);
         }
     }
+    return means;
+}
+
+/* A row's part of the loss; its gradient is added to. */
+static double pull_row(const float *student, const double *target, double scale, float *gradient)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < V; i++) {
+        const double d = (double)student[i] - target[i];
+        sum += d * d / (2 * V);
+        gradient[i] += (float)(scale * d / V);
+    }
+    return sum;
+}
+
+/* On the host, which waits for the queue: a loss of the library must not. */
+static void pull_chunk(kd_loss *loss, const kd_vocab_chunk *chunk)
+{
+    kd_backend *be = chunk->be;
+    pull.n_calls++;
+    pull.labelled = chunk->labels.data != NULL;
+    int32_t *rows = tiny_ints(be, chunk->rows);
+    int32_t *labels = pull.labelled ? tiny_ints(be, chunk->labels) : NULL;
+    float *student = tiny_values(be, chunk->student), *gradient = tiny_values(be, chunk->d_student);
+    double *target = targets(chunk), sum;
+    be->ops->download(be, &sum, loss->sums);
+    for (int64_t row = 0; row < kd_tensor_rows(chunk->student); row++) {
+        if (rows[row] >= 0 && (labels == NULL || counts(labels[row]))) {
+            sum += pull_row(student + row * V, target + row * V, kd_loss_scale(loss),
+                            gradient + row * V);
+        }
+    }
+    be->ops->upload(be, loss->sums, &sum);
+    tiny_write(be, chunk->d_student, gradient);
+    free(target);
+    free(gradient);
+    free(student);
+    free(labels);
+    free(rows);
 }
 
 static double mean_pull(const kd_loss *loss, const double *sums)
@@ -289,22 +313,30 @@ Test(chunk_loss, sees_no_labels_in_a_step_without_them)
 /* A chunk as of a device that alone knows the labels: one more row, which takes no part. */
 static void hear_longer(void *user, const kd_vocab_chunk *chunk)
 {
-    static float student[(TINY_ROWS + 1) * V], gradient[(TINY_ROWS + 1) * V];
-    static int32_t rows[TINY_ROWS + 1];
     const kd_vocab_loss *loss = user;
+    kd_backend *be = chunk->be;
     const int64_t n = kd_tensor_rows(chunk->student);
-    const size_t bytes = kd_tensor_bytes(chunk->student);
+    const size_t bytes = (size_t)((n + 1) * V) * sizeof(float);
+    int32_t *rows = kd_test_take((size_t)(n + 1) * sizeof *rows);
+    float *student = kd_test_take(bytes), *gradient = kd_test_take(bytes);
     kd_vocab_chunk longer = *chunk;
-    memcpy(rows, chunk->rows.data, (size_t)n * sizeof *rows);
-    memcpy(student, chunk->student.data, bytes);
-    memcpy(gradient, chunk->d_student.data, bytes);
+    be->ops->download(be, rows, chunk->rows);
+    be->ops->download(be, student, chunk->student);
+    be->ops->download(be, gradient, chunk->d_student);
     rows[n] = -1;
-    student[n * V] = 1e3f;
+    for (int64_t i = 0; i < V; i++) {
+        student[n * V + i] = 1e3f;
+        gradient[n * V + i] = 0.0f;
+    }
     longer.rows = kd_tensor_1d(rows, KD_I32, n + 1);
     longer.student = kd_tensor_2d(student, KD_F32, n + 1, V);
     longer.d_student = kd_tensor_2d(gradient, KD_F32, n + 1, V);
     loss->chunk(loss->user, &longer);
-    memcpy(chunk->d_student.data, gradient, bytes);
+    be->ops->copy(be, chunk->d_student, kd_tensor_2d(gradient, KD_F32, n, V));
+    KD_CHECK(kd_backend_wait(be) == KD_OK);
+    kd_test_give_back(gradient);
+    kd_test_give_back(student);
+    kd_test_give_back(rows);
 }
 
 static void run_longer(kd_backend *be, const kd_vocab_loss *loss)

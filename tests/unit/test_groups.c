@@ -191,8 +191,7 @@ Test(groups, the_rate_factor_scales_the_update_and_nothing_decays_unless_it_shou
 
 /* Another rank with the same gradients; notes what it was asked for. */
 typedef struct twin {
-    const float *values[N_GROUPS];
-    int64_t n[N_GROUPS];
+    int64_t n[N_GROUPS]; /* elements of each call, which differ from group to group */
     int n_calls;
     kd_status answer;
 } twin;
@@ -201,7 +200,6 @@ static kd_status add_twin(void *user, float *values, int64_t n)
 {
     twin *t = user;
     cr_assert_lt(t->n_calls, N_GROUPS);
-    t->values[t->n_calls] = values;
     t->n[t->n_calls++] = n;
     for (int64_t i = 0; i < n; i++) {
         values[i] *= 2.0f;
@@ -225,17 +223,18 @@ Test(groups, each_trained_one_is_reduced_by_itself)
 
     put_gradient(p.model.params, 0);
     put_gradient(p.adapter, 0);
-    const double before = first_gradient(p.adapter);
+    const double model = first_gradient(p.model.params), adapter = first_gradient(p.adapter);
     cr_assert_eq(kd_optimizer_reduce(p.optimizer, &reduce), KD_OK);
     cr_expect_eq(t.n_calls, 2);
-    cr_expect(t.values[0] == p.model.params->grad.data && t.n[0] == p.model.params->n_elements);
-    cr_expect(t.values[1] == p.adapter->grad.data && t.n[1] == p.adapter->n_elements);
-    cr_expect_eq(first_gradient(p.adapter), 2.0 * before);
+    cr_expect_eq(t.n[MODEL], p.model.params->n_elements);
+    cr_expect_eq(t.n[ADAPTER], p.adapter->n_elements);
+    cr_expect_eq(first_gradient(p.model.params), 2.0 * model);
+    cr_expect_eq(first_gradient(p.adapter), 2.0 * adapter);
 
     t = (twin){0};
     cr_assert_eq(kd_optimizer_reduce(frozen.optimizer, &reduce), KD_OK);
     cr_expect_eq(t.n_calls, 1);
-    cr_expect_eq(t.values[0], frozen.adapter->grad.data);
+    cr_expect_eq(t.n[0], frozen.adapter->n_elements);
     t = (twin){.answer = KD_ERR_IO};
     cr_expect_eq(kd_optimizer_reduce(p.optimizer, &reduce), KD_ERR_IO);
     cr_expect_eq(t.n_calls, 1);

@@ -1,7 +1,6 @@
 /* The public C API as a program of its own uses it: kd.h and libkd.so, nothing else. */
 #include <criterion/criterion.h>
 
-#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -445,14 +444,6 @@ Test(kd, bf16_trains_too)
     cr_expect_lt(last.total, 0.8 * first.total);
     cr_expect_lt(last.learning_rate, 1e-2);
     kd_student_destroy(student);
-}
-
-Test(kd, the_library_shows_nothing_but_its_header)
-{
-    cr_expect_not_null(dlsym(RTLD_DEFAULT, "kd_student_create"));
-    cr_expect_null(dlsym(RTLD_DEFAULT, "kd_trainer_create"));
-    cr_expect_null(dlsym(RTLD_DEFAULT, "kd_fail"));
-    cr_expect_str_eq(kd_version(), "0.1.0");
 }
 
 Test(kd, a_teacher_that_cannot_be_attached_leaves_the_one_before)

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "distill/objective.h"
 #include "distill/teacher.h"
+#include "tests/support/back_end.h"
 #include "tests/support/fault.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/tiny_objective.h"
@@ -56,6 +57,8 @@ static scene scene_create(const tiny_objective *objective,
     s.message =
         be->ops->alloc(be, KD_MEMORY_DEVICE, plan->messages[0].message_bytes + KD_ARENA_ALIGN);
     cr_assert_eq(kd_teacher_fill(s.teacher, &batch, &all, s.message), KD_OK);
+    kd_backend *writer = s.teacher_model.be;
+    be->ops->event_wait(be, writer->ops->event_record(writer));
 
     s.decoder = tiny_decoder(
         &s.student,
@@ -221,11 +224,12 @@ static void expect_naive(int64_t teacher_vocab, double temperature, bool scale_b
     double *student =
         multiply(s.student.be, kd_decoder_hidden(s.decoder), kd_decoder_lm_head(s.decoder));
     const kd_signal *signal = &kd_objective_signals(s.objective)->signals[0];
-    const float *sent = kd_signal_view(signal, s.message, N_ROWS).data;
+    float *sent = tiny_values(s.student.be, kd_signal_view(signal, s.message, N_ROWS));
     double *teacher = malloc((size_t)(N_ROWS * teacher_vocab) * sizeof *teacher);
     for (int64_t i = 0; i < N_ROWS * teacher_vocab; i++) {
         teacher[i] = (double)sent[i];
     }
+    free(sent);
     naive_loss wanted = naive(student, teacher, 11, teacher_vocab, weights, test_labels);
     outcome o = run(&s, 0, s.message);
 
@@ -268,9 +272,11 @@ Test(objective, hidden_states_give_the_same_as_logits)
         outcomes[i] = run(&s, 0, s.message);
         scene_destroy(&s);
     }
-    cr_expect_eq(outcomes[0].sums[KD_VOCAB_SUM_KD], outcomes[1].sums[KD_VOCAB_SUM_KD]);
-    cr_expect_arr_eq(outcomes[0].d_hidden, outcomes[1].d_hidden, N_ROWS * 8 * sizeof(float));
-    cr_expect_arr_eq(outcomes[0].d_lm_head, outcomes[1].d_lm_head, 11 * 8 * sizeof(float));
+    const double gap = kd_test_gap_of_order(KD_F32);
+    const double kd = outcomes[0].sums[KD_VOCAB_SUM_KD];
+    cr_expect_float_eq(outcomes[1].sums[KD_VOCAB_SUM_KD], kd, gap * kd);
+    cr_expect_leq(tiny_nmse(outcomes[0].d_hidden, outcomes[1].d_hidden, N_ROWS * 8), gap * gap);
+    cr_expect_leq(tiny_nmse(outcomes[0].d_lm_head, outcomes[1].d_lm_head, 11 * 8), gap * gap);
     outcome_release(&outcomes[0]);
     outcome_release(&outcomes[1]);
 }
