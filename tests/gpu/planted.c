@@ -1,11 +1,38 @@
 /* planted.c - what a runner must bear: tests that fail in every way, between two that pass. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "tests/gpu/criterion/criterion.h"
 
 static int n_before; /* in this process */
+
+static const char *trace = "";
+
+static void begin(void)
+{
+    trace = "begun";
+}
+
+static void begin_inside(void)
+{
+    cr_assert_str_eq(trace, "begun", "the suite's comes first");
+    trace = "within";
+}
+
+static void end(void)
+{
+    (void)fprintf(stderr, "%s, and ended\n", trace);
+}
+
+TestSuite(fixtures, .init = begin, .fini = end);
+
+Test(fixtures, run_around_a_test, .init = begin_inside)
+{
+    cr_expect_str_eq(trace, "within");
+    trace = "left";
+}
 
 Test(planted, a_first_one_passes)
 {

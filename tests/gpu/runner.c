@@ -2,21 +2,24 @@
  * runner - runs the tests that are linked with it, and goes on after one that crashes, hangs or spoils the
  * device.
  *
- *     gpu_ops [--filter GLOB]... [--json FILE] [--limit SECONDS] [--in-process] [--list]
+ *     gpu_ops [--filter GLOB]... [--limit SECONDS] [--jobs N] [--in-process] [--list]
  *
  * GLOB is of SUITE/NAME; several are alternatives. Tests run in a child, one after another, since making ready
  * a device takes longer than most of them; a test that fails ends the child, and the next begins in a new one:
- * the parent never touches the device. --in-process has no child, for tools that look into the process.
- * --limit is that of one test. Exits with 1 if one failed, and with 2 if none ran.
+ * the parent never touches the device. --jobs: each test has a child of its own, for those that leave something
+ * behind in theirs, and N run at a time. --in-process has no child, for tools that look into the process.
+ * --limit is that of one test. A line of stdout for each as it ends: ok or FAILED, seconds, SUITE/NAME. Exits with 1 if one failed, and with 2 if none ran.
  */
 #include <errno.h>
 #include <fnmatch.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,9 +37,16 @@ typedef struct result {
     double seconds;
 } result;
 
-static gpu_test *tests; /* all that are linked, in any order */
+/* What all processes but the tests' own share. */
+typedef struct board {
+    atomic_int next; /* of those chosen, which nobody has taken yet */
+    result results[TESTS_MAX];
+} board;
+
+static gpu_test *tests;   /* all that are linked, in any order */
+static gpu_suite *suites; /* likewise                          */
 static const gpu_test *chosen[TESTS_MAX];
-static result results[TESTS_MAX];
+static board *shared;
 static int n_chosen;
 static const char *filters[FILTERS_MAX];
 static int n_filters;
@@ -46,6 +56,12 @@ void gpu_test_add(gpu_test *test)
 {
     test->next = tests;
     tests = test;
+}
+
+void gpu_suite_add(gpu_suite *suite)
+{
+    suite->next = suites;
+    suites = suite;
 }
 
 void gpu_check(bool holds,
@@ -89,8 +105,8 @@ static bool is_asked_for(const gpu_test *test)
 static int by_name(const void *a, const void *b)
 {
     const gpu_test *x = *(const gpu_test *const *)a, *y = *(const gpu_test *const *)b;
-    const int suites = strcmp(x->suite, y->suite);
-    return suites != 0 ? suites : strcmp(x->name, y->name);
+    const int order = strcmp(x->suite, y->suite);
+    return order != 0 ? order : strcmp(x->name, y->name);
 }
 
 static void choose(void)
@@ -106,26 +122,49 @@ static void choose(void)
 
 /* ---- running ---- */
 
+static gpu_fixture fixture_of(const char *suite)
+{
+    for (const gpu_suite *s = suites; s != NULL; s = s->next) {
+        if (strcmp(s->name, suite) == 0) {
+            return s->fixture;
+        }
+    }
+    return (gpu_fixture){NULL, NULL};
+}
+
+static void call(void (*function)(void))
+{
+    if (function != NULL) {
+        function();
+    }
+}
+
 static result run_here(int number)
 {
+    const gpu_test *test = chosen[number];
+    const gpu_fixture around = fixture_of(test->suite);
     const double start = kd_clock_monotonic_s();
     has_failed = false;
-    chosen[number]->run();
+    call(around.init);
+    call(test->fixture.init);
+    test->run();
+    call(test->fixture.fini);
+    call(around.fini);
     return (result){number, !has_failed, kd_clock_monotonic_s() - start};
 }
 
 static void tell(const result *r)
 {
-    results[r->number] = *r;
+    shared->results[r->number] = *r;
     printf("%-6s %6.2f s  %s/%s\n", r->passed ? "ok" : "FAILED", r->seconds,
            chosen[r->number]->suite, chosen[r->number]->name);
     (void)fflush(stdout);
 }
 
-static void run_in_child(int first, int pipe_in)
+static void run_in_child(int first, int end, int pipe_in)
 {
     bool passed = true;
-    for (int i = first; i < n_chosen && passed; i++) {
+    for (int i = first; i < end && passed; i++) {
         const result r = run_here(i);
         passed = r.passed;
         (void)fflush(NULL);
@@ -146,8 +185,8 @@ static bool hear(int pipe_out, pid_t child, int limit_s, result *r_out)
     return n == 1 && read(pipe_out, r_out, sizeof *r_out) == sizeof *r_out;
 }
 
-/* Runs tests from `first` on in one child; returns the first that it left. */
-static int run_some(int first, int limit_s)
+/* Runs tests [first, end) in one child; returns the first that it left. */
+static int run_some(int first, int end, int limit_s)
 {
     int ends[2];
     result r;
@@ -158,11 +197,11 @@ static int run_some(int first, int limit_s)
     KD_CHECK(child >= 0);
     if (child == 0) {
         (void)close(ends[0]);
-        run_in_child(first, ends[1]);
+        run_in_child(first, end, ends[1]);
     }
     (void)close(ends[1]);
     double start = kd_clock_monotonic_s();
-    while (next < n_chosen && hear(ends[0], child, limit_s, &r)) {
+    while (next < end && hear(ends[0], child, limit_s, &r)) {
         tell(&r);
         next = r.number + 1;
         start = kd_clock_monotonic_s();
@@ -173,8 +212,8 @@ static int run_some(int first, int limit_s)
     int status = 0;
     (void)close(ends[0]);
     KD_CHECK(waitpid(child, &status, 0) == child);
-    const bool unheard = next == first || results[next - 1].passed;
-    if (next < n_chosen && unheard) { /* it ended within a test */
+    const bool unheard = next == first || shared->results[next - 1].passed;
+    if (next < end && unheard) { /* it ended within a test */
         if (WIFSIGNALED(status)) {
             (void)fprintf(stderr, "ended by signal %d\n", WTERMSIG(status));
         }
@@ -191,8 +230,26 @@ static void run_all(bool in_process, int limit_s)
             const result r = run_here(i++);
             tell(&r);
         } else {
-            i = run_some(i, limit_s);
+            i = run_some(i, n_chosen, limit_s);
         }
+    }
+}
+
+/* Each in a child of its own, n_jobs at a time. */
+static void run_apart(int n_jobs, int limit_s)
+{
+    (void)fflush(NULL);
+    for (int job = 0; job < n_jobs; job++) {
+        const pid_t child = fork();
+        KD_CHECK(child >= 0);
+        if (child == 0) {
+            for (int i; (i = atomic_fetch_add(&shared->next, 1)) < n_chosen;) {
+                (void)run_some(i, i + 1, limit_s);
+            }
+            _exit(0);
+        }
+    }
+    while (wait(NULL) > 0) {
     }
 }
 
@@ -202,38 +259,20 @@ static int count_failures(void)
 {
     int n = 0;
     for (int i = 0; i < n_chosen; i++) {
-        n += !results[i].passed;
+        n += !shared->results[i].passed;
     }
     return n;
 }
 
-/* Names are C's, so nothing needs escaping. */
-static void write_json(const char *path)
-{
-    FILE *file = fopen(path, "w");
-    if (file == NULL) {
-        (void)fprintf(stderr, "%s: %s\n", path, strerror(errno));
-        exit(2);
-    }
-    for (int i = 0; i < n_chosen; i++) {
-        (void)fprintf(file, "%s{\"name\": \"%s/%s\", \"passed\": %s, \"seconds\": %.3f}",
-                      i == 0 ? "[" : ",\n ", chosen[i]->suite, chosen[i]->name,
-                      results[i].passed ? "true" : "false", results[i].seconds);
-    }
-    (void)fprintf(file, "]\n");
-    KD_CHECK(fclose(file) == 0);
-}
-
 static const struct option options[] = {
-    {"filter", required_argument, NULL, 'f'}, {"json", required_argument, NULL, 'j'},
-    {"limit", required_argument, NULL, 'l'},  {"in-process", no_argument, NULL, 'i'},
+    {"filter", required_argument, NULL, 'f'}, {"limit", required_argument, NULL, 'l'},
+    {"jobs", required_argument, NULL, 'j'},   {"in-process", no_argument, NULL, 'i'},
     {"list", no_argument, NULL, 'n'},         {NULL, 0, NULL, 0}};
 
 int main(int argc, char **argv)
 {
-    const char *json = NULL;
     bool in_process = false, lists = false;
-    uint32_t limit_s = 60;
+    uint32_t limit_s = 60, n_jobs = 0;
     int letter = 0;
     kd_status st = KD_OK;
 
@@ -241,19 +280,20 @@ int main(int argc, char **argv)
     while (!(st = kd_option_next(argc, argv, ":", options, &letter)) && letter != KD_OPTION_END) {
         in_process |= letter == 'i';
         lists |= letter == 'n';
-        json = letter == 'j' ? optarg : json;
         if (letter == 'f') {
             KD_CHECK(n_filters < FILTERS_MAX);
             filters[n_filters++] = optarg;
         } else if (letter == 'l') {
             st = kd_option_number("--limit", optarg, 1, 3600, &limit_s);
+        } else if (letter == 'j') {
+            st = kd_option_number("--jobs", optarg, 1, 64, &n_jobs);
         }
         if (st) {
             break;
         }
     }
     if (st) {
-        return 2;
+        return 64;
     }
     choose();
     for (int i = 0; lists && i < n_chosen; i++) {
@@ -262,9 +302,12 @@ int main(int argc, char **argv)
     if (lists || n_chosen == 0) {
         return lists ? 0 : 2;
     }
-    run_all(in_process, (int)limit_s);
-    if (json != NULL) {
-        write_json(json);
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    KD_CHECK(shared != MAP_FAILED);
+    if (n_jobs > 0) {
+        run_apart((int)n_jobs, (int)limit_s);
+    } else {
+        run_all(in_process, (int)limit_s);
     }
     const int n_failures = count_failures();
     printf("%d of %d tests passed\n", n_chosen - n_failures, n_chosen);
