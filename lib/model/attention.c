@@ -40,7 +40,6 @@ kd_qkv kd_qkv_of(const kd_model_config *c, kd_tensor qkv, kd_tensor qk)
         .k = kd_tensor_slice_columns(turned, nq, nk),
         .v = kd_tensor_slice_columns(qkv, nq + nk, nk),
         .normalised = has_qk_norm(c),
-        .q_parts = norm_parts(c, c->n_heads),
         .k_parts = norm_parts(c, c->n_kv_heads),
     };
 }
@@ -114,6 +113,51 @@ kd_attention kd_attention_of(const kd_pass *pass, const kd_attention_acts *acts,
     };
 }
 
+/* Of queries: from d->q to d->q_linear. */
+static void queries_backward(const kd_pass *pass,
+                             const kd_attention_weights *weights,
+                             const kd_attention_acts *acts,
+                             const kd_qkv *s,
+                             const kd_qkv *d)
+{
+    kd_backend *be = pass->be;
+    const kd_weight norm = weights->q_norm;
+    const kd_rotation by = kd_rotation_of(pass, pass->config->n_heads);
+
+    if (s->normalised) {
+        be->ops->head_norm_rotate_backward(be, d->q_linear, norm.grad, d->q, s->q_linear,
+                                           norm.value, acts->q_rstd, kd_weight_adds(norm), &by);
+    } else {
+        be->ops->rotate(be, d->q, &by, true);
+    }
+}
+
+/* The same of keys, in two passes over them where someone listens in between. */
+static void keys_backward(const kd_pass *pass,
+                          int64_t layer,
+                          const kd_attention_weights *weights,
+                          const kd_attention_acts *acts,
+                          const kd_qkv *s,
+                          const kd_qkv *d)
+{
+    kd_backend *be = pass->be;
+    const kd_ops *ops = be->ops;
+    const kd_weight norm = weights->k_norm;
+    const kd_rotation by = kd_rotation_of(pass, pass->config->n_kv_heads);
+
+    if (s->normalised && !kd_tap_is_wanted(pass, KD_TAP_KEY, layer)) {
+        ops->head_norm_rotate_backward(be, d->k_linear, norm.grad, d->k, s->k_linear, norm.value,
+                                       acts->k_rstd, kd_weight_adds(norm), &by);
+        return;
+    }
+    ops->rotate(be, d->k, &by, true);
+    kd_tap_backward(pass, KD_TAP_KEY, layer, acts->key, d->k, NULL);
+    if (s->normalised) {
+        ops->head_norm_backward(be, d->k_linear, norm.grad, d->k, s->k_linear, norm.value,
+                                acts->k_rstd, s->k_parts, kd_weight_adds(norm));
+    }
+}
+
 void kd_attention_backward(const kd_pass *pass,
                            int64_t layer,
                            const kd_attention_weights *weights,
@@ -123,7 +167,6 @@ void kd_attention_backward(const kd_pass *pass,
     kd_backend *be = pass->be;
     const kd_ops *ops = be->ops;
     const kd_model_config *c = pass->config;
-    const int64_t n_q = c->n_heads, n_k = c->n_kv_heads;
     const kd_qkv s = kd_qkv_of(c, acts->qkv, acts->qk), d = kd_qkv_of(c, grads->d_qkv, grads->d_qk);
     const kd_attention attention = kd_attention_of(pass, acts, &s);
 
@@ -132,17 +175,8 @@ void kd_attention_backward(const kd_pass *pass,
     ops->linear_backward_x(be, grads->d_mixed, grads->d_out, weights->out.value);
     ops->attention_backward(be, &attention, d.q, d.k, d.v, grads->d_mixed);
     kd_tap_backward(pass, KD_TAP_VALUE, layer, s.v, d.v, NULL);
-    ops->rotate(be, d.q, n_q, pass->rope, pass->positions, true);
-    ops->rotate(be, d.k, n_k, pass->rope, pass->positions, true);
-    kd_tap_backward(pass, KD_TAP_KEY, layer, acts->key, d.k, NULL);
-    if (s.normalised) {
-        ops->head_norm_backward(be, d.q_linear, weights->q_norm.grad, d.q, s.q_linear,
-                                weights->q_norm.value, acts->q_rstd, s.q_parts,
-                                kd_weight_adds(weights->q_norm));
-        ops->head_norm_backward(be, d.k_linear, weights->k_norm.grad, d.k, s.k_linear,
-                                weights->k_norm.value, acts->k_rstd, s.k_parts,
-                                kd_weight_adds(weights->k_norm));
-    }
+    queries_backward(pass, weights, acts, &s, &d);
+    keys_backward(pass, layer, weights, acts, &s, &d);
     if (c->qkv_bias) {
         kd_weight_bias_grad(be, weights->qkv_bias, grads->d_qkv);
     }

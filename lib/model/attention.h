@@ -56,10 +56,16 @@ typedef struct kd_qkv {
     kd_tensor q_linear, k_linear; /* (N, H D), (N, G D): what the product wrote */
     kd_tensor q, k, v;            /* (N, H D), (N, G D), (N, G D)               */
     bool normalised;              /* q and k are not q_linear and k_linear      */
-    int64_t q_parts, k_parts;     /* of a row, each normalised by itself        */
+    int64_t k_parts;              /* of a row of k, each normalised by itself   */
 } kd_qkv;
 
 kd_qkv kd_qkv_of(const kd_model_config *config, kd_tensor qkv, kd_tensor qk);
+
+/* How q is turned, or k. */
+static inline kd_rotation kd_rotation_of(const kd_pass *pass, int64_t n_heads)
+{
+    return (kd_rotation){.table = pass->rope, .positions = pass->positions, .n_heads = n_heads};
+}
 
 /* What the operation reads and writes in the forward pass. */
 kd_attention kd_attention_of(const kd_pass *pass, const kd_attention_acts *acts, const kd_qkv *qkv);

@@ -7,6 +7,49 @@
 
 /* ---- forward ---- */
 
+static void queries_forward(const kd_pass *pass,
+                            const kd_layer *layer,
+                            const kd_attention_acts *acts,
+                            const kd_qkv *s)
+{
+    kd_backend *be = pass->be;
+    const kd_model_config *c = pass->config;
+    const kd_rotation by = kd_rotation_of(pass, c->n_heads);
+
+    if (s->normalised) {
+        be->ops->head_norm_rotate(be, s->q, s->q_linear, layer->attention.q_norm.value,
+                                  acts->q_rstd, c->norm_eps, &by);
+    } else {
+        be->ops->rotate(be, s->q, &by, false);
+    }
+}
+
+/* As queries, in two passes over them where someone listens in between. */
+static void keys_forward(const kd_pass *pass,
+                         const kd_layer *layer,
+                         const kd_attention_acts *acts,
+                         const kd_qkv *s)
+{
+    kd_backend *be = pass->be;
+    const kd_ops *ops = be->ops;
+    const kd_model_config *c = pass->config;
+    const kd_tensor weight = layer->attention.k_norm.value;
+    const kd_rotation by = kd_rotation_of(pass, c->n_kv_heads);
+
+    if (s->normalised && !kd_tap_is_wanted(pass, KD_TAP_KEY, layer->index)) {
+        ops->head_norm_rotate(be, s->k, s->k_linear, weight, acts->k_rstd, c->norm_eps, &by);
+        return;
+    }
+    if (s->normalised) {
+        ops->head_norm(be, s->k, s->k_linear, weight, acts->k_rstd, s->k_parts, c->norm_eps);
+    }
+    if (acts->key.data != NULL) {
+        ops->copy(be, acts->key, s->k);
+    }
+    kd_tap_forward(pass, KD_TAP_KEY, layer->index, s->k, NULL);
+    ops->rotate(be, s->k, &by, false);
+}
+
 static void attention_forward(const kd_pass *pass,
                               const kd_layer *layer,
                               const kd_attention_acts *acts,
@@ -28,19 +71,9 @@ static void attention_forward(const kd_pass *pass,
     if (c->qkv_bias) {
         ops->bias(be, acts->qkv, weights->qkv_bias.value);
     }
-    if (s.normalised) {
-        ops->head_norm(be, s.q, s.q_linear, weights->q_norm.value, acts->q_rstd, s.q_parts,
-                       c->norm_eps);
-        ops->head_norm(be, s.k, s.k_linear, weights->k_norm.value, acts->k_rstd, s.k_parts,
-                       c->norm_eps);
-    }
-    if (acts->key.data != NULL) {
-        ops->copy(be, acts->key, s.k);
-    }
-    kd_tap_forward(pass, KD_TAP_KEY, layer->index, s.k, NULL);
+    queries_forward(pass, layer, acts, &s);
+    keys_forward(pass, layer, acts, &s);
     kd_tap_forward(pass, KD_TAP_VALUE, layer->index, s.v, NULL);
-    ops->rotate(be, s.q, c->n_heads, pass->rope, pass->positions, false);
-    ops->rotate(be, s.k, c->n_kv_heads, pass->rope, pass->positions, false);
     ops->attention(be, &attention);
     ops->linear(be, pass->delta, acts->mixed, weights->out.value);
 }

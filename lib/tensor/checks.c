@@ -113,14 +113,47 @@ void kd_check_head_norm_backward(kd_tensor dx,
              (dw.dtype == KD_F32 && kd_tensor_elements(dw) == kd_tensor_elements(w)));
 }
 
-void kd_check_rotate(kd_tensor x, int64_t n_heads, kd_tensor table, kd_tensor positions)
+void kd_check_rotate(kd_tensor x, const kd_rotation *by)
 {
     const int64_t columns = kd_tensor_columns(x);
-    KD_CHECK(n_heads > 0 && columns % (2 * n_heads) == 0);
-    KD_CHECK(table.dtype == KD_F32 && kd_tensor_columns(table) == columns / n_heads);
-    KD_CHECK(kd_tensor_rows(table) > 0);
-    KD_CHECK(positions.data == NULL ||
-             (positions.dtype == KD_I32 && kd_tensor_elements(positions) == kd_tensor_rows(x)));
+    KD_CHECK(by->n_heads > 0 && columns % (2 * by->n_heads) == 0);
+    KD_CHECK(by->table.dtype == KD_F32 && kd_tensor_columns(by->table) == columns / by->n_heads);
+    KD_CHECK(kd_tensor_rows(by->table) > 0);
+    KD_CHECK(
+        by->positions.data == NULL ||
+        (by->positions.dtype == KD_I32 && kd_tensor_elements(by->positions) == kd_tensor_rows(x)));
+}
+
+int64_t kd_norm_parts(kd_tensor x, kd_tensor w)
+{
+    KD_CHECK(kd_tensor_elements(w) > 0);
+    return kd_tensor_columns(x) / kd_tensor_elements(w);
+}
+
+void kd_check_head_norm_rotate(kd_tensor y,
+                               kd_tensor x,
+                               kd_tensor w,
+                               kd_tensor rstd,
+                               const kd_rotation *by)
+{
+    const int64_t n_parts = kd_norm_parts(x, w);
+    kd_check_head_norm(y, x, w, rstd, n_parts);
+    kd_check_rotate(y, by);
+    KD_CHECK(by->n_heads % n_parts == 0);
+}
+
+void kd_check_head_norm_rotate_backward(kd_tensor dx,
+                                        kd_tensor dw,
+                                        kd_tensor dy,
+                                        kd_tensor x,
+                                        kd_tensor w,
+                                        kd_tensor rstd,
+                                        const kd_rotation *by)
+{
+    const int64_t n_parts = kd_norm_parts(x, w);
+    kd_check_head_norm_backward(dx, dw, dy, x, w, rstd, n_parts);
+    kd_check_rotate(dy, by);
+    KD_CHECK(by->n_heads % n_parts == 0);
 }
 
 static void check_matrix(kd_tensor t, kd_dtype dtype, int64_t rows, int64_t columns)

@@ -41,7 +41,20 @@ void kd_check_head_norm_backward(kd_tensor dx,
                                  kd_tensor w,
                                  kd_tensor rstd,
                                  int64_t n_heads);
-void kd_check_rotate(kd_tensor x, int64_t n_heads, kd_tensor table, kd_tensor positions);
+void kd_check_rotate(kd_tensor x, const kd_rotation *by);
+int64_t kd_norm_parts(kd_tensor x, kd_tensor w); /* of a row of x, each as long as w */
+void kd_check_head_norm_rotate(kd_tensor y,
+                               kd_tensor x,
+                               kd_tensor w,
+                               kd_tensor rstd,
+                               const kd_rotation *by);
+void kd_check_head_norm_rotate_backward(kd_tensor dx,
+                                        kd_tensor dw,
+                                        kd_tensor dy,
+                                        kd_tensor x,
+                                        kd_tensor w,
+                                        kd_tensor rstd,
+                                        const kd_rotation *by);
 void kd_check_attention(const kd_backend *be, const kd_attention *a);
 void kd_check_attention_backward(const kd_backend *be,
                                  const kd_attention *a,

@@ -134,6 +134,13 @@ typedef struct kd_attention {
     int64_t n_batch, n_tokens, n_heads, n_kv_heads, head_dim;
 } kd_attention;
 
+/* How rows of (N, heads * D) are turned, see rotate. */
+typedef struct kd_rotation {
+    kd_tensor table;     /* (T, D) f32: cosines of D/2 angles, then sines                    */
+    kd_tensor positions; /* (N) i32 below T, one for each row; or none: that of row n is n mod T */
+    int64_t n_heads;
+} kd_rotation;
+
 /* What one teacher gives for the loss over the vocabulary: hidden states, or logits. */
 typedef struct kd_vocab_teacher {
     kd_tensor hidden;  /* (N, C') f32 or bf16, after the final norm; or none */
@@ -355,15 +362,28 @@ typedef struct kd_ops {
                                bool accumulate);
 
     /* Rotary embedding (Su et al. 2021), halves paired as in Hugging Face: in place on x (N, heads * D)
-     * compute; row n has position positions[n] (N) i32, below T, or n mod T where there are none. table
-     * (T, D) f32: cosines of D/2 angles, then sines.
-     * inverse turns back: the gradient of the forward turn. */
-    void (*rotate)(kd_backend *be,
-                   kd_tensor x,
-                   int64_t n_heads,
-                   kd_tensor table,
-                   kd_tensor positions,
-                   bool inverse);
+     * compute. inverse turns back: the gradient of the forward turn. */
+    void (*rotate)(kd_backend *be, kd_tensor x, const kd_rotation *by, bool inverse);
+
+    /* head_norm, then rotate of y, and the gradient of both, in one pass over the rows: the same bits, for
+     * nothing between them is left out. w's size says how many parts of a row are normalised; each has whole
+     * heads. What is in dy, the gradient of y, is used up. */
+    void (*head_norm_rotate)(kd_backend *be,
+                             kd_tensor y,
+                             kd_tensor x,
+                             kd_tensor w,
+                             kd_tensor rstd,
+                             float eps,
+                             const kd_rotation *by);
+    void (*head_norm_rotate_backward)(kd_backend *be,
+                                      kd_tensor dx,
+                                      kd_tensor dw,
+                                      kd_tensor dy,
+                                      kd_tensor x,
+                                      kd_tensor w,
+                                      kd_tensor rstd,
+                                      bool accumulate,
+                                      const kd_rotation *by);
 
     /* Causal scaled dot-product attention within each sequence, grouped heads: head h reads k and v of
      * h / (H / G). A row sees no other segment; rows of padding write zeros, and their lse is undefined.
@@ -455,7 +475,7 @@ typedef struct kd_ops {
     X(embed) X(embed_backward)                                                                           \
     X(norm) X(norm_backward)                                                                             \
     X(head_norm) X(head_norm_backward)                                                                   \
-    X(rotate)                                                                                      \
+    X(rotate) X(head_norm_rotate) X(head_norm_rotate_backward)                                     \
     X(attention) X(attention_backward)                                                             \
     X(swiglu) X(swiglu_backward)                                                                   \
     X(route) X(route_backward) X(router_loss)                                                      \

@@ -100,7 +100,8 @@ OP(norm_backward)
 
 OP(rotate)
 {
-    b->be->ops->rotate(b->be, b->attention.q, H, b->table, kd_tensor_none(), false);
+    const kd_rotation by = {.table = b->table, .positions = kd_tensor_none(), .n_heads = H};
+    b->be->ops->rotate(b->be, b->attention.q, &by, false);
 }
 
 OP(swiglu)

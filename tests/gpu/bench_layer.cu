@@ -87,12 +87,16 @@ static void bench_heads(bench *b, const kd_attention *a)
                     dw = bench_random_1d(b, KD_F32, s.head_dim, 0.0f),
                     rstd = bench_random(b, KD_F32, s.n, s.heads, 1.0f),
                     table = bench_random(b, KD_F32, s.t, s.head_dim, 1.0f);
+    const kd_rotation by = {table, kd_tensor_none(), s.heads};
 
     bench_run(b, "head_norm", 4 * elements, 0, RUN(head_norm, y, a->q, w, rstd, s.heads, 1e-6f));
     bench_run(b, "head_norm_backward", 6 * elements, 0,
               RUN(head_norm_backward, y, dw, a->out, a->q, w, rstd, s.heads, true));
-    bench_run(b, "rotate", 4 * elements, 0,
-              RUN(rotate, y, s.heads, table, kd_tensor_none(), false));
+    bench_run(b, "rotate", 4 * elements, 0, RUN(rotate, y, &by, false));
+    bench_run(b, "head_norm_rotate", 4 * elements, 0,
+              RUN(head_norm_rotate, y, a->q, w, rstd, 1e-6f, &by));
+    bench_run(b, "head_norm_rotate_backward", 6 * elements, 0,
+              RUN(head_norm_rotate_backward, y, dw, a->out, a->q, w, rstd, true, &by));
 }
 
 void bench_attention(bench *b)

@@ -145,11 +145,56 @@ void device_run_head_norm_backward(side *d)
          rstd, heads, false);
 }
 
+/* Each position has more than one row. */
+static kd_rotation rotation_of(side *d, bool has_positions)
+{
+    const int64_t n_positions = (d->s.n + 1) / 2 + 1;
+    return (kd_rotation){
+        .table = side_weight(d, KD_F32, n_positions, d->s.dim),
+        .positions = has_positions ? side_ids(d, d->s.n, n_positions) : kd_tensor_none(),
+        .n_heads = d->s.heads,
+    };
+}
+
 void device_run_rotate(side *d)
 {
-    const int64_t n = d->s.n, width = d->s.heads * d->s.dim;
-    const kd_tensor table = side_weight(d, KD_F32, (n + 1) / 2, d->s.dim);
-    CALL(d, rotate, side_out(d, d->compute, n, width), d->s.heads, table, kd_tensor_none(), false);
-    CALL(d, rotate, side_out(d, d->compute, n, width), d->s.heads, table,
-         side_ids(d, n, (n + 1) / 2), true);
+    const kd_rotation by_row = rotation_of(d, false), by_position = rotation_of(d, true);
+    const int64_t width = d->s.heads * d->s.dim;
+    CALL(d, rotate, side_out(d, d->compute, d->s.n, width), &by_row, false);
+    CALL(d, rotate, side_out(d, d->compute, d->s.n, width), &by_position, true);
+}
+
+void device_run_head_norm_rotate(side *d)
+{
+    const kd_rotation by_row = rotation_of(d, false), by_position = rotation_of(d, true);
+    const int64_t heads = d->s.heads, width = heads * d->s.dim;
+    const kd_tensor x = side_in(d, d->compute, d->s.n, width);
+    CALL(d, head_norm_rotate, side_out(d, d->compute, d->s.n, width), x, side_in_1d(d, d->s.dim),
+         side_gradient(d, d->s.n, heads), 1e-5f, &by_row);
+    CALL(d, head_norm_rotate, side_out(d, d->compute, d->s.n, width), x, side_in_1d(d, width),
+         side_gradient(d, d->s.n, 1), 1e-5f, &by_position);
+}
+
+/* The gradient that goes in is used up: one for each call. */
+static void turn_and_norm_back(side *d,
+                               kd_tensor x,
+                               int64_t n_parts,
+                               bool has_weight,
+                               bool adds,
+                               const kd_rotation *by)
+{
+    const int64_t width = d->s.heads * d->s.dim;
+    CALL(d, head_norm_rotate_backward, side_out(d, d->compute, d->s.n, width),
+         has_weight ? side_out_1d(d, KD_F32, width / n_parts) : kd_tensor_none(),
+         side_in(d, d->compute, d->s.n, width), x, side_in_1d(d, width / n_parts),
+         side_weight(d, KD_F32, d->s.n, n_parts), adds, by);
+}
+
+void device_run_head_norm_rotate_backward(side *d)
+{
+    const kd_rotation by_row = rotation_of(d, false), by_position = rotation_of(d, true);
+    const kd_tensor x = side_in(d, d->compute, d->s.n, d->s.heads * d->s.dim);
+    turn_and_norm_back(d, x, d->s.heads, true, false, &by_row);
+    turn_and_norm_back(d, x, d->s.heads, false, false, &by_position);
+    turn_and_norm_back(d, x, 1, true, true, &by_position);
 }

@@ -101,6 +101,18 @@ static void head_norm(operands *o, kd_tensor grad, bool accumulate)
                                    as_vector(o->w_head), o->rstd, HEADS, accumulate);
 }
 
+static void head_norm_rotate(operands *o, kd_tensor grad, bool accumulate)
+{
+    const kd_tensor dy = kd_test_zeros(o->be->compute, N, OUT),
+                    table = kd_test_random(KD_F32, N, OUT / HEADS, 9);
+    const kd_rotation by = {.table = table, .positions = kd_tensor_none(), .n_heads = HEADS};
+    o->be->ops->copy(o->be, dy, o->dy); /* what goes in is used up */
+    o->be->ops->head_norm_rotate_backward(o->be, o->d_out, as_vector(grad), dy, o->dy,
+                                          as_vector(o->w_head), o->rstd, accumulate, &by);
+    kd_test_free(dy);
+    kd_test_free(table);
+}
+
 static void vocab_loss(operands *o, kd_tensor grad, bool accumulate)
 {
     const kd_tensor lm_head = kd_test_zeros(o->be->compute, VOCAB, IN);
@@ -134,6 +146,7 @@ static const struct {
     {"embed", embed, VOCAB, OUT},
     {"norm", norm, 1, OUT},
     {"head_norm", head_norm, 1, OUT / HEADS},
+    {"head_norm_rotate", head_norm_rotate, 1, OUT / HEADS},
     {"vocab_loss", vocab_loss, VOCAB, IN},
 };
 

@@ -192,14 +192,15 @@ static void expect_rotation(kd_dtype compute, int64_t t, int64_t heads, int64_t 
         kd_test_set(before, i / (heads * d), i % (heads * d),
                     kd_test_get(x, i / (heads * d), i % (heads * d)));
     }
-    be->ops->rotate(be, x, heads, table, kd_tensor_none(), false);
+    const kd_rotation by = {.table = table, .positions = kd_tensor_none(), .n_heads = heads};
+    be->ops->rotate(be, x, &by, false);
     const int64_t row = 2 * t - 1, at = (heads - 1) * d, half = d / 2;
     const double c = kd_test_get(table, t - 1, half - 1), s = kd_test_get(table, t - 1, d - 1);
     const double low = kd_test_get(before, row, at + half - 1);
     const double high = kd_test_get(before, row, at + d - 1);
     cr_expect_float_eq(kd_test_get(x, row, at + half - 1), low * c - high * s, sqrt(limit) * 10);
     cr_expect_float_eq(kd_test_get(x, row, at + d - 1), high * c + low * s, sqrt(limit) * 10);
-    be->ops->rotate(be, x, heads, table, kd_tensor_none(), true);
+    be->ops->rotate(be, x, &by, true);
     cr_expect_lt(kd_test_nmse(x, before), limit);
     kd_test_free(x);
     kd_test_free(table);
@@ -217,10 +218,12 @@ Test(ops_elementwise, rotation_takes_positions_where_there_are_some)
         for (int64_t c = 0; c < 8; c++) {
             kd_test_set(alone, positions[row], c, kd_test_get(x, row, c));
         }
-        be->ops->rotate(be, alone, 2, table, kd_tensor_none(), false);
+        kd_rotation by = {.table = table, .positions = kd_tensor_none(), .n_heads = 2};
+        be->ops->rotate(be, alone, &by, false);
         const kd_tensor one = kd_tensor_slice_rows(x, row, 1);
         const kd_tensor position = kd_test_i32(&positions[row], 1);
-        be->ops->rotate(be, one, 2, table, position, false);
+        by.positions = position;
+        be->ops->rotate(be, one, &by, false);
         cr_expect_eq(kd_test_nmse(one, kd_tensor_slice_rows(alone, positions[row], 1)), 0.0);
         kd_test_free(position);
     }

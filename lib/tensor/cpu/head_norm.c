@@ -1,11 +1,12 @@
 /*
- * head_norm.c - norm over parts of a row, each head's or all heads' together; a file of its own because
- * here dx is written and in the compute dtype, where norm.c adds into the f32 residual stream.
+ * head_norm.c - norm over parts of a row, each head's or all heads' together, alone and with the rotary
+ * embedding of the row while it is in the cache; a file of its own because here dx is written and in the
+ * compute dtype, where norm.c adds into the f32 residual stream.
  */
 #include <math.h>
 #include <string.h>
 
-#include "tensor/cpu/cpu.h"
+#include "tensor/cpu/rotary.h"
 
 typedef struct head_norm_args {
     kd_tensor y, x, dy, dx;
@@ -14,6 +15,7 @@ typedef struct head_norm_args {
     float *dw;   /* (parts, D) sums of each part's rows   */
     int64_t n_heads, head_dim;
     float eps;
+    const kd_rotary *turn; /* of y, or of dy back; or NULL */
 } head_norm_args;
 
 KD_INLINE void forward_row(const head_norm_args *a, int64_t row, kd_dtype dtype)
@@ -37,6 +39,9 @@ KD_INLINE void forward_row(const head_norm_args *a, int64_t row, kd_dtype dtype)
         }
         a->rstd[row * a->n_heads + h] = rstd;
     }
+    if (a->turn != NULL) {
+        kd_rotary_row(a->turn, row, dtype);
+    }
 }
 
 static void forward_rows(const void *args, int lane, int64_t begin, int64_t end)
@@ -59,6 +64,9 @@ KD_INLINE void backward_row(const head_norm_args *a, int64_t row, float *dw, kd_
     void *dx = kd_row(a->dx, row);
     const float *w = a->w;
     const int64_t dim = a->head_dim;
+    if (a->turn != NULL) {
+        kd_rotary_row(a->turn, row, dtype);
+    }
     for (int64_t h = 0; h < a->n_heads; h++) {
         const int64_t at = h * dim;
         const float rstd = a->rstd[row * a->n_heads + h];
@@ -102,6 +110,31 @@ static head_norm_args args_of(kd_tensor x, kd_tensor w, kd_tensor rstd, int64_t 
                             .head_dim = kd_tensor_columns(x) / n_heads};
 }
 
+static void forward(kd_backend *be, const head_norm_args *a)
+{
+    if (!be->fault) {
+        (void)kd_parallel_rows(be, kd_tensor_rows(a->x), kd_grain(kd_tensor_columns(a->x)),
+                               forward_rows, a);
+    }
+}
+
+static void backward(kd_backend *be, head_norm_args *a, kd_tensor dw, bool accumulate)
+{
+    if (be->fault) {
+        return;
+    }
+    const size_t mark = kd_cpu_scratch_mark(be);
+    a->dw = kd_cpu_scratch(be, (size_t)be->n_threads * (size_t)a->head_dim * sizeof *a->dw);
+    if (a->dw != NULL) {
+        const int n_parts = kd_parallel_rows(be, kd_tensor_rows(a->x),
+                                             kd_grain(kd_tensor_columns(a->x)), backward_rows, a);
+        if (dw.data != NULL) {
+            kd_sum_partials(dw.data, a->dw, n_parts, a->head_dim, accumulate);
+        }
+    }
+    kd_cpu_scratch_rewind(be, mark);
+}
+
 void KD_KERNEL(head_norm)(kd_backend *be,
                           kd_tensor y,
                           kd_tensor x,
@@ -114,10 +147,24 @@ void KD_KERNEL(head_norm)(kd_backend *be,
     head_norm_args a = args_of(x, w, rstd, n_heads);
     a.y = y;
     a.eps = eps;
-    if (!be->fault) {
-        (void)kd_parallel_rows(be, kd_tensor_rows(x), kd_grain(kd_tensor_columns(x)), forward_rows,
-                               &a);
-    }
+    forward(be, &a);
+}
+
+void KD_KERNEL(head_norm_rotate)(kd_backend *be,
+                                 kd_tensor y,
+                                 kd_tensor x,
+                                 kd_tensor w,
+                                 kd_tensor rstd,
+                                 float eps,
+                                 const kd_rotation *by)
+{
+    kd_check_head_norm_rotate(y, x, w, rstd, by);
+    const kd_rotary turn = KD_KERNEL(rotary_of)(y, by, false);
+    head_norm_args a = args_of(x, w, rstd, kd_norm_parts(x, w));
+    a.y = y;
+    a.eps = eps;
+    a.turn = &turn;
+    forward(be, &a);
 }
 
 void KD_KERNEL(head_norm_backward)(kd_backend *be,
@@ -132,19 +179,26 @@ void KD_KERNEL(head_norm_backward)(kd_backend *be,
 {
     kd_check_head_norm_backward(dx, dw, dy, x, w, rstd, n_heads);
     head_norm_args a = args_of(x, w, rstd, n_heads);
-    if (be->fault) {
-        return;
-    }
     a.dy = dy;
     a.dx = dx;
-    const size_t mark = kd_cpu_scratch_mark(be);
-    a.dw = kd_cpu_scratch(be, (size_t)be->n_threads * (size_t)a.head_dim * sizeof *a.dw);
-    if (a.dw != NULL) {
-        const int n_parts = kd_parallel_rows(be, kd_tensor_rows(x), kd_grain(kd_tensor_columns(x)),
-                                             backward_rows, &a);
-        if (dw.data != NULL) {
-            kd_sum_partials(dw.data, a.dw, n_parts, a.head_dim, accumulate);
-        }
-    }
-    kd_cpu_scratch_rewind(be, mark);
+    backward(be, &a, dw, accumulate);
+}
+
+void KD_KERNEL(head_norm_rotate_backward)(kd_backend *be,
+                                          kd_tensor dx,
+                                          kd_tensor dw,
+                                          kd_tensor dy,
+                                          kd_tensor x,
+                                          kd_tensor w,
+                                          kd_tensor rstd,
+                                          bool accumulate,
+                                          const kd_rotation *by)
+{
+    kd_check_head_norm_rotate_backward(dx, dw, dy, x, w, rstd, by);
+    const kd_rotary turn = KD_KERNEL(rotary_of)(dy, by, true);
+    head_norm_args a = args_of(x, w, rstd, kd_norm_parts(x, w));
+    a.dy = dy;
+    a.dx = dx;
+    a.turn = &turn;
+    backward(be, &a, dw, accumulate);
 }

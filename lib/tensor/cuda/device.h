@@ -96,7 +96,8 @@ kd_clusters_at_once(void (*kernel)(P...), dim3 block, unsigned cluster, size_t s
 #include <cuda_host.h>
 #endif
 
-#define KD_FN static __device__ __forceinline__
+#define KD_FN     static __device__ __forceinline__
+#define KD_MEMBER __device__ __forceinline__
 
 #include "tensor/cuda/hopper.h"
 
@@ -175,6 +176,14 @@ KD_FN void kd_store(float *p, float v)
 KD_FN void kd_store(__nv_bfloat16 *p, float v)
 {
     *p = __float2bfloat16(v);
+}
+
+/* A value as a store and a load of it would leave it. */
+template <class T> KD_FN float kd_rounded(float v)
+{
+    T stored;
+    kd_store(&stored, v);
+    return kd_load(&stored);
 }
 
 KD_FN float kd_sigmoid(float x)

@@ -10,24 +10,11 @@ template <class T> struct head_norm_args {
     const float *w; /* (D)        */
     float *rstd;    /* (N, heads) */
     int64_t y_stride, x_stride;
-    int64_t n_parts, n_heads, head_dim;
+    int64_t n_parts, head_dim;
+    kd_divisor n_heads;
     float eps;
     bool aligned;
 };
-
-template <int V, class T> KD_FN float squares_of(const T *x, int64_t columns, bool aligned)
-{
-    float squares = 0.0f, v[V];
-
-    for (int64_t at = threadIdx.x * V; at < columns; at += blockDim.x * V) {
-        kd_read(v, x + at, kd_piece_of<V>(columns - at, aligned));
-#pragma unroll
-        for (int i = 0; i < V; i++) {
-            squares += v[i] * v[i];
-        }
-    }
-    return squares;
-}
 
 /*
  * y = w * x * rstd with rstd = 1 / sqrt(mean(x^2) + eps) for each head's D columns of each row of x, y
@@ -39,12 +26,11 @@ static __global__ void __launch_bounds__(KD_GROUP_THREADS_MAX) head_norm_parts(h
     constexpr int V = KD_PIECE<T>;
     const int64_t part = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
     const bool is_there = part < a.n_parts; /* the sum wants all threads */
-    const int64_t row = is_there ? part / a.n_heads : 0;
-    const int64_t column = is_there ? part % a.n_heads * a.head_dim : 0;
-    const T *x = a.x + row * a.x_stride + column;
-    T *y = a.y + row * a.y_stride + column;
-    const float squares = kd_group_sum(is_there ? squares_of<V>(x, a.head_dim, a.aligned) : 0.0f);
-    const float rstd = 1.0f / sqrtf(squares / (float)a.head_dim + a.eps);
+    const kd_part place = kd_part_of(is_there ? part : 0, a.n_heads, a.head_dim);
+    const T *x = a.x + place.row * a.x_stride + place.column;
+    T *y = a.y + place.row * a.y_stride + place.column;
+    const float squares = is_there ? kd_part_squares<V>(x, a.head_dim, a.aligned) : 0.0f;
+    const float rstd = kd_rstd(kd_group_sum(squares), a.head_dim, a.eps);
     float v[V], w[V];
 
     for (int64_t at = threadIdx.x * V; is_there && at < a.head_dim; at += blockDim.x * V) {
@@ -84,11 +70,12 @@ static void launch(kd_backend *be,
                                  y.row_stride,
                                  x.row_stride,
                                  n_parts,
-                                 n_heads,
                                  head_dim,
+                                 kd_divisor_of(n_heads),
                                  eps,
                                  aligned};
 
+    KD_CHECK(n_parts <= INT32_MAX);
     kd_cuda_launch(be, "head_norm", head_norm_parts<T>, dim3(kd_cuda_blocks(n_parts, block.y)),
                    block, 0, a);
 }

@@ -32,7 +32,7 @@ extern "C" {
     X(ATTENTION, 80, 999, false, "attention.cu attention_backward.cu attention_block.cu", "ops_attention/* ops_device/attention*") \
     X(VOCABULARY, 80, 999, false, "vocab_loss.cu vocab_rows.cu", "ops_vocab_loss/* ops_device/vocab*") \
     X(VOCABULARY_FAST, 90, 109, true, "vocab_loss.cu vocab_rows.cu vocab_rows_cluster.cu", "ops_vocab_loss/* ops_device/vocab* ops_cuda_vocab/*") \
-    X(NORMS, 80, 999, false, "norm.cu head_norm.cu", "ops_norm/* ops_device/*norm*")               \
+    X(NORMS, 80, 999, false, "norm.cu head_norm.cu head_norm_rotate.cu", "ops_norm/* ops_head_turn/* ops_device/*norm*")           \
     X(ROUTER, 80, 999, false, "router.cu router_loss.cu", "ops_router/* ops_device/rout*")         \
     X(ROUTED_ROWS, 80, 999, false, "combine.cu gated_add.cu", "ops_combine/* ops_device/dispatch* ops_device/combine* ops_device/gated_add*") \
     X(ELEMENTS, 80, 999, false, "elementwise.cu columns.cu rotary.cu swiglu.cu", "ops_elementwise/* ops_device/rotate* ops_device/swiglu* ops_device/bias* ops_device/add_agrees ops_device/copy* ops_device/zero*") \

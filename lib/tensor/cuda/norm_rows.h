@@ -1,5 +1,6 @@
 /*
- * norm_rows.h - the backward pass of RMSNorm over rows or over parts of rows, for norm.cu and head_norm.cu.
+ * norm_rows.h - RMSNorm over parts of rows, and its backward pass over those and over whole rows: what norm.cu,
+ * head_norm.cu and head_norm_rotate.cu share.
  *
  * With xh = x * rstd and g = w * dy:  dx = rstd * (g - xh * mean(g * xh)),  dw = sum of dy * xh over rows.
  *
@@ -16,7 +17,52 @@
 /* Parts that a group takes at least, for a share of dw costs as much as one; and blocks at most. */
 enum { KD_NORM_PARTS_MIN = 8, KD_NORM_BLOCKS_MAX = 512, KD_NORM_SHARED_MAX = 48 << 10 };
 
-/* Part p is columns [p % n_heads * columns, + columns) of row p / n_heads. */
+/* Part p is columns [p % per_row * columns, + columns) of row p / per_row; parts are below 2^31. */
+struct kd_part {
+    unsigned row;
+    int64_t column;
+};
+
+KD_FN kd_part kd_part_of(int64_t part, kd_divisor per_row, int64_t columns)
+{
+    const unsigned row = kd_divide((unsigned)part, per_row);
+    return {row, kd_remainder((unsigned)part, row, per_row) * columns};
+}
+
+/* The sum of squares of this thread's columns of a part. */
+template <int V, class T> KD_FN float kd_part_squares(const T *x, int64_t columns, bool aligned)
+{
+    float squares = 0.0f, v[V];
+
+    for (int64_t at = threadIdx.x * V; at < columns; at += blockDim.x * V) {
+        kd_read(v, x + at, kd_piece_of<V>(columns - at, aligned));
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            squares += v[i] * v[i];
+        }
+    }
+    return squares;
+}
+
+KD_FN float kd_rstd(float squares, int64_t columns, float eps)
+{
+    return 1.0f / sqrtf(squares / (float)columns + eps);
+}
+
+/* How a kernel reads a part's dy, columns [at, at + V) of it: as it is. */
+struct kd_dy_as_it_is {
+    KD_MEMBER kd_dy_as_it_is of_row(unsigned) const
+    {
+        return *this;
+    }
+
+    template <int V, class DY>
+    KD_MEMBER void read(float (&d)[V], const DY *dy, int64_t at, kd_piece piece) const
+    {
+        kd_read(d, dy + at, piece);
+    }
+};
+
 template <class DX, class DY, class X> struct kd_norm_backward {
     DX *dx;
     const DY *dy;
@@ -26,15 +72,17 @@ template <class DX, class DY, class X> struct kd_norm_backward {
     const float *rstd; /* (n_parts)        */
     float *shares;     /* (groups, columns) of dw, or none */
     int64_t share_stride;
-    int64_t n_parts, n_heads, columns;
+    int64_t n_parts, columns;
+    kd_divisor per_row;
     int parts_per_group;
     bool in_shared; /* shares are summed in shared memory */
     bool aligned;
 };
 
 /* The sum of g * xh over this thread's columns of a part; adds dy * xh to its columns of `share`. */
-template <int V, class DY, class X>
-KD_FN float kd_norm_dot(const DY *dy,
+template <int V, class READ, class DY, class X>
+KD_FN float kd_norm_dot(const READ &reader,
+                        const DY *dy,
                         const X *x,
                         const float *w,
                         float rstd,
@@ -46,7 +94,7 @@ KD_FN float kd_norm_dot(const DY *dy,
 
     for (int64_t at = threadIdx.x * V; at < columns; at += blockDim.x * V) {
         const kd_piece piece = kd_piece_of<V>(columns - at, aligned);
-        kd_read(d, dy + at, piece);
+        reader.read(d, dy, at, piece);
         kd_read(v, x + at, piece);
         kd_read(scale, w + at, piece);
 #pragma unroll
@@ -67,8 +115,9 @@ KD_FN float kd_norm_dot(const DY *dy,
 }
 
 /* dx of this thread's columns of a part: added in the residual stream (ADDS), written elsewhere. */
-template <bool ADDS, int V, class DX, class DY, class X>
-KD_FN void kd_norm_dx(DX *dx,
+template <bool ADDS, int V, class READ, class DX, class DY, class X>
+KD_FN void kd_norm_dx(const READ &reader,
+                      DX *dx,
                       const DY *dy,
                       const X *x,
                       const float *w,
@@ -81,7 +130,7 @@ KD_FN void kd_norm_dx(DX *dx,
 
     for (int64_t at = threadIdx.x * V; at < columns; at += blockDim.x * V) {
         const kd_piece piece = kd_piece_of<V>(columns - at, aligned);
-        kd_read(d, dy + at, piece);
+        reader.read(d, dy, at, piece);
         kd_read(v, x + at, piece);
         kd_read(scale, w + at, piece);
         if (ADDS) {
@@ -96,9 +145,9 @@ KD_FN void kd_norm_dx(DX *dx,
     }
 }
 
-template <bool ADDS, class DX, class DY, class X>
+template <bool ADDS, class READ, class DX, class DY, class X>
 static __global__ void __launch_bounds__(KD_GROUP_THREADS_MAX)
-    kd_norm_backward_parts(kd_norm_backward<DX, DY, X> a)
+    kd_norm_backward_parts(kd_norm_backward<DX, DY, X> a, READ dy_of)
 {
     constexpr int V = KD_PIECE<DX, DY, X>;
     KD_DYN_SHARED(float, shared, 16);
@@ -116,16 +165,16 @@ static __global__ void __launch_bounds__(KD_GROUP_THREADS_MAX)
     for (int i = 0; i < a.parts_per_group; i++) {
         const int64_t part = first + (int64_t)i * blockDim.y;
         const bool is_there = part < a.n_parts;
-        const int64_t row = is_there ? part / a.n_heads : 0;
-        const int64_t column = is_there ? part % a.n_heads * a.columns : 0;
-        const DY *dy = a.dy + row * a.dy_stride + column;
-        const X *x = a.x + row * a.x_stride + column;
+        const kd_part at = kd_part_of(is_there ? part : 0, a.per_row, a.columns);
+        const DY *dy = a.dy + at.row * a.dy_stride + at.column;
+        const X *x = a.x + at.row * a.x_stride + at.column;
+        const READ reader = dy_of.of_row(at.row);
         const int64_t columns = is_there ? a.columns : 0; /* the sum wants all threads */
         const float rstd = is_there ? a.rstd[part] : 0.0f;
-        const float dot = kd_norm_dot<V>(dy, x, a.w, rstd, share, columns, a.aligned);
+        const float dot = kd_norm_dot<V>(reader, dy, x, a.w, rstd, share, columns, a.aligned);
         const float mean = kd_group_sum(dot) / (float)a.columns;
-        kd_norm_dx<ADDS, V>(a.dx + row * a.dx_stride + column, dy, x, a.w, rstd, mean, columns,
-                            a.aligned);
+        kd_norm_dx<ADDS, V>(reader, a.dx + at.row * a.dx_stride + at.column, dy, x, a.w, rstd, mean,
+                            columns, a.aligned);
     }
     for (int64_t at = threadIdx.x * V; kept != share && at < a.columns; at += blockDim.x * V) {
         const kd_piece piece = kd_piece_of<V>(a.columns - at, a.aligned);
@@ -141,14 +190,15 @@ kd_norm_blocks(int64_t n_parts, unsigned groups_per_block, int *parts_per_group_
     const int64_t most = static_cast<int64_t>(KD_NORM_BLOCKS_MAX) * groups_per_block;
     const int64_t parts = (n_parts + most - 1) / most;
 
-    KD_CHECK(parts <= INT32_MAX);
+    KD_CHECK(n_parts <= INT32_MAX);
     *parts_per_group_out =
         parts > KD_NORM_PARTS_MIN ? static_cast<int>(parts) : static_cast<int>(KD_NORM_PARTS_MIN);
     return kd_cuda_blocks(n_parts, static_cast<int64_t>(*parts_per_group_out) * groups_per_block);
 }
 
-/* dx, dy, x (N, heads * D); w (D); rstd (N * heads); dw (D) or none. */
-template <bool ADDS, class DX, class DY, class X>
+/* dx, dy, x (N, heads * D); w (D); rstd (N * heads); dw (D) or none. dy is read by `reader`, which may move
+ * pieces at once if reader_fits. */
+template <bool ADDS, class DX, class DY, class X, class READ = kd_dy_as_it_is>
 void kd_cuda_norm_backward_of(kd_backend *be,
                               const char *what,
                               kd_tensor dx,
@@ -158,7 +208,9 @@ void kd_cuda_norm_backward_of(kd_backend *be,
                               kd_tensor w,
                               kd_tensor rstd,
                               int64_t n_heads,
-                              bool accumulate)
+                              bool accumulate,
+                              READ reader = {},
+                              bool reader_fits = true)
 {
     constexpr int V = KD_PIECE<DX, DY, X>;
     const size_t mark = kd_cuda_scratch_mark(be);
@@ -187,15 +239,15 @@ void kd_cuda_norm_backward_of(kd_backend *be,
                                            kd_cuda_data<float>(shares),
                                            share_stride,
                                            n_parts,
-                                           n_heads,
                                            columns,
+                                           kd_divisor_of(n_heads),
                                            parts_per_group,
                                            in_shared,
-                                           (n_heads == 1 || columns % V == 0) &&
+                                           (n_heads == 1 || columns % V == 0) && reader_fits &&
                                                kd_cuda_fits(dx, V) && kd_cuda_fits(dy, V) &&
                                                kd_cuda_fits(x, V) && kd_cuda_fits(w, V)};
-    kd_cuda_launch(be, what, kd_norm_backward_parts<ADDS, DX, DY, X>, dim3(n_blocks), block,
-                   in_shared ? shared_bytes : 0, a);
+    kd_cuda_launch(be, what, kd_norm_backward_parts<ADDS, READ, DX, DY, X>, dim3(n_blocks), block,
+                   in_shared ? shared_bytes : 0, a, reader);
     if (dw.data != nullptr && be->fault == KD_OK) {
         kd_cuda_sum_columns(be, dw, kd_tensor_slice_columns(shares, 0, columns), accumulate);
     }

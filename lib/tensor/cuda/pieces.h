@@ -63,11 +63,32 @@ KD_FN void kd_device_check(bool holds)
     }
 }
 
+/* ---- division ---- */
+
+/*
+ * Division by a number that the launch knows, as a multiplication and a shift (Granlund and Montgomery 1994):
+ * with factor = ceil(2^(31 + s) / d) and d <= 2^s the quotient is right for every n < 2^31.
+ */
+struct kd_divisor {
+    unsigned divisor, factor, shift;
+};
+
+KD_FN unsigned kd_divide(unsigned n, kd_divisor d)
+{
+    return (unsigned)((uint64_t)n * d.factor >> d.shift);
+}
+
+/* n - quotient * divisor. */
+KD_FN unsigned kd_remainder(unsigned n, unsigned quotient, kd_divisor d)
+{
+    return n - quotient * d.divisor;
+}
+
 /* ---- pieces ---- */
 
 struct kd_pieces {
     int64_t rows, columns;
-    unsigned column_blocks; /* of each row */
+    kd_divisor column_blocks; /* of each row */
     bool aligned;
 };
 
@@ -78,8 +99,10 @@ struct kd_place {
 
 template <int V> KD_FN kd_place kd_place_of(kd_pieces s)
 {
-    const int64_t row = (int64_t)(blockIdx.x / s.column_blocks) * blockDim.y + threadIdx.y;
-    const int64_t column = ((int64_t)(blockIdx.x % s.column_blocks) * blockDim.x + threadIdx.x) * V;
+    const unsigned row_block = kd_divide(blockIdx.x, s.column_blocks);
+    const unsigned column_block = kd_remainder(blockIdx.x, row_block, s.column_blocks);
+    const int64_t row = (int64_t)row_block * blockDim.y + threadIdx.y;
+    const int64_t column = ((int64_t)column_block * blockDim.x + threadIdx.x) * V;
     return {row, column, kd_piece_of<V>(row < s.rows ? s.columns - column : 0, s.aligned)};
 }
 
@@ -99,6 +122,18 @@ KD_FN float kd_group_sum(float v)
 }
 
 /* ---- the host's side ---- */
+
+static inline kd_divisor kd_divisor_of(int64_t divisor)
+{
+    unsigned bits = 0;
+
+    KD_CHECK(divisor >= 1 && divisor <= INT32_MAX);
+    while (int64_t{1} << bits < divisor) {
+        bits++;
+    }
+    const uint64_t d = static_cast<uint64_t>(divisor), power = uint64_t{1} << (31 + bits);
+    return {static_cast<unsigned>(d), static_cast<unsigned>((power + d - 1) / d), 31 + bits};
+}
 
 /* Threads along a row of so many pieces: a power of 2. */
 static inline unsigned kd_cuda_threads_of(int64_t n_pieces, unsigned most)
@@ -126,8 +161,10 @@ void kd_cuda_launch_pieces(kd_backend *be,
     const unsigned column_blocks = kd_cuda_blocks(n_pieces, x);
     const int64_t n_blocks = static_cast<int64_t>(column_blocks) * kd_cuda_blocks(rows, y);
 
-    kd_cuda_launch(be, what, kernel, dim3(kd_cuda_blocks(n_blocks, 1)), dim3(x, y), 0,
-                   kd_pieces{rows, columns, column_blocks, aligned}, args...);
+    kd_cuda_launch(
+        be, what, kernel, dim3(kd_cuda_blocks(n_blocks, 1)), dim3(x, y), 0,
+        kd_pieces{rows, columns, kd_divisor_of(column_blocks > 0 ? column_blocks : 1), aligned},
+        args...);
 }
 
 /* Threads of a block whose groups walk along rows of so many columns. */
