@@ -165,6 +165,16 @@ void attempt_fault(attempt *a, const char *text, bool permanent)
     (void)snprintf(a->fault, sizeof a->fault, "%s", text[0] != '\0' ? text : "a rank failed");
 }
 
+void attempt_device_failed(attempt *a)
+{
+    a->device_failed = true;
+}
+
+void attempt_no_device(attempt *a)
+{
+    a->no_device = true;
+}
+
 void attempt_unprepared(attempt *a, kd_status st, const char *text)
 {
     attempt_fault(a, text, st == KD_ERR_INVALID);
@@ -349,7 +359,10 @@ job_event attempt_verdict(const attempt *a, char *reason, size_t reason_bytes)
         return JOB_EV_STOPPED;
     }
     say_why_lost(a, reason, reason_bytes);
-    return JOB_EV_LOST;
+    if (a->no_device) {
+        return JOB_EV_NO_DEVICE;
+    }
+    return a->device_failed ? JOB_EV_DEVICE : JOB_EV_LOST;
 }
 
 bool attempt_all_up(const attempt *a)

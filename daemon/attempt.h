@@ -98,6 +98,8 @@ typedef struct attempt {
     bool was_working; /* every rank has been up at least once */
     bool was_swept;
     bool fault_permanent;
+    bool device_failed;             /* a device, which later attempts avoid */
+    bool no_device;                 /* a rank found none that is not avoided */
     char fault[ATTEMPT_TEXT_BYTES]; /* the first reported; a permanent one replaces a passing one */
     uint32_t n_ranks, n_registered, n_connected;
     attempt_rank *ranks;     /* (n_ranks) */
@@ -135,6 +137,9 @@ void attempt_progress(attempt *a, uint64_t now_ms);
 void attempt_fault(attempt *a, const char *text, bool permanent);
 /* Nothing was launched. Files that do not suit would be refused again; a host short of space may not. */
 void attempt_unprepared(attempt *a, kd_status st, const char *text);
+/* A device failed that later attempts will not have, or there was none that is not avoided: the host's fault. */
+void attempt_device_failed(attempt *a);
+void attempt_no_device(attempt *a);
 void attempt_finished(attempt *a, attempt_outcome outcome);
 
 /* The launcher is known to be gone. */

@@ -276,6 +276,9 @@ static void carry_out(coordinator *co, entry *e, job_action action)
             coordinator_fail(co);
         }
         return;
+    case JOB_DO_WAIT:
+        scheduler_remove(&co->scheduler, &e->item);
+        return;
     case JOB_DO_RETRY:
         scheduler_remove(&co->scheduler, &e->item);
         retry_later(co, e);

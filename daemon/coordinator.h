@@ -14,6 +14,7 @@
 
 #include <uv.h>
 
+#include "daemon/devices.h"
 #include "daemon/jobs.h"
 #include "proto/daemon.pb-c.h"
 #include "wire/address.h"
@@ -36,6 +37,7 @@ typedef struct coordinator {
 
     store *store;
     scheduler scheduler;
+    devices devices;
     job_table jobs;
     uint64_t last_seq;
     struct run *runs;  /* live attempts */

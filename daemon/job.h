@@ -8,7 +8,8 @@
  * feeds them in here and carries out the action that comes back.
  *
  * Two budgets: an attempt that ends by itself counts as a failure against max_restarts;
- * one that was stopped by the daemon, or that went while no daemon watched, costs nothing.
+ * one that was stopped by the daemon, or that went while no daemon watched, costs nothing, nor does one whose
+ * device failed: that is the host's fault, and comes once for each device, since it is avoided then.
  */
 #ifndef KD_DAEMON_JOB_H
 #define KD_DAEMON_JOB_H
@@ -35,6 +36,8 @@ typedef enum job_event {
     JOB_EV_FINISHED,   /* the attempt ended with all steps done                     */
     JOB_EV_STOPPED,    /* it ended as it was ordered to                             */
     JOB_EV_LOST,       /* it ended otherwise: counts against max_restarts           */
+    JOB_EV_DEVICE,     /* it ended by a device that is avoided from now on: costs nothing */
+    JOB_EV_NO_DEVICE,  /* all devices that it might have run on are avoided: the same */
     JOB_EV_GONE,       /* it was found gone when the daemon came back: costs nothing */
     JOB_EV_FAULT,      /* it ended by a fault that would come again                 */
     JOB_EV_DEPENDENCY, /* a job it comes after failed or was cancelled              */
@@ -46,6 +49,7 @@ typedef enum job_action {
     JOB_DO_NOTHING,
     JOB_DO_STOP,  /* order the running attempt to stop    */
     JOB_DO_QUEUE, /* put it back into the queue           */
+    JOB_DO_WAIT,  /* keep it queued, and start it under the next daemon only */
     JOB_DO_RETRY, /* the same, after job_backoff_ms()     */
     JOB_DO_END,   /* final: release those that come after */
 } job_action;

@@ -48,15 +48,25 @@ static void name_files(preparation *p, const char *state, uint64_t id, uint32_t 
     state_log_path(state, id, number, p->log_file);
 }
 
-static bool pack_attempt(preparation *p, const attempt *a, const char *address)
+static bool pack_attempt(preparation *p, const attempt *a, const preparation_place *place)
 {
     Kd__Attempt file = KD__ATTEMPT__INIT;
+    Kd__AvoidedDevice avoid[DEVICES_AVOIDED_MAX], *list[DEVICES_AVOIDED_MAX];
+    for (size_t i = 0; i < place->devices->n_avoided; i++) {
+        const avoided_device *device = &place->devices->avoided[i];
+        kd__avoided_device__init(&avoid[i]);
+        avoid[i].identity = (char *)device->identity; /* both only read */
+        avoid[i].name = (char *)device->name;
+        list[i] = &avoid[i];
+    }
+    file.avoid = list;
+    file.n_avoid = place->devices->n_avoided;
     file.has_job_id = file.has_number = file.has_secret = 1;
     file.job_id = a->job_id;
     file.number = a->number;
     file.secret.data = (uint8_t *)a->secret; /* only read */
     file.secret.len = sizeof a->secret;
-    file.address = (char *)address; /* only read */
+    file.address = (char *)place->address; /* only read */
     p->attempt = malloc(kd__attempt__get_packed_size(&file));
     p->launch.attempt_bytes = p->attempt == NULL ? 0 : kd__attempt__pack(&file, p->attempt);
     return p->attempt != NULL;
@@ -65,7 +75,7 @@ static bool pack_attempt(preparation *p, const attempt *a, const char *address)
 static bool fill(preparation *p, const entry *e, const attempt *a, const preparation_place *place)
 {
     p->spec = entry_unpack(e);
-    if (p->spec == NULL || kd_job_complete(p->spec) || !pack_attempt(p, a, place->address)) {
+    if (p->spec == NULL || kd_job_complete(p->spec) || !pack_attempt(p, a, place)) {
         return false;
     }
     kd_yaml_print(&p->yaml, &p->spec->base);

@@ -9,6 +9,7 @@
 #define KD_DAEMON_PREPARATION_H
 
 #include "daemon/attempt.h"
+#include "daemon/devices.h"
 #include "daemon/jobs.h"
 #include "daemon/launch_mpirun.h"
 
@@ -16,10 +17,11 @@ typedef struct preparation preparation;
 
 /* Where an attempt is launched. */
 typedef struct preparation_place {
-    const char *folder;  /* of the daemon's state                    */
-    const char *worker;  /* path of distill-worker                   */
-    const char *address; /* where ranks reach the daemon             */
-    const char *mark;    /* of the attempt's processes (process.h)   */
+    const char *folder;     /* of the daemon's state                    */
+    const char *worker;     /* path of distill-worker                   */
+    const char *address;    /* where ranks reach the daemon             */
+    const devices *devices; /* those that are avoided; read at once       */
+    const char *mark;       /* of the attempt's processes (process.h)   */
 } preparation_place;
 
 /* Of the entry's job and this attempt of it. The strings of the place outlive it. NULL without memory. */

@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -18,6 +19,7 @@ struct rank_link {
     coordinator *co;
     run *run; /* NULL until registered, and after it was released */
     uint32_t rank;
+    char host[128]; /* as the rank told it, for people */
 };
 
 rank_link *rank_open(coordinator *co, kd_connection *c)
@@ -101,6 +103,7 @@ static void on_hello(rank_link *link, const Kd__RankHello *hello)
     }
     link->run = e->run;
     link->rank = hello->rank;
+    (void)snprintf(link->host, sizeof link->host, "%s", hello->host != NULL ? hello->host : "?");
     kd_log(KD_LOG_INFO, "job %" PRIu64 ": rank %u of attempt %u is here, process %" PRIu64 " on %s",
            hello->job_id, hello->rank, hello->attempt, hello->pid,
            hello->host != NULL ? hello->host : "?");
@@ -155,6 +158,33 @@ static void on_fault(rank_link *link, const Kd__FaultReport *report)
     coordinator_note(link->co, run_entry(link->run), "fault", "rank %u: %s", link->rank, text);
 }
 
+static const char *text_of(const char *text)
+{
+    return text != NULL ? text : "";
+}
+
+/* Once for each device an attempt is not charged for it: the next ones will not have it. */
+static void on_device(rank_link *link, const Kd__DeviceReport *report)
+{
+    attempt *a = run_attempt(link->run);
+    entry *e = run_entry(link->run);
+    char name[DEVICE_NAME_BYTES];
+    if (report->kind == KD__DEVICE_REPORT__KIND__NONE_LEFT) {
+        attempt_no_device(a);
+        coordinator_note(link->co, e, "device", "rank %u on %s: %s", link->rank, link->host,
+                         text_of(report->text));
+        return;
+    }
+    (void)snprintf(name, sizeof name, "%.200s on %s", text_of(report->name), link->host);
+    const bool is_new = devices_avoid(&link->co->devices, text_of(report->identity), name);
+    if (is_new) {
+        attempt_device_failed(a);
+    }
+    coordinator_note(link->co, e, "device", "rank %u: %s failed%s: %s", link->rank, name,
+                     is_new ? ", and is avoided until distilld starts again" : "",
+                     text_of(report->text));
+}
+
 static void on_finished(rank_link *link, const Kd__FinishedReport *report)
 {
     if (link->rank == 0) {
@@ -207,6 +237,9 @@ static void on_report(rank_link *link, Kd__RankMessage *message)
         break;
     case KD__RANK_MESSAGE__BODY_FAULT:
         on_fault(link, message->fault);
+        break;
+    case KD__RANK_MESSAGE__BODY_DEVICE:
+        on_device(link, message->device);
         break;
     case KD__RANK_MESSAGE__BODY_FINISHED:
         on_finished(link, message->finished);

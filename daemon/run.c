@@ -238,6 +238,7 @@ static void on_recorded(void *context, kd_status st)
     const preparation_place place = {.folder = r->co->folder,
                                      .worker = r->co->worker,
                                      .address = r->co->rank_address,
+                                     .devices = &r->co->devices,
                                      .mark = r->mark};
     r->preparation = preparation_create(r->entry, &r->attempt, &place);
     if (r->preparation == NULL || preparation_start(r->preparation, r->co->loop, on_prepared, r)) {

@@ -8,9 +8,9 @@
 #include "train/device.h"
 #include "train/dtype.h"
 
-role_count role_count_here(void)
+role_count role_count_here(uint64_t avoided)
 {
-    return (role_count){1, kd_cuda_device_count() > 0 ? 1 : 0, kd_cpu_multiplies_bf16() ? 1 : 0};
+    return (role_count){1, kd_device_count(avoided) > 0 ? 1 : 0, kd_cpu_multiplies_bf16() ? 1 : 0};
 }
 
 static void resolve(Kd__Resources *resources, Kd__Dtype *dtype, const role_count *of)

@@ -19,8 +19,8 @@ typedef struct role_count {
 
 enum { ROLE_COUNTS = sizeof(role_count) / sizeof(int64_t) };
 
-/* Of this process as one rank. */
-role_count role_count_here(void);
+/* Of this process as one rank, which takes no CUDA device that is avoided (train/device.h). */
+role_count role_count_here(uint64_t avoided);
 
 /* counts[0] of the students, counts[1 + i] of teacher i: the job then has the words that hold. */
 void auto_resolve(Kd__Job *job, const role_count *counts);

@@ -53,7 +53,9 @@ bool level_is_of_cuda(const worker *w)
 
 static const char *own_kind(const worker *w, char name_out[KD_CUDA_KIND_BYTES])
 {
-    kd_cuda_kind((int)(kd_world_local_rank(w->world) % kd_cuda_device_count()), name_out);
+    kd_cuda_kind(
+        kd_device_turn(kd_cuda_device_count(), w->devices.avoided, kd_world_local_rank(w->world)),
+        name_out);
     return name_out;
 }
 

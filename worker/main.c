@@ -66,6 +66,7 @@ static kd_status open_link(worker *w, const options *o)
         .world_size = (uint32_t)kd_world_size(w->world),
         .on_refused = on_refused,
     };
+    devices_avoid(&w->devices, attempt);
     st = rank_link_open(&settings, &w->link);
     kd__attempt__free_unpacked(attempt, NULL);
     return st;
@@ -200,16 +201,26 @@ static void report_finished(worker *w, worker_outcome outcome)
 /* A fault in the middle of the work: the others cannot know, and would wait for ever. */
 KD_NORETURN static void end_everything(worker *w, kd_status st)
 {
+    devices_tell_failed(&w->devices, w->link);
     report_fault(w, st);
     rank_link_close(w->link, FAULT_TIMEOUT_MS);
     (void)MPI_Abort(MPI_COMM_WORLD, (int)options_exit_code(st));
     _exit((int)options_exit_code(st)); /* MPI_Abort is not declared never to return */
 }
 
+/* While this rank's back ends live. */
+static kd_status agree_prepared(worker *w, kd_status mine)
+{
+    if (mine) {
+        devices_tell_failed(&w->devices, w->link);
+    }
+    return kd_world_agree(w->world, mine);
+}
+
 static kd_status be_student(worker *w, worker_outcome *outcome_out)
 {
     student_rank rank;
-    kd_status st = kd_world_agree(w->world, student_rank_prepare(w, &rank));
+    kd_status st = agree_prepared(w, student_rank_prepare(w, &rank));
     if (!st) {
         st = student_rank_connect(&rank);
         if (!st) {
@@ -227,7 +238,7 @@ static kd_status be_student(worker *w, worker_outcome *outcome_out)
 static kd_status be_teacher(worker *w, worker_outcome *outcome_out)
 {
     teacher_rank rank;
-    kd_status st = kd_world_agree(w->world, teacher_rank_prepare(w, &rank));
+    kd_status st = agree_prepared(w, teacher_rank_prepare(w, &rank));
     if (!st) {
         st = teacher_rank_connect(&rank);
         if (!st) {

@@ -129,9 +129,28 @@ kd_status resolved_take(Kd__Job *job, const char *made_with)
     return st ? st : check_cut(job);
 }
 
-static bool wants_unseen(const Kd__Resources *resources)
+static bool wants_unseen(const worker *w, const Kd__Resources *resources)
 {
-    return resources->device == KD__RESOURCES__DEVICE__CUDA && kd_cuda_device_count() == 0;
+    return resources->device == KD__RESOURCES__DEVICE__CUDA &&
+           kd_device_count(w->devices.avoided) == 0;
+}
+
+/* A host without one fails the job; one whose devices have failed is to blame itself. */
+static kd_status refuse_device(const worker *w, const char *path)
+{
+    if (kd_cuda_device_count() == 0) {
+        return kd_fail(KD_ERR_NOT_FOUND,
+                       "%s.resources.device: found cuda, expected cpu or auto: this host has no "
+                       "CUDA device, or this program was built without CUDA",
+                       path);
+    }
+    const kd_status st =
+        kd_fail(KD_ERR_STATE,
+                "%s.resources.device: found cuda, but no CUDA device of this host is left: those "
+                "that failed are avoided until distilld starts again",
+                path);
+    devices_tell_none_left(w->link, kd_fault_text());
+    return st;
 }
 
 /* Of this rank's roles, once no device is auto. */
@@ -139,18 +158,13 @@ static kd_status check_device(const worker *w)
 {
     const bool student = kd_world_role(w->world) == KD_ROLE_STUDENT;
     char path[32] = "student";
-    bool unseen = student && wants_unseen(w->job->student->resources);
+    bool unseen = student && wants_unseen(w, w->job->student->resources);
     for (int i = 0; !unseen && i < (int)w->job->n_teachers; i++) {
         const bool mine = student ? teaching_is_local(w->job, i) : kd_world_teacher(w->world) == i;
-        unseen = mine && wants_unseen(w->job->teachers[i]->resources);
+        unseen = mine && wants_unseen(w, w->job->teachers[i]->resources);
         (void)snprintf(path, sizeof path, "teachers.%d", i);
     }
-    return unseen
-               ? kd_fail(KD_ERR_NOT_FOUND,
-                         "%s.resources.device: found cuda, expected cpu or auto: this host has no "
-                         "CUDA device, or this program was built without CUDA",
-                         path)
-               : KD_OK;
+    return unseen ? refuse_device(w, path) : KD_OK;
 }
 
 /* The same on every rank. */
@@ -158,7 +172,7 @@ static kd_status count_ranks(worker *w, role_count *counts)
 {
     const int role =
         kd_world_role(w->world) == KD_ROLE_STUDENT ? 0 : 1 + kd_world_teacher(w->world);
-    counts[role] = role_count_here();
+    counts[role] = role_count_here(w->devices.avoided);
     return kd_world_sum(w->world, &counts[0].n_ranks, ROLE_COUNTS * (1 + (int)w->job->n_teachers));
 }
 

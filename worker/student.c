@@ -26,7 +26,7 @@ static bool is_leader(const student_rank *rank)
 }
 
 /* Teachers on this rank run where it says; the level is the students' own. */
-static kd_status open_device(const worker *w,
+static kd_status open_device(worker *w,
                              const Kd__Resources *resources,
                              int n_threads,
                              kd_dtype compute,
@@ -37,7 +37,7 @@ static kd_status open_device(const worker *w,
         .local_rank = kd_world_local_rank(w->world),
         .n_threads = n_threads,
         .level = w->kernels[0] != '\0' && !level_is_of_cuda(w) ? w->kernels : NULL};
-    return kd_device_open(&place, compute, be_out);
+    return devices_open(&w->devices, &place, compute, be_out);
 }
 
 /* The model in this process, or only its lm_head if that is all that is needed here. */

@@ -185,7 +185,7 @@ kd_status teacher_rank_prepare(worker *w, teacher_rank *rank)
     const kd_device_place place = {.device = teacher->resources->device,
                                    .local_rank = kd_world_local_rank(w->world),
                                    .n_threads = (int)teacher->resources->threads};
-    st = kd_device_open(&place, kd_dtype_of_word(teacher->dtype), &rank->be);
+    st = devices_open(&w->devices, &place, kd_dtype_of_word(teacher->dtype), &rank->be);
     if (!st) {
         st = teacher_source_open(w, rank->be, &rank->teaching.plan, rank->teacher, on_block, rank,
                                  &rank->source);

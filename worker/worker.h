@@ -12,6 +12,7 @@
 #include "train/checkpoint.h"
 #include "train/step.h"
 #include "worker/batches.h"
+#include "worker/devices.h"
 #include "worker/link.h"
 #include "worker/live.h"
 
@@ -26,8 +27,9 @@ typedef struct resume_point {
 typedef struct worker {
     kd_world *world;
     rank_link *link; /* NULL: no daemon */
-    Kd__Job *job;    /* completed and checked; resolved.h decides what it leaves open */
-    live live;       /* what became of its values since */
+    rank_devices devices;
+    Kd__Job *job; /* completed and checked; resolved.h decides what it leaves open */
+    live live;    /* what became of its values since */
     batches batches;
     kd_text identity;               /* of the job, its tokens and models (identity.h); owned */
     kd_text resolved;               /* what it left to be decided (resolved.h); owned */

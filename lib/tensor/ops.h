@@ -546,6 +546,11 @@ KD_MUST_USE kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_ba
 /* CUDA devices that this process sees and kernels are compiled for; 0 also where there is no driver. */
 int kd_cuda_device_count(void);
 
+/* What that device is known by on every host, whatever its number in a process: its UUID in hex; "" where
+ * it cannot be told. */
+#define KD_CUDA_IDENTITY_BYTES 40
+void kd_cuda_identity(int number, char text_out[KD_CUDA_IDENTITY_BYTES]);
+
 /* The kind of kernels that a device of this process runs, such as "sm_90": of two kinds sums may differ in
  * rounding. */
 #define KD_CUDA_KIND_BYTES 16

@@ -93,6 +93,21 @@ Test(attempt, works_when_the_last_rank_has_said_hello)
     cr_expect(eq(int, (int)a.state, ATTEMPT_WORKING));
 }
 
+Test(attempt, a_device_that_failed_is_the_hosts_fault_unless_the_input_is_bad)
+{
+    all_up(0);
+    attempt_device_failed(&a);
+    attempt_fault(&a, "rank 1: a kernel failed", false);
+    cr_expect(eq(int, (int)end_with(74, 10), JOB_EV_DEVICE));
+    cr_expect(eq(str, reason, "rank 1: a kernel failed"));
+    attempt_no_device(&a);
+    cr_expect(eq(int, (int)attempt_verdict(&a, reason, sizeof reason), JOB_EV_NO_DEVICE));
+    attempt_fault(&a, "the job is wrong", true);
+    cr_expect(eq(int, (int)attempt_verdict(&a, reason, sizeof reason), JOB_EV_FAULT));
+    attempt_finished(&a, ATTEMPT_COMPLETED);
+    cr_expect(eq(int, (int)attempt_verdict(&a, reason, sizeof reason), JOB_EV_FINISHED));
+}
+
 Test(attempt, refuses_a_wrong_secret_of_any_length)
 {
     uint8_t wrong[ATTEMPT_SECRET_BYTES];

@@ -16,6 +16,8 @@ static const row expected[JOB_STATE_COUNT] = {
                      [JOB_EV_FINISHED] = NO,
                      [JOB_EV_STOPPED] = NO,
                      [JOB_EV_LOST] = NO,
+                     [JOB_EV_DEVICE] = NO,
+                     [JOB_EV_NO_DEVICE] = NO,
                      [JOB_EV_GONE] = NO,
                      [JOB_EV_FAULT] = NO,
                      [JOB_EV_DEPENDENCY] = JOB_FAILED,
@@ -25,6 +27,8 @@ static const row expected[JOB_STATE_COUNT] = {
                        [JOB_EV_FINISHED] = JOB_SUCCEEDED,
                        [JOB_EV_STOPPED] = JOB_QUEUED,
                        [JOB_EV_LOST] = JOB_QUEUED,
+                       [JOB_EV_DEVICE] = JOB_QUEUED,
+                       [JOB_EV_NO_DEVICE] = JOB_QUEUED,
                        [JOB_EV_GONE] = JOB_QUEUED,
                        [JOB_EV_FAULT] = JOB_FAILED,
                        [JOB_EV_DEPENDENCY] = NO,
@@ -34,13 +38,15 @@ static const row expected[JOB_STATE_COUNT] = {
                       [JOB_EV_FINISHED] = JOB_SUCCEEDED,
                       [JOB_EV_STOPPED] = JOB_QUEUED,
                       [JOB_EV_LOST] = JOB_QUEUED,
+                      [JOB_EV_DEVICE] = JOB_QUEUED,
+                      [JOB_EV_NO_DEVICE] = JOB_QUEUED,
                       [JOB_EV_GONE] = JOB_QUEUED,
                       [JOB_EV_FAULT] = JOB_FAILED,
                       [JOB_EV_DEPENDENCY] = NO,
                       [JOB_EV_CANCEL] = JOB_RUNNING}},
-    [JOB_SUCCEEDED] = {{NO, NO, NO, NO, NO, NO, NO, NO, NO}},
-    [JOB_FAILED] = {{NO, NO, NO, NO, NO, NO, NO, NO, NO}},
-    [JOB_CANCELLED] = {{NO, NO, NO, NO, NO, NO, NO, NO, NO}},
+    [JOB_SUCCEEDED] = {{NO, NO, NO, NO, NO, NO, NO, NO, NO, NO, NO}},
+    [JOB_FAILED] = {{NO, NO, NO, NO, NO, NO, NO, NO, NO, NO, NO}},
+    [JOB_CANCELLED] = {{NO, NO, NO, NO, NO, NO, NO, NO, NO, NO, NO}},
 };
 
 static job make(job_state state)
@@ -73,6 +79,22 @@ Test(job_state, a_refused_event_changes_nothing)
     cr_expect(eq(int, j.cancel_asked, before.cancel_asked));
     cr_expect(eq(u32, j.attempts, before.attempts));
     cr_expect(eq(int, (int)action, 77));
+}
+
+Test(job_state, a_failed_device_costs_nothing_and_none_left_is_waited_for)
+{
+    job j = make(JOB_RUNNING);
+    job_action action;
+    j.failures = j.max_restarts;
+    cr_assert(eq(int, job_handle(&j, JOB_EV_DEVICE, &action), KD_OK));
+    cr_expect(eq(int, (int)action, JOB_DO_QUEUE));
+    cr_assert(eq(int, job_handle(&j, JOB_EV_LAUNCH, &action), KD_OK));
+    cr_assert(eq(int, job_handle(&j, JOB_EV_NO_DEVICE, &action), KD_OK));
+    cr_expect(eq(int, (int)action, JOB_DO_WAIT));
+    cr_expect(eq(int, (int)j.state, JOB_QUEUED));
+    cr_expect(eq(u32, j.failures, j.max_restarts));
+    cr_assert(eq(int, job_handle(&j, JOB_EV_CANCEL, &action), KD_OK));
+    cr_expect(eq(int, (int)j.state, JOB_CANCELLED));
 }
 
 Test(job_state, a_launch_counts_an_attempt_and_no_failure)

@@ -128,6 +128,26 @@ Test(dtype, auto_follows_the_ranks)
 
 static const char open_job[] = SMALL "training: {steps: 20, batch_size: 8}\n";
 
+Test(device, ranks_take_those_that_are_left_in_turn)
+{
+    static const struct {
+        uint64_t avoided;
+        int taken[5]; /* of 3 devices, by ranks 0 to 4 */
+    } rows[] = {
+        {0, {0, 1, 2, 0, 1}},      {1, {1, 2, 1, 2, 1}}, {2, {0, 2, 0, 2, 0}}, {5, {1, 1, 1, 1, 1}},
+        {7, {-1, -1, -1, -1, -1}}, {8, {0, 1, 2, 0, 1}}, /* one that is not there */
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (int rank = 0; rank < 5; rank++) {
+            cr_expect_eq(kd_device_turn(3, rows[i].avoided, rank), rows[i].taken[rank],
+                         "row %zu, rank %d", i, rank);
+        }
+    }
+    cr_expect_eq(kd_device_turn(0, 0, 0), -1);
+    cr_expect_eq(kd_device_turn(66, UINT64_MAX, 3), 65);
+}
+
 Test(resolved, what_was_decided_wins_over_what_this_run_would_come_to)
 {
     static const char made_with[] = "training.dtype=bf16\ntraining.micro_batch_size=2\n"

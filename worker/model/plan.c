@@ -22,7 +22,7 @@ static kd_status decide(Kd__Job *job)
     if (counts == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for %zu teachers", job->n_teachers);
     }
-    const role_count here = role_count_here();
+    const role_count here = role_count_here(0);
     for (size_t i = 0; i <= job->n_teachers; i++) {
         const Kd__Resources *resources =
             i == 0 ? job->student->resources : job->teachers[i - 1]->resources;

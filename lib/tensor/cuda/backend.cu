@@ -208,6 +208,22 @@ int kd_cuda_device_count(void)
     return n_usable;
 }
 
+void kd_cuda_identity(int number, char text_out[KD_CUDA_IDENTITY_BYTES])
+{
+    cudaDeviceProp properties;
+    int n = 0;
+
+    text_out[0] = '\0';
+    if (cudaGetDeviceProperties(&properties, number) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return;
+    }
+    for (const char byte : properties.uuid.bytes) {
+        n += snprintf(text_out + n, static_cast<size_t>(KD_CUDA_IDENTITY_BYTES - n), "%02x",
+                      static_cast<unsigned char>(byte));
+    }
+}
+
 void kd_cuda_kind(int number, char name_out[KD_CUDA_KIND_BYTES])
 {
     (void)snprintf(name_out, KD_CUDA_KIND_BYTES, "sm_%d", capability_of(number));

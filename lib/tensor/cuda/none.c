@@ -17,6 +17,12 @@ int kd_cuda_device_count(void)
     return 0;
 }
 
+void kd_cuda_identity(int number, char text_out[KD_CUDA_IDENTITY_BYTES])
+{
+    (void)number;
+    text_out[0] = '\0';
+}
+
 void kd_cuda_kind(int number, char name_out[KD_CUDA_KIND_BYTES])
 {
     (void)number;

@@ -44,6 +44,7 @@ static void start_once()
     engine().seed = (unsigned)from_environment("KD_CUDA_HOST_SEED", 0);
     engine().rng = engine().seed * 0x9e3779b97f4a7c15ull + 1;
     engine().fault_at = from_environment("KD_CUDA_HOST_FAULT_AT", 0);
+    engine().fault_device = (int)from_environment("KD_CUDA_HOST_FAULT_DEVICE", (unsigned long)-1);
 }
 
 api_call::api_call()

@@ -136,6 +136,9 @@ struct engine_state {
     std::string fault;
     kd_cuda_host_work done = {};
     unsigned long fault_at = 0; /* the launch that is to fail, counted from 1; 0: none */
+    int fault_device = -1;      /* whose launches are counted for that; -1: all devices'    */
+    unsigned long n_for_fault = 0;
+    int device = 0; /* whose work runs */
 
     /* Below n. */
     unsigned rnd(size_t n)

@@ -133,7 +133,9 @@ cudaError_t launch(const launch_shape &shape, void (*body)(void *), void *contex
     e.body = body;
     e.context = context;
     e.main_stack = nullptr;
-    if (++e.done.n_launches == e.fault_at) {
+    e.done.n_launches++;
+    e.n_for_fault += e.fault_device < 0 || e.fault_device == e.device;
+    if (e.n_for_fault == e.fault_at && e.fault_at > 0) {
         e.fault = "launch " + std::to_string(e.fault_at) + " fails, as KD_CUDA_HOST_FAULT_AT says";
         return cudaErrorLaunchFailure;
     }

@@ -60,6 +60,7 @@ static void run_front(CUstream_st &s)
     s.queue.pop_front();
     if (!sticky_error()) {
         memory_open(work.device);
+        engine().device = s.device;
         if (cudaError_t error = work.run())
             set_sticky_error(error);
     }
