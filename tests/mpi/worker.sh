@@ -661,6 +661,25 @@ case_cuda_resume() {
     cmp whole/final/model.safetensors broken/final/model.safetensors || fail "a resumed run ended in other bytes"
 }
 
+# The tool's models run there, too: the same loss as on the processor, and bf16 by itself.
+case_cuda_model() {
+    local tool device losses=()
+    tool=$(dirname "$worker")/distill-model-emulated
+    make_teacher student.resources.device=cpu
+    local evaluate=("$tool" evaluate teacher/final --data text.txt --sequence-length 16 --max-sequences 4)
+    for device in cpu cuda; do
+        losses+=("$("${evaluate[@]}" --device $device --dtype f32 --json | sed 's/.*"loss":\([^,]*\).*/\1/')")
+    done
+    awk -v a="${losses[0]}" -v b="${losses[1]}" 'BEGIN { exit !(a > 0 && a != b && (a - b) ^ 2 < 1e-10 * a * a) }' ||
+        fail "losses on cpu and cuda: ${losses[*]}, expected the same but for rounding"
+    cmp <("${evaluate[@]}" --json) <("${evaluate[@]}" --device cuda --dtype bf16 --json) || fail "auto is not the device's bf16"
+    : >log
+    KD_CUDA_HOST_DEVICES=0 expect_code 65 "${evaluate[@]}" --device cuda
+    grep -q "no CUDA device" log || fail "the log does not say that there is no CUDA device"
+    KD_CUDA_HOST_DEVICES=0 "${evaluate[@]}" | grep -q '^loss' || fail "auto without a device"
+    expect_code 64 "${evaluate[@]}" --device gpu
+}
+
 # A kernel that fails, and with it the device, ends the attempt with its reason, and may be tried again.
 case_cuda_fault() {
     local role rank at t=teachers.0.resources.device s=student.resources.device

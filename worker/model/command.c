@@ -6,7 +6,9 @@
 
 #include "base/log.h"
 #include "base/option.h"
-#include "tensor/ops.h"
+#include "train/device.h"
+#include "train/dtype.h"
+#include "worker/auto.h"
 
 int command_help(const char *text)
 {
@@ -65,6 +67,54 @@ kd_status command_dtype(const char *word, kd_dtype *dtype_out)
         return kd_fail(KD_ERR_ARG, "--dtype: found \"%s\", expected auto, bf16 or f32", word);
     }
     return KD_OK;
+}
+
+/* A value of an option by its word: the i-th of n. */
+static kd_status
+find_word(const char *option, const char *const *words, int n, const char *word, int *i_out)
+{
+    for (int i = 0; i < n; i++) {
+        if (strcmp(word, words[i]) == 0) {
+            *i_out = i;
+            return KD_OK;
+        }
+    }
+    return kd_fail(KD_ERR_ARG, "%s: found \"%s\", expected %s, %s or %s", option, word, words[0],
+                   words[1], words[2]);
+}
+
+kd_status command_place_device(const char *word, command_place *place)
+{
+    static const char *const words[] = {"auto", "cpu", "cuda"};
+    static const Kd__Resources__Device devices[] = {
+        KD__RESOURCES__DEVICE__AUTO, KD__RESOURCES__DEVICE__CPU, KD__RESOURCES__DEVICE__CUDA};
+    int i = 0;
+    const kd_status st = find_word("--device", words, 3, word, &i);
+    place->device = st ? place->device : devices[i];
+    return st;
+}
+
+kd_status command_place_dtype(const char *word, command_place *place)
+{
+    static const char *const words[] = {"auto", "bf16", "f32"};
+    static const Kd__Dtype dtypes[] = {KD__DTYPE__AUTO, KD__DTYPE__BF16, KD__DTYPE__F32};
+    int i = 0;
+    const kd_status st = find_word("--dtype", words, 3, word, &i);
+    place->dtype = st ? place->dtype : dtypes[i];
+    return st;
+}
+
+/* As a job of one rank resolves them. */
+kd_status command_place_open(const command_place *wish, kd_backend **be_out)
+{
+    const role_count here = role_count_here(0);
+    const kd_device_place place = {.device =
+                                       kd_device_choose(wish->device, here.n_ranks, here.n_see),
+                                   .n_threads = (int)wish->n_threads};
+    const bool cuda = place.device == KD__RESOURCES__DEVICE__CUDA;
+    const Kd__Dtype dtype =
+        kd_dtype_choose(wish->dtype, here.n_ranks, cuda ? here.n_ranks : here.n_multiply);
+    return kd_device_open(&place, kd_dtype_of_word(dtype), be_out);
 }
 
 kd_status command_threads(const char *word, uint32_t *n_threads_out)

@@ -12,8 +12,9 @@
 #include <sysexits.h>
 
 #include "base/text.h"
+#include "proto/job.pb-c.h"
 #include "shape/config.h"
-#include "tensor/tensor.h"
+#include "tensor/ops.h"
 
 enum {
     EXIT_DONE = 0,
@@ -52,8 +53,25 @@ KD_MUST_USE kd_status command_word(int argc,
                                    const char *expected,
                                    const char **word_out);
 
-/* auto, bf16 or f32, the dtype of products: auto is what this machine is faster in. KD_ERR_ARG. */
+/* auto, bf16 or f32, the dtype of products: auto is what this machine's processor is faster in. KD_ERR_ARG. */
 KD_MUST_USE kd_status command_dtype(const char *word, kd_dtype *dtype_out);
+
+/* Where a command runs a model, and in which dtype, as its options say. */
+typedef struct command_place {
+    Kd__Resources__Device device;
+    Kd__Dtype dtype;
+    uint32_t n_threads; /* of the CPU */
+} command_place;
+
+/* The values of --device and --dtype. KD_ERR_ARG. */
+KD_MUST_USE kd_status command_place_device(const char *word, command_place *place);
+KD_MUST_USE kd_status command_place_dtype(const char *word, command_place *place);
+
+/*
+ * A back end there; auto is the first CUDA device, else the CPU, and bf16 where that multiplies it faster.
+ * KD_ERR_NOT_FOUND: cuda, and there is no such device.
+ */
+KD_MUST_USE kd_status command_place_open(const command_place *place, kd_backend **be_out);
 
 /* The value of --threads, 1 to what a back end takes. KD_ERR_ARG. */
 KD_MUST_USE kd_status command_threads(const char *word, uint32_t *n_threads_out);

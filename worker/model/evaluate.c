@@ -17,7 +17,7 @@
 static const char help[] =
     "usage: distill-model evaluate FOLDER --data FILE... [--sequence-length N] [--batch N]\n"
     "                              [--threads N] [--max-sequences N]\n"
-    "                              [--dtype auto|bf16|f32] [--json]\n"
+    "                              [--device auto|cpu|cuda] [--dtype auto|bf16|f32] [--json]\n"
     "                              [--log-level debug|info|warn|error]\n"
     "\n"
     "prints loss (nats a token), perplexity and next-token accuracy on text files, or on one "
@@ -30,10 +30,9 @@ typedef struct arguments {
     const char *folder;
     const char **files;
     size_t n_files;
-    uint32_t n_tokens, n_batch, n_threads,
-        n_sequences; /* n_tokens 0: as help says, n_sequences 0: all */
+    uint32_t n_tokens, n_batch, n_sequences; /* n_tokens 0: as help says, n_sequences 0: all */
     bool json, help;
-    kd_dtype compute; /* of products */
+    command_place place;
 } arguments;
 
 /* The folder comes first; behind --data FILE further files may follow without it. */
@@ -66,13 +65,15 @@ static kd_status take(int letter, void *user)
     case 'b':
         return kd_option_number("--batch", optarg, 1, MOST, &a->n_batch);
     case 't':
-        return command_threads(optarg, &a->n_threads);
+        return command_threads(optarg, &a->place.n_threads);
     case 'm':
         return kd_option_number("--max-sequences", optarg, 1, MOST, &a->n_sequences);
     case 'l':
         return kd_option_log_level(optarg);
     case 'p':
-        return command_dtype(optarg, &a->compute);
+        return command_place_dtype(optarg, &a->place);
+    case 'D':
+        return command_place_device(optarg, &a->place);
     case 'j':
         a->json = true;
         return KD_OK;
@@ -104,6 +105,7 @@ static kd_status parse(int argc, char **argv, arguments *a)
         {"max-sequences", required_argument, NULL, 'm'},
         {"log-level", required_argument, NULL, 'l'},
         {"dtype", required_argument, NULL, 'p'},
+        {"device", required_argument, NULL, 'D'},
         {"json", no_argument, NULL, 'j'},
         {"help", no_argument, NULL, 'h'},
         {0},
@@ -230,7 +232,7 @@ static kd_status evaluate_shard(const arguments *a, const kd_shard *shard)
 
     kd_status st = kd_order_held_out(&order, shard, a->n_tokens);
     if (!st) {
-        st = kd_backend_create_cpu(a->compute, (int)a->n_threads, &be);
+        st = command_place_open(&a->place, &be);
     }
     if (!st) {
         st = open_model(a, be, &params, &decoder);
@@ -302,9 +304,10 @@ static kd_status evaluate(arguments *a)
 
 int command_evaluate(int argc, char **argv)
 {
-    arguments a = {.n_batch = 8, .n_threads = 1};
+    arguments a = {
+        .n_batch = 8,
+        .place = {.device = KD__RESOURCES__DEVICE__AUTO, .dtype = KD__DTYPE__AUTO, .n_threads = 1}};
     int code = EXIT_USAGE;
-    KD_CHECK(command_dtype("auto", &a.compute) == KD_OK);
     a.files = calloc((size_t)argc, sizeof *a.files);
     if (a.files == NULL) {
         return EXIT_INTERNAL;
