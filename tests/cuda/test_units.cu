@@ -1,5 +1,5 @@
 /*
- * test_units.cu - units that no whole kernel here uses.
+ * test_units.cu - units by themselves, in ways that no whole kernel here uses them.
  */
 #include "harness.h"
 #include "kernels/kernels.h"
@@ -38,6 +38,30 @@ KD_TEST(units, mn_major)
         return e;
     });
     KD_EXPECT(kd_test_nmse(got, want) < 1e-10, "ldmatrix.trans");
+}
+
+KD_TEST(units, operands_of_several_boxes)
+{
+    auto ha = kd_test_bf16(64 * 64, 1), hb = kd_test_bf16(256 * 64, 1);
+    device_array<__nv_bfloat16> a(ha), b(hb);
+    for (bool by_k : {true, false}) {
+        std::vector<double> want(64 * 256);
+        for (int i = 0; i < 64; i++)
+            for (int j = 0; j < 256; j++)
+                for (int k = 0; k < 64; k++)
+                    want[i * 256 + j] += kd_test_value(ha[by_k ? i * 64 + k : k * 64 + i]) *
+                                         kd_test_value(hb[by_k ? j * 64 + k : k * 256 + j]);
+        auto got =
+            kd_test_schedules<float>(kd_test_dims("wgmma 64x256, by k", {by_k}), [&](auto &r) {
+                device_array<float> d(64 * 256);
+                cudaError_t e = emu_unit_wide(by_k, d.p, a.p, b.p, nullptr);
+                r = d.get();
+                return e;
+            });
+        KD_EXPECT(kd_test_nmse(got, want) < 1e-10, kd_test_dims("wgmma 64x256, by k", {by_k}) +
+                                                       " nmse " +
+                                                       std::to_string(kd_test_nmse(got, want)));
+    }
 }
 
 KD_TEST(units, units)

@@ -13,6 +13,14 @@
 #define KD_HAS_CLUSTERS 1
 #endif
 
+/* Whether code for wgmma and setmaxnreg, which sm_90a has and nothing else, can be made in this pass of the compiler.
+ * Kernels trap in the others. */
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define KD_HAS_WGMMA 0
+#else
+#define KD_HAS_WGMMA 1
+#endif
+
 #ifdef __CUDACC__
 #include <cuda.h>
 
@@ -288,16 +296,37 @@ KD_FN void kd_wgmma(float (&d)[64], uint64_t a, uint64_t b, int scale_d)
                  : "l"(a), "l"(b), "r"(scale_d), "n"(TA), "n"(TB));
 }
 
+template <int TA = 0, int TB = 0>
+KD_FN void kd_wgmma(float (&d)[128], uint64_t a, uint64_t b, int scale_d)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %130, "
+                 "0;\nwgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+                 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+                 "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+                 "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
+                 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"
+                 "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
+                 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
+                 "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+                 "}, %128, %129, p, 1, 1, %131, %132;\n}"
+                 : KD_F32(0), KD_F32(32), KD_F32(64), KD_F32(96)
+                 : "l"(a), "l"(b), "r"(scale_d), "n"(TA), "n"(TB));
+}
+
 #undef KD_F8
 #undef KD_F32
 
+/* What each thread of the calling warpgroup, all of which come, may use of registers from here on. */
 template <int N> KD_FN void kd_setmaxnreg_inc()
 {
+    static_assert(N % 8 == 0 && N >= 24 && N <= 256, "as PTX has it");
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
 }
 
 template <int N> KD_FN void kd_setmaxnreg_dec()
 {
+    static_assert(N % 8 == 0 && N >= 24 && N <= 256, "as PTX has it");
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 }
 #endif

@@ -75,6 +75,9 @@ cudaError_t emu_unit_mn_major(int swizzle,
                               int rows,
                               int cols,
                               cudaStream_t s);
+/* d (64, 256) = a (64, 64) b (256, 64)^T by_k, else a (64, 64)^T b (64, 256) */
+cudaError_t
+emu_unit_wide(bool by_k, float *d, const __nv_bfloat16 *a, const __nv_bfloat16 *b, cudaStream_t s);
 /* d (16, 16) = a (16, 16) b (16, 16) */
 cudaError_t
 emu_unit_mma_trans(float *d, const __nv_bfloat16 *a, const __nv_bfloat16 *b, cudaStream_t s);

@@ -91,6 +91,56 @@ cudaError_t emu_unit_mn_major(int swizzle,
     }
 }
 
+/* d[64][256] = a b over a depth of 64, in boxes of 64 by 128 bytes; both operands BY_K, or both along M and N. */
+template <bool BY_K>
+static __global__ void
+wide(float *d, const __grid_constant__ CUtensorMap amap, const __grid_constant__ CUtensorMap bmap)
+{
+    KD_DYN_SHARED(__nv_bfloat16, mem, 1024);
+    KD_SHARED(uint64_t, bar, );
+
+    enum { BOX = 64 * 64 };
+
+    if (threadIdx.x == 0) {
+        kd_mbar_init(&bar, 1);
+        kd_fence_mbar_init();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        kd_mbar_arrive_expect_tx(&bar, 5 * BOX * 2);
+        kd_tma_load_2d(mem, &amap, 0, 0, &bar);
+        for (int i = 0; i < 4; i++)
+            kd_tma_load_2d(mem + (1 + i) * BOX, &bmap, BY_K ? 0 : i * 64, BY_K ? i * 64 : 0, &bar);
+    }
+    kd_mbar_wait(&bar, 0);
+    float sum[128];
+    const int step = BY_K ? 16 : 16 * 64; /* elements from 16 to 16 of the depth */
+    kd_wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        kd_wgmma<!BY_K, !BY_K>(sum, kd_wgmma_desc(mem + k * step, BOX * 2, 1024),
+                               kd_wgmma_desc(mem + BOX + k * step, BOX * 2, 1024), k);
+    kd_wgmma_commit();
+    kd_wgmma_wait<0>();
+    kd_wgmma_operand(sum);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int i = 0; i < 128; i++)
+        d[(warp * 16 + lane / 4 + i / 2 % 2 * 8) * 256 + i / 4 * 8 + lane % 4 * 2 + i % 2] = sum[i];
+}
+
+cudaError_t
+emu_unit_wide(bool by_k, float *d, const __nv_bfloat16 *a, const __nv_bfloat16 *b, cudaStream_t s)
+{
+    CUtensorMap am, bm;
+    cudaError_t e = kd_tensor_map_2d(&am, a, 64, 64, 64, 64, 64, KD_SWIZZLE_128);
+    if (!e)
+        e = kd_tensor_map_2d(&bm, b, by_k ? 256 : 64, by_k ? 64 : 256, by_k ? 64 : 256, 64, 64,
+                             KD_SWIZZLE_128);
+    return e ? e
+             : kd_launch(by_k ? wide<true> : wide<false>, 1, 128, 1, 5 * 64 * 64 * 2, s, d, am, bm);
+}
+
 /* d[16][16] = a[16][16] b[k=16][16]: b is not K-major, which ldmatrix.trans mends. */
 static __global__ void mma_trans(float *d, const __nv_bfloat16 *a, const __nv_bfloat16 *b)
 {

@@ -142,10 +142,12 @@ template <int R> static inline void kd_wgmma_operand(float (&)[R])
 
 template <int N> static inline void kd_setmaxnreg_inc()
 {
+    static_assert(N % 8 == 0 && N >= 24 && N <= 256, "as PTX has it");
 }
 
 template <int N> static inline void kd_setmaxnreg_dec()
 {
+    static_assert(N % 8 == 0 && N >= 24 && N <= 256, "as PTX has it");
 }
 
 #endif
