@@ -5,7 +5,11 @@
  * Slots. Tiles of M rows begin anew in each segment. Expert e has the slots from offset[e] / M + e on, up to
  * those of e + 1: at least as many as it has tiles, and R / M + E in all. So every block finds its expert by
  * itself, with one look at all offsets and no sum over them.
+ *
+ * Where it is faster and fits, experts_hopper.cu does the same.
  */
+#include "tensor/cuda/experts.h"
+
 #include "tensor/cuda/matmul.h"
 #include "tensor/cuda/operand.h"
 
@@ -150,6 +154,10 @@ static void run_rows(kd_backend *be,
     const segments at = segments_of(route, w);
 
     KD_CHECK(a.dtype == w.dtype || be->fault != KD_OK);
+    if (kd_cuda_grouped_product(be, what, W_BY_K ? KD_CUDA_GROUPED_Y : KD_CUDA_GROUPED_DX, c, a, w,
+                                route, false)) {
+        return;
+    }
     kd_cuda_with_types(w.dtype, c.dtype, [&](auto operand, auto result) {
         using T = decltype(operand);
         using Out = decltype(result);
@@ -180,6 +188,25 @@ void kd_cuda_experts_backward_x(kd_backend *be,
     kd_cuda_scratch_rewind(be, mark);
 }
 
+static void run_weights(kd_backend *be,
+                        kd_tensor dw,
+                        kd_tensor dy,
+                        kd_tensor x,
+                        const segments &at,
+                        bool accumulate)
+{
+    kd_cuda_with_type(x.dtype, [&](auto operand) {
+        using T = decltype(operand);
+        const unsigned n_row_tiles = kd_cuda_blocks(dw.dims[1], kd_tile<T>::M);
+        const unsigned n_column_tiles = kd_cuda_blocks(dw.dims[2], kd_tile<T>::N);
+        kd_cuda_launch(be, "experts_backward_w", multiply_weights<T>,
+                       kd_cuda_blocks(dw.dims[0] * n_row_tiles * n_column_tiles, 1),
+                       KD_TILE_THREADS, kd_stage<T, false, false>::SHARED_BYTES,
+                       kd_cuda_result<float>(dw, accumulate), kd_cuda_matrix<T>(dy),
+                       kd_cuda_matrix<T>(x), at, n_row_tiles, n_column_tiles);
+    });
+}
+
 void kd_cuda_experts_backward_w(kd_backend *be,
                                 kd_tensor dw,
                                 kd_tensor dy,
@@ -194,15 +221,9 @@ void kd_cuda_experts_backward_w(kd_backend *be,
     KD_CHECK(dw.dtype == KD_F32);
     dy = kd_cuda_as_compute(be, dy);
     KD_CHECK(dy.dtype == x.dtype || be->fault != KD_OK);
-    kd_cuda_with_type(x.dtype, [&](auto operand) {
-        using T = decltype(operand);
-        const unsigned n_row_tiles = kd_cuda_blocks(dw.dims[1], kd_tile<T>::M);
-        const unsigned n_column_tiles = kd_cuda_blocks(dw.dims[2], kd_tile<T>::N);
-        kd_cuda_launch(be, "experts_backward_w", multiply_weights<T>,
-                       kd_cuda_blocks(dw.dims[0] * n_row_tiles * n_column_tiles, 1),
-                       KD_TILE_THREADS, kd_stage<T, false, false>::SHARED_BYTES,
-                       kd_cuda_result<float>(dw, accumulate), kd_cuda_matrix<T>(dy),
-                       kd_cuda_matrix<T>(x), at, n_row_tiles, n_column_tiles);
-    });
+    if (!kd_cuda_grouped_product(be, "experts_backward_w", KD_CUDA_GROUPED_DW, dw, dy, x, route,
+                                 accumulate)) {
+        run_weights(be, dw, dy, x, at, accumulate);
+    }
     kd_cuda_scratch_rewind(be, mark);
 }

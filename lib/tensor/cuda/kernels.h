@@ -29,6 +29,7 @@ extern "C" {
 #define KD_CUDA_KERNELS_EACH(X)                                                                    \
     X(PRODUCTS, 80, 999, false, "matmul.cu linear.cu plain_product.cu", "ops_matmul/* ops_products/* ops_cuda_products/* ops_device/linear*") \
     X(EXPERTS, 80, 999, false, "experts.cu", "ops_experts/* ops_device/experts*")                  \
+    X(EXPERTS_FAST, 90, 90, true, "experts_hopper.cu experts.cu", "ops_experts/* ops_cuda_experts/* ops_device/experts*") \
     X(ATTENTION, 80, 999, false, "attention.cu attention_backward.cu attention_block.cu", "ops_attention/* ops_device/attention*") \
     X(VOCABULARY, 80, 999, false, "vocab_loss.cu vocab_rows.cu", "ops_vocab_loss/* ops_device/vocab*") \
     X(VOCABULARY_FAST, 90, 109, true, "vocab_loss.cu vocab_rows.cu vocab_rows_cluster.cu", "ops_vocab_loss/* ops_device/vocab* ops_cuda_vocab/*") \
