@@ -5,14 +5,16 @@
  *     gpu_bench [--tiny] [--json FILE] [NAME]
  *
  * Prints milliseconds, GB/s or TFLOP/s, and the share of the rate that the device's own copy or the library's
- * dense product has in the same run. NAME: only lines whose name contains it. --tiny: small sizes, which show
- * that it runs; its times mean nothing.
+ * dense product has in the same run, and which fast kernels ran: KD_CUDA_KERNELS chooses (tensor/cuda/kernels.h),
+ * for the whole of a run. NAME: only lines whose name contains it. --tiny: small sizes, which show that it runs; its
+ * times mean nothing.
  */
 #include "tests/gpu/bench.h"
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 extern "C" {
 #include "base/rng.h"
@@ -116,6 +118,19 @@ kd_tensor bench_ids(bench *b, int64_t n, int64_t end)
 
 /* ---- telling ---- */
 
+#define KERNEL_NAME(name, first, last, fast, sources, tests) #name,
+static const char *const kernel_names[] = {KD_CUDA_KERNELS_EACH(KERNEL_NAME)};
+
+/* The fast kernels that ran, each as "NAME", with ", " between. */
+static std::string fast_kernels(const bench &b)
+{
+    std::string names;
+    for (int i = 0; i < KD_CUDA_KERNELS; i++)
+        if (kd_cuda_runs(b.be, static_cast<kd_cuda_kernel>(i)) > 0)
+            names += std::string(names.empty() ? "" : ", ") + '"' + kernel_names[i] + '"';
+    return names;
+}
+
 static double share_of(const bench_line &line, double copy_rate, double product_rate)
 {
     const double seconds = line.ms * 1e-3;
@@ -135,6 +150,7 @@ static void print_table(const bench &b, double copy_rate, double product_rate)
             printf("%10.0f %10s", line.bytes / seconds * 1e-9, "");
         printf(" %5.0f %%\n", 100 * share_of(line, copy_rate, product_rate));
     }
+    printf("fast kernels: %s\n", fast_kernels(b).empty() ? "none" : fast_kernels(b).c_str());
 }
 
 static void write_json(const bench &b, const char *path, double copy_rate, double product_rate)
@@ -144,8 +160,10 @@ static void write_json(const bench &b, const char *path, double copy_rate, doubl
         perror(path);
         exit(1);
     }
-    fprintf(file, "{\"copy_bytes_per_s\": %.6g, \"product_flops_per_s\": %.6g, \"operations\": [",
-            copy_rate, product_rate);
+    fprintf(file,
+            "{\"copy_bytes_per_s\": %.6g, \"product_flops_per_s\": %.6g, "
+            "\"fast_kernels\": [%s], \"operations\": [",
+            copy_rate, product_rate, fast_kernels(b).c_str());
     const char *comma = "\n";
     for (const bench_line &line : b.lines) {
         fprintf(file,

@@ -1,4 +1,5 @@
 /* bench_moe.cu - routing and the experts' products; the loss over the vocabulary; the optimizer. */
+#include "tensor/cuda/vocab_rows.h"
 #include "tests/gpu/bench.h"
 
 #define RUN(op, ...) [&] { b->be->ops->op(b->be, __VA_ARGS__); }
@@ -130,9 +131,32 @@ void bench_parameters(bench *b)
 
 /* ---- the loss ---- */
 
+/* What stands between the products of a chunk, by whichever kernel is chosen: both logits read, a gradient written. */
+static void bench_loss_rows(bench *b)
+{
+    const bench_sizes &s = b->s;
+    const int64_t n = std::min<int64_t>(s.loss_rows, 2048);
+    kd_vocab_rows rows = {};
+    rows.student = bench_random(b, KD_F32, n, s.vocab, 1.0f);
+    rows.teacher = bench_random(b, KD_F32, n, s.vocab, 1.0f);
+    rows.slopes = bench_zeros(b, KD_BF16, n, s.vocab);
+    rows.rows = kd_cuda_data<int32_t>(bench_ids(b, n, n));
+    rows.labels = kd_cuda_data<int32_t>(bench_ids(b, n, s.vocab));
+    rows.row_sums = kd_cuda_data<double>(bench_zeros(b, KD_F64, KD_VOCAB_SUMS, n));
+    rows.sums_stride = n;
+    rows.n_vocab = s.vocab;
+    rows.divergence = KD__SOFT_TARGET__DIVERGENCE__FORWARD_KL;
+    rows.temperature = rows.teacher_temperature = 2.0f;
+    rows.kd_scale = rows.hard_scale = 1e-4f;
+    bench_run(b, "vocab_loss_rows", 10 * size_of(n, s.vocab), 0,
+              [&] { kd_cuda_vocab_rows(b->be, &rows); });
+}
+
 void bench_loss(bench *b)
 {
     const bench_sizes &s = b->s;
+    bench_loss_rows(b);
+    bench_free(b);
     kd_vocab_teacher teacher = {};
     teacher.hidden = bench_random(b, KD_BF16, s.loss_rows, s.teacher_c, 1.0f);
     teacher.lm_head = bench_random(b, KD_BF16, s.vocab, s.teacher_c, 0.02f);
