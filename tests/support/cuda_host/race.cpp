@@ -278,6 +278,12 @@ extern "C" void __tsan_func_exit()
 {
 }
 
+/* Atomics of host code; those of kernels are the emulator's. */
+extern "C" int __tsan_atomic32_exchange(volatile int *p, int v, int)
+{
+    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);
+}
+
 extern "C" void __tsan_init()
 {
 }
