@@ -40,7 +40,7 @@ kd_status kd_optimizer_create(const kd_group *groups,
     if (o == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for an optimizer");
     }
-    o->be = groups[0].params->be;
+    o->be = o->stage.be = groups[0].params->be;
     o->training = training;
     o->n_groups = n;
     memcpy(o->groups, groups, (size_t)n * sizeof *groups);
@@ -64,7 +64,7 @@ void kd_optimizer_destroy(kd_optimizer *optimizer)
 {
     if (optimizer != NULL) {
         optimizer->be->ops->free(optimizer->be, optimizer->slab);
-        optimizer->be->ops->free(optimizer->be, optimizer->stage.data);
+        kd_reduce_stage_release(&optimizer->stage);
         free(optimizer);
     }
 }
@@ -89,43 +89,14 @@ static kd_tensor range(kd_tensor slab, int64_t first, int64_t end)
     return kd_tensor_1d((float *)slab.data + first, KD_F32, end - first);
 }
 
-/* Sums a gradient over the ranks where the host cannot reach it: by pieces through memory of both,
- * which the host touches only behind a wait. */
-static kd_status reduce_staged(kd_optimizer *o, const kd_reduce *reduce, kd_tensor grad)
-{
-    kd_backend *be = o->be;
-    const int64_t n = kd_tensor_elements(grad);
-    if (o->stage.data == NULL) {
-        void *memory = NULL;
-        const kd_status st =
-            kd_backend_place(be, KD_MEMORY_HOST, (size_t)KD_REDUCE_PIECE * sizeof(float), &memory,
-                             "a gradient on its way to other ranks");
-        if (st) {
-            return st;
-        }
-        o->stage = kd_tensor_1d(memory, KD_F32, KD_REDUCE_PIECE);
-    }
-    for (int64_t first = 0; first < n; first += KD_REDUCE_PIECE) {
-        const int64_t end = n - first < KD_REDUCE_PIECE ? n : first + KD_REDUCE_PIECE;
-        const kd_tensor there = range(grad, first, end), here = range(o->stage, 0, end - first);
-        be->ops->copy(be, here, there);
-        kd_status st = kd_backend_wait(be);
-        if (!st) {
-            st = reduce->sum_f32(reduce->user, here.data, end - first);
-        }
-        if (st) {
-            return st;
-        }
-        be->ops->copy(be, there, here);
-    }
-    return KD_OK;
-}
-
+/* Where the host cannot reach it, by pieces through memory that it can. */
 static kd_status reduce_group(kd_optimizer *o, const kd_reduce *reduce, kd_tensor grad)
 {
-    return o->be->device.kind == KD_DEVICE_CPU
-               ? reduce->sum_f32(reduce->user, grad.data, kd_tensor_elements(grad))
-               : reduce_staged(o, reduce, grad);
+    if (o->be->device.kind != KD_DEVICE_CPU) {
+        return kd_reduce_staged(&o->stage, reduce, grad);
+    }
+    const kd_status st = kd_backend_wait(o->be);
+    return st ? st : reduce->sum_f32(reduce->user, grad.data, kd_tensor_elements(grad));
 }
 
 kd_status kd_optimizer_reduce(kd_optimizer *o, const kd_reduce *reduce)
@@ -133,7 +104,7 @@ kd_status kd_optimizer_reduce(kd_optimizer *o, const kd_reduce *reduce)
     if (reduce->n_ranks == 1) {
         return KD_OK;
     }
-    kd_status st = kd_backend_wait(o->be);
+    kd_status st = KD_OK;
     for (int g = 0; !st && g < o->n_groups; g++) {
         const kd_parameters *params = o->groups[g].params;
         if (kd_group_trained(&o->groups[g])) {

@@ -14,7 +14,7 @@
 
 #include "model/group.h"
 #include "proto/job.pb-c.h"
-#include "train/reduce.h"
+#include "train/reduce_staged.h"
 
 typedef struct kd_moments {
     kd_tensor m, v; /* (n_elements) f32; none of a frozen group */
@@ -28,8 +28,7 @@ typedef struct kd_optimizer {
     kd_moments moments[KD_GROUPS_MAX]; /* of each group                                        */
     kd_tensor norm_sq;                 /* (n_groups) f64: of each one's gradient, 0 of a frozen */
     uint64_t n_updates;                /* made so far: what the moments' bias is corrected by   */
-    kd_tensor stage; /* f32, of host memory, for sums over ranks; from the first on, where the
-                        gradients are a device's                                          */
+    kd_reduce_stage stage;             /* of gradients that are a device's                     */
     void *slab;
     size_t slab_bytes;
 } kd_optimizer;

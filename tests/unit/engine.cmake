@@ -10,7 +10,7 @@ set(KD_MODEL_TESTS test_parameters.c test_decoder.c test_taps.c test_packed.c te
 set(KD_TRAIN_SUPPORT ../support/temporary.c ../support/tiny_model.c ../support/back_end.c ../support/tiny_config.c
     ../support/tiny_train.c ../support/tiny_objective.c ../support/late_queue.c)
 set(KD_STEP_TESTS test_optimizer.c test_step.c test_step_cut.c test_step_counts.c test_step_changes.c
-    test_step_asked.c test_step_time.c test_evaluate.c)
+    test_step_asked.c test_step_time.c test_evaluate.c test_reduce_staged.c)
 set(KD_CHECKPOINT_TESTS test_groups.c test_checkpoint.c)
 set(KD_DISTILL_TESTS test_channel.c test_teacher.c test_objective.c)
 
