@@ -1,5 +1,5 @@
 /*
- * channel.c - the local channel: one buffer, since the teacher runs only when its message is asked for.
+ * channel.c - the local channel: one message at a time, since the teacher runs only when it is asked for.
  */
 #include "distill/channel.h"
 
@@ -8,6 +8,12 @@
 #include "base/log.h"
 #include "distill/open_steps.h"
 
+typedef struct message_place {
+    kd_backend *owner;
+    kd_memory kind;
+    void *memory;
+} message_place;
+
 typedef struct local_channel {
     kd_channel base; /* first: a kd_channel * to it is one to us */
     kd_channel_produce produce;
@@ -15,11 +21,11 @@ typedef struct local_channel {
     kd_backend *writer, *reader;
     kd_message_plan plan;
     kd_open_steps steps;
-    kd_backend *owner; /* of the message: whose host memory both may use */
-    void *message;     /* the one buffer */
-    bool held;         /* received and not yet released            */
-    uint64_t m;        /* of the message held                      */
-    kd_event done;     /* the reader is past the last message      */
+    kd_backend *mover;      /* of messages from `from` to `to`; NULL: they are one buffer */
+    message_place from, to; /* what the writer writes, and the reader reads                 */
+    bool held;              /* received and not yet released                                */
+    uint64_t m;             /* of the message held                                          */
+    kd_event moved, done;   /* the last message has crossed, and the reader is past it        */
 } local_channel;
 
 static kd_status
@@ -50,14 +56,39 @@ static kd_status local_flush(kd_channel *channel)
     return KD_OK;
 }
 
+kd_event kd_message_carry(kd_backend *mover,
+                          const kd_message_plan *plan,
+                          uint64_t groups,
+                          void *dst,
+                          const void *src,
+                          kd_event after)
+{
+    kd_event end = after;
+    for (int g = 0; g < plan->n_groups; g++) {
+        const kd_signal_group *group = &plan->groups[g];
+        if ((groups >> g & 1) != 0) {
+            end = mover->ops->transfer(mover, (char *)dst + group->offset_bytes,
+                                       (const char *)src + group->offset_bytes, group->size_bytes,
+                                       after);
+        }
+    }
+    return end;
+}
+
 /* Between the queues: written after it was read the last time, read after it was written. */
 static kd_status produce(local_channel *local, uint64_t m, uint64_t groups)
 {
     kd_backend *writer = local->writer, *reader = local->reader;
+    writer->ops->event_wait(writer, local->moved);
     writer->ops->event_wait(writer, local->done);
-    const kd_status st = local->produce(local->user, m, groups, local->message);
+    const kd_status st = local->produce(local->user, m, groups, local->from.memory);
     if (!st) {
-        reader->ops->event_wait(reader, writer->ops->event_record(writer));
+        kd_event here = writer->ops->event_record(writer);
+        if (local->mover != NULL) {
+            here = local->moved = kd_message_carry(local->mover, &local->plan, groups,
+                                                   local->to.memory, local->from.memory, here);
+        }
+        reader->ops->event_wait(reader, here);
     }
     return st;
 }
@@ -90,7 +121,7 @@ static kd_status local_receive(kd_channel *channel, uint64_t m, void **message_o
     local->m = m;
     channel->bytes_moved += kd_message_plan_bytes(&local->plan, groups);
     channel->messages_moved++;
-    *message_out = local->message;
+    *message_out = local->to.memory;
     return KD_OK;
 }
 
@@ -121,7 +152,10 @@ static void local_destroy(kd_channel *channel)
     kd_backend_drain(local->writer); /* what is queued may write or read the message */
     kd_backend_drain(local->reader);
     kd_open_steps_release(&local->steps);
-    local->owner->ops->free(local->owner, local->message);
+    if (local->mover != NULL) {
+        local->from.owner->ops->free(local->from.owner, local->from.memory);
+    }
+    local->to.owner->ops->free(local->to.owner, local->to.memory);
     free(local);
 }
 
@@ -136,10 +170,40 @@ static const kd_channel_ops local_ops = {
     .destroy = local_destroy,
 };
 
-/* Host memory of a device is everybody's; that of a CPU may be out of a device's reach. */
-static kd_backend *owner_of(const kd_local_settings *settings)
+/* Near the back end's operations. Where those are the host's, a device's registered memory is as near. */
+static message_place place_for(kd_backend *be, kd_backend *mover)
 {
-    return settings->writer->device.kind != KD_DEVICE_CPU ? settings->writer : settings->reader;
+    return be->device.kind == KD_DEVICE_CPU ? (message_place){mover, KD_MEMORY_HOST, NULL}
+                                            : (message_place){be, KD_MEMORY_DEVICE, NULL};
+}
+
+static bool on_one_device(const kd_backend *a, const kd_backend *b)
+{
+    return a->device.kind == b->device.kind && a->device.number == b->device.number;
+}
+
+static kd_status take_messages(local_channel *local)
+{
+    kd_backend *writer = local->writer, *reader = local->reader;
+    const size_t size_bytes = kd_message_plan_slots_bytes(&local->plan, 1);
+    const char *what = "signals of a micro-batch";
+    kd_status st = KD_OK;
+    local->to = (message_place){reader, KD_MEMORY_DEVICE, NULL};
+    if (!on_one_device(writer, reader)) {
+        local->mover = reader->device.kind != KD_DEVICE_CPU ? reader : writer;
+        local->to = place_for(reader, local->mover);
+        local->from = place_for(writer, local->mover);
+        st = kd_backend_place(local->from.owner, local->from.kind, size_bytes, &local->from.memory,
+                              "%s", what);
+    }
+    if (!st) {
+        st = kd_backend_place(local->to.owner, local->to.kind, size_bytes, &local->to.memory, "%s",
+                              what);
+    }
+    if (local->mover == NULL) {
+        local->from = local->to;
+    }
+    return st;
 }
 
 kd_status kd_channel_create_local(const kd_local_settings *settings, kd_channel **channel_out)
@@ -153,11 +217,8 @@ kd_status kd_channel_create_local(const kd_local_settings *settings, kd_channel 
                              .user = settings->user,
                              .writer = settings->writer,
                              .reader = settings->reader,
-                             .owner = owner_of(settings),
                              .plan = *settings->plan};
-    kd_status st = kd_backend_place(local->owner, KD_MEMORY_HOST,
-                                    kd_message_plan_slots_bytes(settings->plan, 1), &local->message,
-                                    "signals of a micro-batch");
+    kd_status st = take_messages(local);
     if (!st) {
         st = kd_open_steps_init(&local->steps, settings->n_steps);
     }

@@ -18,7 +18,9 @@
  * begin_send blocks until a buffer is free, which is when the student that gets m has room:
  * a free receive slot is the credit. receive blocks until the message is complete.
  * end_send(ready): the message may leave once the event is past; release(done): the buffer may be
- * written again once the event is. progress() never blocks; it lets messages under way move, and is
+ * written again once the event is. A message lies where operations of the back end that writes or reads it
+ * have it near, a GPU's in its own memory: the host sees it by a download. Operations queued after receive
+ * read it whole. progress() never blocks; it lets messages under way move, and is
  * called between blocks of the model. All calls of one channel come from one thread.
  */
 #ifndef KD_DISTILL_CHANNEL_H
@@ -59,8 +61,20 @@ struct kd_channel {
 typedef kd_status (*kd_channel_produce)(void *user, uint64_t m, uint64_t groups, void *message);
 
 /*
+ * For channels themselves: queues transfers by `mover` of these groups of a message, each to the same place,
+ * after `after`; returns the event of their end, `after` where there are none.
+ */
+kd_event kd_message_carry(kd_backend *mover,
+                          const kd_message_plan *plan,
+                          uint64_t groups,
+                          void *dst,
+                          const void *src,
+                          kd_event after);
+
+/*
  * The local kind: receive(m) has `produce` write the channel's one buffer, on the writer's queue after
- * what has read it and before what will; the host waits for neither. begin_send and end_send are not for
+ * what has read it and before what will; the host waits for neither. Between two devices, or a device and
+ * the host, the message crosses by a transfer from a buffer of the writer's to one of the reader's. begin_send and end_send are not for
  * it (KD_ERR_STATE).
  */
 typedef struct kd_local_settings {

@@ -86,7 +86,7 @@ uint64_t kd_signal_plan_mask(const kd_signal_plan *plan, int teacher, uint64_t l
 /* What these groups take of a message. */
 size_t kd_message_plan_bytes(const kd_message_plan *plan, uint64_t groups);
 
-/* What a channel takes for `depth` messages at a time. */
+/* What a channel takes for `depth` messages at a time, of each kind of memory that they cross. */
 size_t kd_message_plan_slots_bytes(const kd_message_plan *plan, int depth);
 
 /* The first `rows` rows of a signal in a message. */
