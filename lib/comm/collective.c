@@ -44,6 +44,7 @@ kd_reduce kd_world_reduce(kd_world *world)
         .user = world,
         .rank = kd_world_role_rank(world),
         .n_ranks = world->n_students,
+        .takes_device = world->takes_device,
         .sum_f32 = sum_f32,
         .sum_f64 = sum_f64,
         .sum_i64 = sum_i64,

@@ -24,6 +24,7 @@ struct kd_world {
     MPI_Comm students; /* MPI_COMM_NULL on teachers, and before roles are assigned */
     int rank, size;    /* of everyone                                       */
     int local_rank;    /* of everyone on this host                          */
+    bool takes_device; /* buffers may be a device's memory                  */
     int n_students;    /* 0 before roles are assigned                       */
     int n_teachers;
     kd_lesson *lessons; /* (n_teachers), owned */
@@ -32,6 +33,12 @@ struct kd_world {
 
 /* KD_OK for MPI_SUCCESS; otherwise reports the call's name with MPI's text and returns KD_ERR_IO. */
 KD_MUST_USE kd_status kd_mpi_check(int code, const char *call);
+
+/*
+ * Whether the MPI library takes buffers in a GPU's memory: KD_MPI_DEVICE_MEMORY of the environment, yes or no;
+ * without it what the library says itself.
+ */
+bool kd_mpi_takes_device_memory(void);
 
 /*
  * What a wait does between two tests of its requests. For the first patience_ns it only yields, since

@@ -70,7 +70,7 @@ static kd_status send_written(stream *s)
 {
     while (s->n_posted < s->n_begun) {
         kd_slot *at = slot_of(s, s->n_posted);
-        if (!kd_event_is_past(at->event)) {
+        if (!kd_event_is_past(at->carried)) {
             return KD_OK;
         }
         kd_status st = kd_backend_tell_fault(s->slots.be);
@@ -88,6 +88,9 @@ static kd_status send_written(stream *s)
 static kd_status test(stream *s, kd_slot *at)
 {
     const kd_status st = kd_slot_test(&s->slots, at);
+    if (!st && at->state == KD_SLOT_FULL) {
+        kd_slot_carry(&s->slots, at, (kd_event){0});
+    }
     if (!st && at->state != KD_SLOT_MOVING) {
         s->channel.bytes_moved += kd_message_plan_bytes(&s->slots.plan, at->groups);
         s->channel.messages_moved++;
@@ -195,7 +198,7 @@ static kd_status begin_send(kd_channel *channel, uint64_t m, void **message_out)
     at->state = KD_SLOT_OPEN;
     at->m = m;
     at->groups = step.groups;
-    *message_out = at->buffer;
+    *message_out = at->message;
     return KD_OK;
 }
 
@@ -205,7 +208,7 @@ static kd_status end_send(kd_channel *channel, uint64_t m, kd_event ready)
     kd_slot *at = slot_of(s, s->n_begun);
     KD_CHECK(s->slots.role == KD_ROLE_TEACHER && at->state == KD_SLOT_OPEN && at->m == m);
     at->state = KD_SLOT_LATE;
-    at->event = ready;
+    kd_slot_carry(&s->slots, at, ready);
     s->n_begun++;
     s->next_m = m + s->stride;
     pass_empty_steps(s);
@@ -242,7 +245,8 @@ static kd_status receive(kd_channel *channel, uint64_t m, void **message_out)
             return st;
         }
         KD_CHECK(at->state == KD_SLOT_FULL && at->m == m);
-        message = at->buffer;
+        s->slots.be->ops->event_wait(s->slots.be, at->carried);
+        message = at->message;
         s->n_begun++;
     }
     s->next_m = m + s->stride;
@@ -303,6 +307,17 @@ static void set_sides(stream *s, const kd_world *world, int teacher)
     s->slots.first_peer = student ? n_students : 0;
 }
 
+/* Where operations have their memory near, and whether MPI takes that. */
+static void choose_way(stream *s, const kd_world *world, int teacher)
+{
+    const bool device = s->slots.be->device.kind != KD_DEVICE_CPU;
+    s->slots.staged = device && !world->takes_device;
+    kd_log(KD_LOG_INFO, "signals of teachers.%d go by MPI %s", teacher,
+           !device           ? "from host memory"
+           : s->slots.staged ? "through host memory, to and from device memory by transfers"
+                             : "from device memory");
+}
+
 kd_status
 kd_stream_create(kd_world *world, const kd_stream_settings *settings, kd_channel **channel_out)
 {
@@ -323,6 +338,7 @@ kd_stream_create(kd_world *world, const kd_stream_settings *settings, kd_channel
     s->slots.depth = settings->depth;
     s->slots.plan = *settings->plan;
     set_sides(s, world, settings->teacher);
+    choose_way(s, world, settings->teacher);
     st = kd_slots_take(&s->slots, lesson->comm);
     if (!st) {
         st = kd_open_steps_init(&s->steps, settings->n_steps);

@@ -8,6 +8,10 @@
  * replica and one student the teacher is never more than 2 * depth micro-batches ahead; in general
  * depth * (students + replicas).
  *
+ * Memory. MPI and operations share a CPU's buffers. A GPU's are given to MPI where it takes device memory;
+ * otherwise messages cross through registered host memory, `depth` of them in each, by transfers beside the
+ * operations (tensor/ops.h). Which way they go is logged at creation.
+ *
  * Requests are persistent, one for each slot, peer and group, made when first used. Between a replica
  * and a student the sends and receives of a group start in ascending order of m, with the group's own
  * tag; MPI's rule that messages do not overtake each other pairs them.
@@ -24,7 +28,7 @@
 typedef struct kd_stream_settings {
     int teacher;                 /* one with replicas                                */
     const kd_message_plan *plan; /* of its messages, not empty; only read during the call */
-    kd_backend *be;              /* whose host memory the buffers are, and on whose queue
+    kd_backend *be;              /* whose memory the buffers are, and on whose queue
                                     messages are written or read; must live as long   */
     int depth;
     int n_steps; /* that may be open at a time */

@@ -100,9 +100,18 @@ kd_status kd_slot_test(kd_slots *s, kd_slot *at)
     return KD_OK;
 }
 
+void kd_slot_carry(kd_slots *s, kd_slot *at, kd_event after)
+{
+    const bool down = s->role == KD_ROLE_TEACHER;
+    at->carried =
+        !s->staged ? after
+                   : kd_message_carry(s->be, &s->plan, at->groups, down ? at->buffer : at->message,
+                                      down ? at->message : at->buffer, after);
+}
+
 bool kd_slot_is_free(kd_slot *at)
 {
-    if (at->state == KD_SLOT_LATE && kd_event_is_past(at->event)) {
+    if (at->state == KD_SLOT_LATE && kd_event_is_past(at->carried) && kd_event_is_past(at->event)) {
         at->state = KD_SLOT_FREE;
     }
     return at->state == KD_SLOT_FREE;
@@ -145,18 +154,27 @@ static kd_status take_memory(kd_slots *s)
     if (s->at == NULL || s->requests == NULL) {
         return kd_fail(KD_ERR_NOMEM, "no memory for %d signal messages", s->depth);
     }
-    void *memory = NULL;
-    const kd_status st =
-        kd_backend_place(s->be, KD_MEMORY_HOST, kd_message_plan_slots_bytes(&s->plan, s->depth),
-                         &memory, "signals of %d micro-batches", s->depth);
-    if (st) {
-        return st;
-    }
-    s->buffers = memory;
-    for (int i = 0; i < s->depth; i++) {
-        s->at[i].buffer = s->buffers + (size_t)i * s->plan.message_bytes;
-    }
     return KD_OK;
+}
+
+static kd_status take_buffers(kd_slots *s)
+{
+    const size_t size_bytes = kd_message_plan_slots_bytes(&s->plan, s->depth);
+    void *buffers = NULL, *messages = NULL;
+    kd_status st = kd_backend_place(s->be, s->staged ? KD_MEMORY_HOST : KD_MEMORY_DEVICE,
+                                    size_bytes, &buffers, "signals of %d micro-batches", s->depth);
+    s->buffers = buffers;
+    if (!st && s->staged) {
+        st = kd_backend_place(s->be, KD_MEMORY_DEVICE, size_bytes, &messages,
+                              "signals of %d micro-batches", s->depth);
+        s->messages = messages;
+    }
+    for (int i = 0; !st && i < s->depth; i++) {
+        const size_t offset_bytes = (size_t)i * s->plan.message_bytes;
+        s->at[i].buffer = s->buffers + offset_bytes;
+        s->at[i].message = (s->staged ? s->messages : s->buffers) + offset_bytes;
+    }
+    return st;
 }
 
 static kd_status take_types(kd_slots *s, MPI_Comm comm)
@@ -176,7 +194,10 @@ kd_status kd_slots_take(kd_slots *s, MPI_Comm comm)
 {
     s->comm = MPI_COMM_NULL;
     s->block = MPI_DATATYPE_NULL;
-    const kd_status st = take_memory(s);
+    kd_status st = take_memory(s);
+    if (!st) {
+        st = take_buffers(s);
+    }
     return st ? st : take_types(s, comm);
 }
 
@@ -199,5 +220,6 @@ void kd_slots_release(kd_slots *s)
     }
     free(s->requests);
     free(s->at);
+    s->be->ops->free(s->be, s->messages);
     s->be->ops->free(s->be, s->buffers);
 }

@@ -108,7 +108,10 @@ kd_status kd_world_create(kd_world **world_out)
         return st;
     }
     KD_CHECK(world != NULL); /* or the ranks had not agreed */
-    *world = (kd_world){.everyone = MPI_COMM_NULL, .students = MPI_COMM_NULL, .teacher = -1};
+    *world = (kd_world){.everyone = MPI_COMM_NULL,
+                        .students = MPI_COMM_NULL,
+                        .teacher = -1,
+                        .takes_device = kd_mpi_takes_device_memory()};
     st = duplicate_world(world);
     if (st) {
         kd_world_destroy(world);

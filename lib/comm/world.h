@@ -22,7 +22,8 @@ typedef struct kd_world kd_world; /* holds the communicators */
 
 /*
  * Collective over MPI_COMM_WORLD (initialised with MPI_THREAD_FUNNELED or more). Roles come later, so
- * that ranks can agree on what they read before.
+ * that ranks can agree on what they read before. KD_MPI_DEVICE_MEMORY of the environment says, with yes or
+ * no, whether MPI is given buffers in a GPU's memory; without it the MPI library is asked.
  */
 KD_MUST_USE kd_status kd_world_create(kd_world **world_out);
 /* Collective; NULL is fine. */

@@ -89,10 +89,10 @@ static kd_tensor range(kd_tensor slab, int64_t first, int64_t end)
     return kd_tensor_1d((float *)slab.data + first, KD_F32, end - first);
 }
 
-/* Where the host cannot reach it, by pieces through memory that it can. */
+/* What the ranks cannot sum where it is goes through memory where they can. */
 static kd_status reduce_group(kd_optimizer *o, const kd_reduce *reduce, kd_tensor grad)
 {
-    if (o->be->device.kind != KD_DEVICE_CPU) {
+    if (o->be->device.kind != KD_DEVICE_CPU && !reduce->takes_device) {
         return kd_reduce_staged(&o->stage, reduce, grad);
     }
     const kd_status st = kd_backend_wait(o->be);

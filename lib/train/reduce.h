@@ -10,6 +10,7 @@
 #ifndef KD_TRAIN_REDUCE_H
 #define KD_TRAIN_REDUCE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -25,6 +26,8 @@ typedef struct kd_reduce {
     void *user;
     int rank; /* of this student, 0..n_ranks-1 */
     int n_ranks;
+    bool
+        takes_device; /* sum_f32's values may be a device's memory that no operation uses meanwhile */
     kd_status (*sum_f32)(void *user, float *values, int64_t n);
     kd_status (*sum_f64)(void *user, double *values, int64_t n);
     kd_status (*sum_i64)(void *user, int64_t *values, int64_t n); /* exact; overflow wraps around */

@@ -648,6 +648,22 @@ case_cuda() {
     KD_CUDA_HOST_DEVICES=0 expect_exit 65 "no CUDA device" 2 student.yaml output=none $s.device=cuda
 }
 
+# Through host memory or straight from the device's, which MPI can read of an emulated one: signals and gradients
+# of two students are the same bytes.
+case_cuda_ways() {
+    local way few=(training.steps=3 evaluation.max_sequences=2 student.resources.ranks=2)
+    make_teacher student.resources.device=cpu
+    for way in no:"through host memory, to and from device memory by transfers" yes:"from device memory"; do
+        : >log
+        KD_MPI_DEVICE_MEMORY=${way%%:*} run 3 student.yaml output=device-${way%%:*} "${few[@]}"
+        [ "$(grep -c "signals of teachers.0 go by MPI ${way#*:}$" log)" = 3 ] || fail "${way#*:}: not told by each rank"
+    done
+    cmp device-{no,yes}/final/model.safetensors || fail "another way ended in other bytes"
+    : >log
+    KD_MPI_DEVICE_MEMORY=maybe run 3 student.yaml output=device-maybe "${few[@]}" training.steps=1
+    grep -q 'KD_MPI_DEVICE_MEMORY: found "maybe", expected yes or no: taken for no$' log || fail "a wrong word is not told"
+}
+
 # As auto places it and bf16 rounds it, with the device's work in other orders.
 case_cuda_resume() {
     local few=(training.steps=4 training.dtype=auto evaluation.max_sequences=2 checkpoint.every_steps=2)
