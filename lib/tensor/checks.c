@@ -164,7 +164,7 @@ static void check_matrix(kd_tensor t, kd_dtype dtype, int64_t rows, int64_t colu
 void kd_check_attention(const kd_backend *be, const kd_attention *a)
 {
     const int64_t n = a->n_batch * a->n_tokens;
-    KD_CHECK(a->n_tokens > 0 && a->head_dim > 0);
+    KD_CHECK(a->n_tokens > 0 && a->head_dim > 0 && a->window >= 0);
     KD_CHECK(a->n_kv_heads > 0 && a->n_heads % a->n_kv_heads == 0);
     check_matrix(a->q, be->compute, n, a->n_heads * a->head_dim);
     check_matrix(a->k, be->compute, n, a->n_kv_heads * a->head_dim);

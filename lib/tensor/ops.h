@@ -132,6 +132,7 @@ typedef struct kd_attention {
     kd_tensor lse;      /* (B * H, T) f32, log-sum-exp of each row of scaled scores, or none */
     kd_tensor segments; /* (N) i32, runs of equal numbers in a sequence; -1: padding; or none */
     int64_t n_batch, n_tokens, n_heads, n_kv_heads, head_dim;
+    int64_t window; /* a row sees itself and the window - 1 rows before it; 0: all before it */
 } kd_attention;
 
 /* How rows of (N, heads * D) are turned, see rotate. */
@@ -386,7 +387,7 @@ typedef struct kd_ops {
                                       const kd_rotation *by);
 
     /* Causal scaled dot-product attention within each sequence, grouped heads: head h reads k and v of
-     * h / (H / G). A row sees no other segment; rows of padding write zeros, and their lse is undefined.
+     * h / (H / G). A row sees no other segment, and of its own what its window holds; rows of padding write zeros, and their lse is undefined.
      * No T x T matrix outlives a block of rows. */
     void (*attention)(kd_backend *be, const kd_attention *a);
     /* Needs q, k, v, out and lse as the forward left them. Writes dq, dk, dv (compute). */

@@ -41,18 +41,26 @@ static void layout(kd_arena *arena, const forward_args *f, lane_memory *memory_o
 }
 
 /*
- * Softmax of one row of scores over its first n keys, zeros behind them up to n_keys; returns the
- * log-sum-exp of the scaled scores. The row is padded with scores that count for nothing, and the
+ * Softmax of one row of scores over its keys from `first` to before n, zeros around them up to n_keys; returns
+ * the log-sum-exp of the scaled scores. The row is padded with scores that count for nothing, and the
  * exponentials replace the scores on the way.
  */
-KD_INLINE float
-softmax_row(void *p, kd_dtype dtype, float *scores, int64_t n, int64_t n_keys, float scale)
+KD_INLINE float softmax_row(void *p,
+                            kd_dtype dtype,
+                            float *scores,
+                            int64_t first,
+                            int64_t n,
+                            int64_t n_keys,
+                            float scale)
 {
     const int64_t n_padded = kd_score_padded(n);
-    float max = scores[0], sum = 0.0f;
+    for (int64_t i = 0; i < first; i++) {
+        scores[i] = -1e30f;
+    }
     for (int64_t i = n; i < n_padded; i++) {
         scores[i] = -1e30f;
     }
+    float max = scores[0], sum = 0.0f;
 #pragma omp simd reduction(max : max)
     for (int64_t i = 0; i < n_padded; i++) {
         max = scores[i] > max ? scores[i] : max;
@@ -78,11 +86,14 @@ static void
 softmax_block(kd_tensor p, kd_tensor scores, const kd_query_block *block, float *lse, float scale)
 {
     for (int64_t i = 0; i < block->queries.n; i++) {
-        const int64_t n = block->first + i + 1, n_keys = block->n_keys;
+        const int64_t n_keys = block->n_keys;
+        int64_t first, n;
+        kd_attention_seen(block, i, &first, &n);
         void *row = kd_row(p, i);
+        float *of_row = kd_row(scores, i);
         const float row_lse = p.dtype == KD_BF16
-                                  ? softmax_row(row, KD_BF16, kd_row(scores, i), n, n_keys, scale)
-                                  : softmax_row(row, KD_F32, kd_row(scores, i), n, n_keys, scale);
+                                  ? softmax_row(row, KD_BF16, of_row, first, n, n_keys, scale)
+                                  : softmax_row(row, KD_F32, of_row, first, n, n_keys, scale);
         if (lse != NULL) {
             lse[i] = row_lse;
         }
@@ -101,8 +112,8 @@ static kd_status forward_block(const forward_args *f,
     const int64_t n_rows = block->n_rows, n_keys = block->n_keys;
     const kd_tensor q = kd_attention_read(a, memory->q, a->q, block, h);
     const kd_tensor out = kd_attention_written(a, memory->out, a->out, block, h);
-    const kd_tensor k = kd_tensor_2d(memory->k, compute, n_keys, a->head_dim);
-    const kd_tensor v = kd_tensor_2d(memory->v, compute, n_keys, a->head_dim);
+    const kd_tensor k = kd_attention_keys(a, memory->k, compute, block);
+    const kd_tensor v = kd_attention_keys(a, memory->v, compute, block);
     const kd_tensor scores = kd_attention_scores(memory->scores, KD_F32, n_rows, n_keys);
     const kd_tensor probs = kd_attention_scores(memory->probs, compute, n_rows, n_keys);
     kd_status st = KD_OK;
@@ -135,7 +146,7 @@ static kd_status forward_group(const forward_args *f,
     }
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
         for (int64_t first = 0; first < span.n && !st; first += KD_QUERY_BLOCK) {
-            const kd_query_block block = kd_attention_block(span, first);
+            const kd_query_block block = kd_attention_block(a, span, first);
             st = forward_block(f, cache, memory, &block, h);
         }
     }

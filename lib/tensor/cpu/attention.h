@@ -4,8 +4,9 @@
  * Work is cut by span (a run of rows that may see each other: a sequence, or a segment of one) and
  * key/value head, whose keys and values are packed once. So segments give the bits that the same rows
  * give as sequences of their own. Blocks of
- * query rows meet all the keys up to their last row, so the scores of a block are one product, and
- * those beyond the diagonal within the block are the only ones computed in vain.
+ * query rows meet the keys up to their last row, from the first row's window on, so the scores of a
+ * block are one product, and those beyond the diagonal and before the windows within it are computed
+ * in vain.
  */
 #ifndef KD_TENSOR_CPU_ATTENTION_H
 #define KD_TENSOR_CPU_ATTENTION_H
@@ -47,15 +48,29 @@ typedef struct kd_span {
 
 /* What one block's products are of. */
 typedef struct kd_query_block {
-    kd_span queries; /* rows of the micro-batch                                              */
-    int64_t first;   /* of the span's: query first + i sees the keys up to itself            */
-    int64_t n_rows;  /* queries.n, or more at the end of a span: rows of zeros               */
-    int64_t
-        n_keys; /* the last query's or more, up to the span's padding: those count for nothing */
+    kd_span queries;   /* rows of the micro-batch                                              */
+    int64_t n_rows;    /* queries.n, or more at the end of a span: rows of zeros               */
+    int64_t first_key; /* of the span's: no query of the block sees one before it            */
+    int64_t n_keys;    /* from there; up to the span's padding: behind a query none counts for it */
+    int64_t ahead;     /* keys from the first to before the block's own: a window's, or all     */
+    int64_t window;    /* keys that a query sees at most: itself and those before it            */
 } kd_query_block;
 
 /* The block that begins with row `first` of a span. */
-kd_query_block kd_attention_block(kd_span span, int64_t first);
+kd_query_block kd_attention_block(const kd_attention *a, kd_span span, int64_t first);
+
+/* The keys that query i of a block sees: from *first_out to before *end_out, of the block's. */
+KD_INLINE void
+kd_attention_seen(const kd_query_block *block, int64_t i, int64_t *first_out, int64_t *end_out)
+{
+    const int64_t end = block->ahead + i + 1;
+    *first_out = end > block->window ? end - block->window : 0;
+    *end_out = end;
+}
+
+/* The block's part of a head's packed (T', D) keys, or values, or their sums. */
+kd_tensor
+kd_attention_keys(const kd_attention *a, void *packed, kd_dtype dtype, const kd_query_block *block);
 
 /* Writes the spans, of which there are at most as many as rows; returns how many. */
 int64_t kd_attention_spans(const kd_attention *a, kd_span *spans_out);

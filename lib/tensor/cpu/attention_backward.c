@@ -71,16 +71,14 @@ typedef struct score_block {
 } score_block;
 
 /*
- * One row: probabilities over the first n keys and scaled gradients of the scores, zeros behind.
- * Up to a whole vector behind them is computed from what lies there, and overwritten.
+ * One row: probabilities over the keys it sees and scaled gradients of the scores, zeros around them.
+ * What lies before them and up to a whole vector behind is computed too, and overwritten.
  */
-KD_INLINE void score_gradient_row(const score_block *s,
-                                  int64_t row,
-                                  kd_dtype dtype,
-                                  int64_t n,
-                                  float lse,
-                                  float delta)
+KD_INLINE void
+score_gradient_row(const score_block *s, int64_t row, kd_dtype dtype, float lse, float delta)
 {
+    int64_t first, n;
+    kd_attention_seen(s->block, row, &first, &n);
     void *p = kd_row(s->p, row), *ds = kd_row(s->ds, row);
     const float *scores = kd_row(s->scores, row), *dp = kd_row(s->dp, row);
     const float scale = s->scale;
@@ -91,6 +89,10 @@ KD_INLINE void score_gradient_row(const score_block *s,
         const float prob = kd_exp(scores[i] * scale - lse);
         kd_put(p, i, dtype, prob);
         kd_put(ds, i, dtype, prob * (dp[i] - delta) * scale);
+    }
+    for (int64_t i = 0; i < first; i++) {
+        kd_put(p, i, dtype, 0.0f);
+        kd_put(ds, i, dtype, 0.0f);
     }
     for (int64_t i = n; i < n_keys; i++) {
         kd_put(p, i, dtype, 0.0f);
@@ -103,7 +105,7 @@ KD_INLINE void score_gradient(const score_block *s, kd_dtype dtype)
     const int64_t head_dim = kd_tensor_columns(s->out);
     for (int64_t row = 0; row < s->block->queries.n; row++) {
         const float delta = dot_row(kd_row(s->out, row), kd_row(s->dout, row), dtype, head_dim);
-        score_gradient_row(s, row, dtype, s->block->first + row + 1, s->lse[row], delta);
+        score_gradient_row(s, row, dtype, s->lse[row], delta);
     }
 }
 
@@ -130,10 +132,10 @@ static kd_status backward_block(const backward_args *w,
     const kd_tensor q = kd_attention_read(a, memory->q, a->q, block, h);
     const kd_tensor dout = kd_attention_read(a, memory->dout, w->dout, block, h);
     const kd_tensor dq = kd_attention_written(a, memory->dq, w->dq, block, h);
-    const kd_tensor k = kd_tensor_2d(memory->k, compute, n_keys, a->head_dim);
-    const kd_tensor v = kd_tensor_2d(memory->v, compute, n_keys, a->head_dim);
-    const kd_tensor dk = kd_tensor_2d(memory->dk, KD_F32, n_keys, a->head_dim);
-    const kd_tensor dv = kd_tensor_2d(memory->dv, KD_F32, n_keys, a->head_dim);
+    const kd_tensor k = kd_attention_keys(a, memory->k, compute, block);
+    const kd_tensor v = kd_attention_keys(a, memory->v, compute, block);
+    const kd_tensor dk = kd_attention_keys(a, memory->dk, KD_F32, block);
+    const kd_tensor dv = kd_attention_keys(a, memory->dv, KD_F32, block);
     const score_block s = {
         .block = block,
         .p = kd_attention_scores(memory->probs, compute, n_rows, n_keys),
@@ -191,7 +193,7 @@ static kd_status backward_group(const backward_args *w,
     }
     for (int64_t h = g * group; h < (g + 1) * group; h++) {
         for (int64_t first = 0; first < span.n && !st; first += KD_QUERY_BLOCK) {
-            const kd_query_block block = kd_attention_block(span, first);
+            const kd_query_block block = kd_attention_block(a, span, first);
             st = backward_block(w, cache, memory, &block, h);
         }
     }

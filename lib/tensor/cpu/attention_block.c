@@ -25,16 +25,33 @@ int64_t kd_attention_padded(int64_t n)
     return round_up(n, KD_SCORE_PAD, 32);
 }
 
-/* Keys are rounded up too, up to 1024 to whole blocks: long sequences have few shapes of products. */
-kd_query_block kd_attention_block(kd_span span, int64_t first)
+/*
+ * Keys are rounded up too, up to 1024 to whole blocks, and begin with a whole block: long sequences have few
+ * shapes of products.
+ */
+kd_query_block kd_attention_block(const kd_attention *a, kd_span span, int64_t first)
 {
     const int64_t n = least(span.n - first, KD_QUERY_BLOCK), padded = kd_attention_padded(span.n);
+    const int64_t window = a->window > 0 ? a->window : span.n;
+    const int64_t before = first + 1 > window ? first + 1 - window : 0;
+    const int64_t first_key = before / KD_QUERY_BLOCK * KD_QUERY_BLOCK;
+    const int64_t ahead = first - first_key;
     return (kd_query_block){
         .queries = {span.first + first, n},
-        .first = first,
         .n_rows = least(padded - first, KD_QUERY_BLOCK),
-        .n_keys = least(round_up(first + n, KD_QUERY_BLOCK, 16), padded),
+        .first_key = first_key,
+        .n_keys = least(round_up(ahead + n, KD_QUERY_BLOCK, 16), padded - first_key),
+        .ahead = ahead,
+        .window = window,
     };
+}
+
+kd_tensor
+kd_attention_keys(const kd_attention *a, void *packed, kd_dtype dtype, const kd_query_block *block)
+{
+    const size_t row_bytes = (size_t)a->head_dim * kd_dtype_bytes(dtype);
+    return kd_tensor_2d((char *)packed + (size_t)block->first_key * row_bytes, dtype, block->n_keys,
+                        a->head_dim);
 }
 
 kd_tensor kd_attention_scores(void *data, kd_dtype dtype, int64_t rows, int64_t n_keys)

@@ -1,10 +1,11 @@
 /*
  * attention.cu - out = softmax(scale q k^T) v, causal, without a T x T matrix (Dao et al. 2022):
  * keys and values come by tiles of 64 rows, each row keeps the largest score so far and the sum of
- * exponentials below it, and what was summed before is scaled down when a larger score comes.
+ * exponentials below it, and what was summed before is scaled down when a larger score comes. Tiles
+ * that none of the rows sees are left out.
  *
- * Per item (a head, and a window of 64 rows): reads q once, and the keys and values of its head up
- * to its last row: 2 * place * D elements, mostly from the second-level cache, for H / G heads read
+ * Per item (a head, and a window of 64 rows): reads q once, and the keys and values of its head that
+ * its rows see: 2 * place * D elements where a row sees all before it, mostly from the second-level cache, for H / G heads read
  * the same. Writes out once and 4 bytes of lse a row. 4 * D operations for each pair of a query and
  * a key it sees.
  */
@@ -50,20 +51,26 @@ struct plain_softmax {
     float max[4], sum[4]; /* of all scores; of this thread's exponentials */
 };
 
+/* What exponentials are relative to; where nothing was seen yet, any number will do. */
+static __device__ __forceinline__ float base_of(float max)
+{
+    return max == -INFINITY ? 0.0f : max;
+}
+
 /* From scores to exponentials, relative to the largest score, to which the sums of before are
- * scaled down; keys behind row + diagonal are not seen. */
+ * scaled down; row i is `diagonal` places behind column i. */
 static __device__ __forceinline__ void plain_step(kd_plain_scores &scores,
                                                   plain_softmax &soft,
                                                   kd_plain_sums &sums,
                                                   int diagonal,
-                                                  float scale)
+                                                  const kd_attention_shape &s)
 {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         float max = soft.max[i];
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            if (kd_plain_column(j) > kd_plain_row(i) + diagonal) {
+            if (!kd_attention_sees(s, kd_plain_row(i) + diagonal, kd_plain_column(j))) {
                 scores[i][j] = -INFINITY;
             }
             max = fmaxf(max, scores[i][j]);
@@ -72,12 +79,12 @@ static __device__ __forceinline__ void plain_step(kd_plain_scores &scores,
         for (int lane = 8; lane > 0; lane /= 2) {
             max = fmaxf(max, __shfl_xor_sync(~0u, max, lane));
         }
-        const float shrink = expf((soft.max[i] - max) * scale);
+        const float base = base_of(max), shrink = expf((soft.max[i] - base) * s.scale);
         soft.max[i] = max;
         soft.sum[i] *= shrink;
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            scores[i][j] = expf((scores[i][j] - max) * scale);
+            scores[i][j] = expf((scores[i][j] - base) * s.scale);
             soft.sum[i] += scores[i][j];
         }
 #pragma unroll
@@ -100,11 +107,12 @@ plain_block(const forward_args<T> &a, kd_plain_tiles &tiles, const kd_attention_
         soft.max[i] = -INFINITY;
         soft.sum[i] = 0.0f;
     }
-    for (int tile = 0; tile <= block.place; tile += KD_ATTENTION_ROWS) {
+    for (int tile = kd_attention_first_key(a.s, block.place, KD_ATTENTION_ROWS);
+         tile <= block.place; tile += KD_ATTENTION_ROWS) {
         const int64_t row = block.row - block.place + tile;
         const int n_keys = min(KD_ATTENTION_ROWS, block.place + block.n_rows - tile);
         kd_plain_multiply(scores, tiles, q, block.n_rows, a.k.from(row), n_keys, a.s.head_dim);
-        plain_step(scores, soft, sums, block.place - tile, a.s.scale);
+        plain_step(scores, soft, sums, block.place - tile, a.s);
         kd_plain_add(sums, tiles, scores, a.v.from(row), n_keys, first, a.s.head_dim);
     }
     const int64_t at = kd_attention_at(a.s, block.row, h);
@@ -148,29 +156,30 @@ static __device__ __forceinline__ void mma_step(float (&scores)[KD_ATTENTION_ROW
                                                 mma_softmax &soft,
                                                 float (&sums)[W / 8][4],
                                                 int diagonal,
-                                                float scale)
+                                                const kd_attention_shape &s)
 {
-    const float to_exp2 = scale * KD_LOG2_E;
+    const float to_exp2 = s.scale * KD_LOG2_E;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         float max = soft.max[half];
 #pragma unroll
         for (int i = 0; i < KD_ATTENTION_ROWS / 4; i++) {
             float &score = scores[i / 2][half * 2 + i % 2];
-            if (i / 2 * 8 + kd_mma_column(i % 2) > kd_mma_row(half * 2) + diagonal) {
+            if (!kd_attention_sees(s, kd_mma_row(half * 2) + diagonal,
+                                   i / 2 * 8 + kd_mma_column(i % 2))) {
                 score = -INFINITY;
             }
             max = fmaxf(max, score);
         }
         max = fmaxf(max, __shfl_xor_sync(~0u, max, 1));
         max = fmaxf(max, __shfl_xor_sync(~0u, max, 2));
-        const float shrink = exp2f((soft.max[half] - max) * to_exp2);
+        const float base = base_of(max), shrink = exp2f((soft.max[half] - base) * to_exp2);
         soft.max[half] = max;
         soft.sum[half] *= shrink;
 #pragma unroll
         for (int i = 0; i < KD_ATTENTION_ROWS / 4; i++) {
             float &score = scores[i / 2][half * 2 + i % 2];
-            score = exp2f((score - max) * to_exp2);
+            score = exp2f((score - base) * to_exp2);
             soft.sum[half] += score;
         }
 #pragma unroll
@@ -211,17 +220,18 @@ static __device__ void mma_block(const forward_args<__nv_bfloat16> &a,
 
     __nv_bfloat16 *q = memory, *k = q + KD_MMA_TILE<ROWS, W>, *v = k + KD_MMA_TILE<ROWS, W>;
     const int64_t begin = block.row - block.place;
-    const int n = block.place + block.n_rows; /* keys */
+    const int first = kd_attention_first_key(a.s, block.place, ROWS);
+    const int n = block.place + block.n_rows; /* the last key's place, and 1 */
     mma_softmax soft = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
     float sums[W / 8][4], scores[ROWS / 8][4], inverse[2];
     kd_mma_clear<W>(sums);
     __syncthreads(); /* nobody reads the tiles of the block before */
     kd_mma_load<ROWS, W>(q, a.q.from(block.row), block.n_rows, a.s);
-    kd_mma_load<ROWS, W>(k, a.k.from(begin), min(ROWS, n), a.s);
+    kd_mma_load<ROWS, W>(k, a.k.from(begin + first), min(ROWS, n - first), a.s);
     kd_cp_async_commit();
-    kd_mma_load<ROWS, W>(v, a.v.from(begin), min(ROWS, n), a.s);
+    kd_mma_load<ROWS, W>(v, a.v.from(begin + first), min(ROWS, n - first), a.s);
     kd_cp_async_commit();
-    for (int tile = 0; tile < n; tile += ROWS) {
+    for (int tile = first; tile < n; tile += ROWS) {
         const int next = tile + ROWS, n_next = min(ROWS, n - next);
         kd_cp_async_wait<1>();
         __syncthreads(); /* keys are there */
@@ -231,7 +241,7 @@ static __device__ void mma_block(const forward_args<__nv_bfloat16> &a,
             kd_mma_load<ROWS, W>(k, a.k.from(begin + next), n_next, a.s);
         }
         kd_cp_async_commit();
-        mma_step<W>(scores, soft, sums, block.place - tile, a.s.scale);
+        mma_step<W>(scores, soft, sums, block.place - tile, a.s);
         kd_cp_async_wait<1>();
         __syncthreads(); /* values are there */
         kd_mma_add<ROWS, W>(sums, scores, v);

@@ -21,6 +21,7 @@ struct kd_attention_shape {
     const int32_t *places; /* (N) a row's place in its span, -1: padding     */
     int64_t n_rows, n_tokens;
     int n_heads, n_kv_heads, head_dim;
+    int reach;    /* rows that a row sees at most: itself and those before it */
     bool vectors; /* heads of all rows begin at multiples of 16 bytes and end so */
     float scale;  /* 1 / sqrt(D)                                            */
 };
@@ -64,6 +65,18 @@ template <class F> void kd_cuda_attention_with(kd_dtype compute, int64_t head_di
 }
 
 /* ---- in kernels ---- */
+
+/* Whether the row at place `query` of a span sees that at `key`. Behind it the difference is a large number. */
+KD_FN bool kd_attention_sees(const kd_attention_shape &s, int query, int key)
+{
+    return static_cast<unsigned>(query - key) < static_cast<unsigned>(s.reach);
+}
+
+/* Where the tiles of `rows` keys begin that rows from a place on see. */
+KD_FN int kd_attention_first_key(const kd_attention_shape &s, int place, int rows)
+{
+    return max(0, place - s.reach + 1) / rows * rows;
+}
 
 /* Some rows of a span from a place on. */
 struct kd_attention_block {

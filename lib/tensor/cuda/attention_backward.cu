@@ -6,7 +6,7 @@
  *   dq = scale dS k,  dk = scale dS^T q.
  * P is formed again from the saved log-sum-exp (Dao et al. 2022). One kernel has blocks of query
  * rows and goes through the keys they see, for dq; the other has blocks of keys and goes through
- * the H / G heads that read them and the queries that see them, in that order, for dk and dv. So S
+ * the H / G heads that read them and the queries that see them (no tile that sees none), in that order, for dk and dv. So S
  * and dP are computed twice, nothing is added to memory, and each sum has one order.
  *
  * Moves, for a block of 64 rows: its own rows once, and 4 * D elements for each row it meets,
@@ -71,7 +71,7 @@ constants_of(const backward_args<T> &a, const kd_attention_block &block, int row
         return {INFINITY, 0.0f, 0.0f};
     }
     const int64_t at = kd_attention_at(a.s, block.row, h) + row;
-    return {a.lse[at], a.delta[at], block.place + row == 0 ? 0.0f : a.s.scale};
+    return {a.lse[at], a.delta[at], block.place + row == 0 || a.s.reach == 1 ? 0.0f : a.s.scale};
 }
 
 /* delta (B H, T): a warp has a row and head. Reads out and dout once. */
@@ -119,7 +119,8 @@ static __device__ void plain_queries(const backward_args<T> &a,
     for (int i = 0; i < 4; i++) {
         row[i] = constants_of(a, block, kd_plain_row(i), h);
     }
-    for (int tile = 0; tile <= block.place; tile += KD_ATTENTION_ROWS) {
+    for (int tile = kd_attention_first_key(a.s, block.place, KD_ATTENTION_ROWS);
+         tile <= block.place; tile += KD_ATTENTION_ROWS) {
         const int64_t key = block.row - block.place + tile;
         const int n_keys = min(KD_ATTENTION_ROWS, block.place + block.n_rows - tile);
         kd_plain_multiply(p, tiles, a.q.from(block.row), block.n_rows, a.k.from(key), n_keys,
@@ -127,7 +128,8 @@ static __device__ void plain_queries(const backward_args<T> &a,
         kd_plain_multiply(ds, tiles, a.dout.from(block.row), block.n_rows, a.v.from(key), n_keys,
                           a.s.head_dim);
         for (int i = 0; i < 16; i++) {
-            const bool seen = tile + kd_plain_column(i % 4) <= block.place + kd_plain_row(i / 4);
+            const bool seen = kd_attention_sees(a.s, block.place + kd_plain_row(i / 4),
+                                                tile + kd_plain_column(i % 4));
             plain_gradient(p[i / 4][i % 4], ds[i / 4][i % 4], row[i / 4], seen, a.s.scale);
         }
         kd_plain_add(dq, tiles, ds, a.k.from(key), n_keys, first, a.s.head_dim);
@@ -170,7 +172,8 @@ static __device__ __forceinline__ void plain_meet(kd_plain_sums &dk,
         const int query = kd_plain_column(j);
         const row_constants row = constants_of(a, queries, query, h);
         for (int i = 0; i < 4; i++) {
-            const bool seen = keys.place + kd_plain_row(i) <= queries.place + query;
+            const bool seen =
+                kd_attention_sees(a.s, queries.place + query, keys.place + kd_plain_row(i));
             plain_gradient(p[i][j], ds[i][j], row, seen, a.s.scale);
         }
     }
@@ -180,7 +183,7 @@ static __device__ __forceinline__ void plain_meet(kd_plain_sums &dk,
 
 /*
  * Calls f(arguments of a head, tile of queries, head) for the heads that read head g, and for each
- * the queries of the span from the block on: `most` at a time, and none at the end.
+ * the queries of the span from the block on that see a key of it: `most` at a time, and none at the end.
  */
 template <class T, class F>
 static __device__ __forceinline__ void
@@ -197,7 +200,8 @@ each_reader(const backward_args<T> &all, const kd_attention_block &keys, int g, 
             }
             queries.row += most;
             queries.place += most;
-        } while (queries.n_rows == most);
+        } while (queries.n_rows == most &&
+                 queries.place - (keys.place + keys.n_rows - 1) < a.s.reach);
     }
 }
 
@@ -256,7 +260,8 @@ mma_queries(const mma_args &a, __nv_bfloat16 *memory, const kd_attention_block &
     __syncthreads(); /* nobody reads the tiles of the block before */
     kd_mma_load<KD_ATTENTION_ROWS, W>(q, a.q.from(block.row), block.n_rows, a.s);
     kd_mma_load<KD_ATTENTION_ROWS, W>(dout, a.dout.from(block.row), block.n_rows, a.s);
-    for (int tile = 0; tile < n; tile += MET_ROWS) {
+    for (int tile = kd_attention_first_key(a.s, block.place, MET_ROWS); tile < n;
+         tile += MET_ROWS) {
         const int64_t key = block.row - block.place + tile;
         kd_mma_load<MET_ROWS, W>(k, a.k.from(key), min(MET_ROWS, n - tile), a.s);
         kd_mma_load<MET_ROWS, W>(v, a.v.from(key), min(MET_ROWS, n - tile), a.s);
@@ -269,7 +274,8 @@ mma_queries(const mma_args &a, __nv_bfloat16 *memory, const kd_attention_block &
         for (int i = 0; i < MET_ROWS / 2; i++) {
             const int column = tile + i / 4 * 8 + kd_mma_column(i % 4);
             mma_gradient(p[i / 4][i % 4], ds[i / 4][i % 4], row[i % 4 / 2],
-                         column <= block.place + kd_mma_row(i % 4), a.s.scale);
+                         kd_attention_sees(a.s, block.place + kd_mma_row(i % 4), column),
+                         a.s.scale);
         }
         kd_mma_add<MET_ROWS, W>(dq, ds, k);
         __syncthreads(); /* and read */
@@ -321,7 +327,8 @@ static __device__ __forceinline__ void mma_meet(mma_keys<W> &m,
     for (int i = 0; i < MET_ROWS / 2; i++) {
         const int query = i / 4 * 8 + kd_mma_column(i % 4);
         mma_gradient(p[i / 4][i % 4], ds[i / 4][i % 4], m.rows[query],
-                     keys.place + kd_mma_row(i % 4) <= queries.place + query, a.s.scale);
+                     kd_attention_sees(a.s, queries.place + query, keys.place + kd_mma_row(i % 4)),
+                     a.s.scale);
     }
     kd_mma_add<MET_ROWS, W>(m.dv, p, m.dout);
     kd_mma_add<MET_ROWS, W>(m.dk, ds, m.q);

@@ -81,6 +81,8 @@ kd_attention_shape kd_cuda_attention_shape(kd_backend *be, const kd_attention *a
     shape.n_heads = static_cast<int>(a->n_heads);
     shape.n_kv_heads = static_cast<int>(a->n_kv_heads);
     shape.head_dim = static_cast<int>(a->head_dim);
+    shape.reach =
+        static_cast<int>(a->window == 0 || a->window > INT32_MAX ? int64_t{INT32_MAX} : a->window);
     shape.scale = 1.0f / std::sqrt(static_cast<float>(a->head_dim));
     return shape;
 }
