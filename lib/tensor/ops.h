@@ -240,7 +240,12 @@ typedef struct kd_ops {
      * An event is complete once all that was queued before it on its queue is; event_record's is one of
      * operations. event_query never waits; event_wait has operations that are queued on `be` from then on
      * run after the event, which may be one of its transfers or of another back end of this process; a
-     * fault of that one before the event becomes a fault of `be`. Neither needs to be given back.
+     * fault of that one before the event becomes a fault of `be`, at the latest at its wait. Neither needs
+     * to be given back.
+     *
+     * Back ends may wait for each other in any order, also from one thread: what is awaited was queued
+     * before, and comes to pass whatever is asked of its back end afterwards. Only the thread that drives
+     * both, or one that takes turns with the other's, has one wait for the other.
      */
     kd_event (*event_record)(kd_backend *be);
     bool (*event_query)(kd_backend *be, kd_event event);
@@ -313,7 +318,9 @@ typedef struct kd_ops {
                                bool accumulate);
 
     /* y (N, C) f32 = table[ids]; table (V, C) compute or f32; ids (N) i32 below V. Also how
-     * rows of any matrix are gathered, and added to. */
+     * rows of any matrix are gathered, and added to. Tokens are checked where they come from, in shards
+     * and in each batch. An id that is out of range all the same ends a program on the CPU, and is the
+     * loss of a device, whose fault names the operation; nothing outside of the table is read. */
     void (*embed)(kd_backend *be, kd_tensor y, kd_tensor table, kd_tensor ids);
     void (*embed_backward)(kd_backend *be,
                            kd_tensor dtable,

@@ -91,6 +91,52 @@ KD_TEST(backend, an_event_of_one_device_holds_back_another)
     KD_EXPECT(!cudaSetDevice(0), "set");
 }
 
+/* x grows by 1 on one device and is then copied to the other, where it does the same, and so on; events are
+ * awaited that the rings no longer hold. */
+static void play_ping_pong(unsigned seed)
+{
+    enum { ROUNDS = 100 };
+
+    kd_backend *be[2] = {create(0), create(1)};
+    const float start[2] = {0, 1};
+    float got = 0;
+    kd_tensor x[2], one[2];
+    kd_cuda_host_set_seed(seed);
+    for (int i = 0; i < 2; i++) {
+        x[i] = take(be[i], 1, 1);
+        one[i] = take(be[i], 1, 1);
+        be[i]->ops->upload(be[i], x[i], &start[0]);
+        be[i]->ops->upload(be[i], one[i], &start[1]);
+    }
+    const kd_event early = be[0]->ops->event_record(be[0]);
+    for (int round = 0; round < ROUNDS; round++) {
+        const int turn = round % 2;
+        be[turn]->ops->add(be[turn], x[turn], one[turn]);
+        const kd_event added = be[turn]->ops->event_record(be[turn]);
+        be[1 - turn]->ops->event_wait(be[1 - turn], early);
+        be[1 - turn]->ops->event_wait(be[1 - turn], added);
+        be[1 - turn]->ops->copy(be[1 - turn], x[1 - turn], x[turn]);
+        be[turn]->ops->event_wait(be[turn], be[1 - turn]->ops->event_record(be[1 - turn]));
+        be[turn]->ops->event_record(be[turn]);
+    }
+    be[0]->ops->download(be[0], &got, x[0]);
+    KD_EXPECT(got == ROUNDS, std::to_string(got));
+    for (int i = 0; i < 2; i++) {
+        KD_EXPECT(kd_backend_wait(be[i]) == KD_OK, kd_fault_text());
+        be[i]->ops->free(be[i], x[i].data);
+        be[i]->ops->free(be[i], one[i].data);
+        kd_backend_destroy(be[i]);
+    }
+    kd_cuda_host_set_seed(0);
+    KD_EXPECT(!cudaSetDevice(0), "set");
+}
+
+KD_TEST(backend, two_that_wait_for_each_other_both_end)
+{
+    for (unsigned seed = 0; seed < 3; seed++)
+        play_ping_pong(seed);
+}
+
 /* The runtime takes no stride of 2 GiB, even of one row. */
 KD_TEST(backend, one_row_is_copied_whatever_its_stride)
 {
@@ -189,6 +235,57 @@ static void fail(kd_backend *be, kd_tensor table, kd_tensor ids, kd_tensor y)
     const int32_t wrong = 5;
     be->ops->upload(be, ids, &wrong);
     be->ops->embed(be, y, table, ids);
+}
+
+/* Expects the fault of `first`, which only its device knows yet, at the wait of who waits for it. */
+static void expect_passed_on(int number, const char *text)
+{
+    kd_backend *first = create(0), *second = create(number);
+    const kd_tensor table = take(first, 2, 4), y = take(first, 1, 4), to = take(second, 1, 4);
+    const kd_tensor ids = kd_tensor_1d(take(first, 1, 1).data, KD_I32, 1);
+    const int quiet = kd_fault_quiet(1);
+    fail(first, table, ids, y);
+    second->ops->event_wait(second, first->ops->event_record(first));
+    second->ops->zero(second, to);
+    KD_EXPECT(first->fault == KD_OK && second->fault == KD_OK, "nobody knows");
+    KD_EXPECT(kd_backend_wait(second) == KD_ERR_IO, std::to_string(number));
+    KD_EXPECT(strstr(kd_fault_text(), text), kd_fault_text());
+    KD_EXPECT(kd_backend_wait(first) == KD_ERR_IO, "its own");
+    KD_EXPECT(strstr(kd_fault_text(), "embed met an id that is no row of its table"),
+              kd_fault_text());
+    kd_fault_quiet(quiet);
+    kd_cuda_host_recover();
+    for (kd_tensor t : {table, y, ids})
+        first->ops->free(first, t.data);
+    second->ops->free(second, to.data);
+    kd_backend_destroy(first);
+    kd_backend_destroy(second);
+    KD_EXPECT(!cudaSetDevice(0), "set");
+}
+
+KD_TEST(backend, a_fault_reaches_who_waits_for_it)
+{
+    expect_passed_on(0, "what was queued");
+    expect_passed_on(1, "CUDA device 0, which it waited for");
+}
+
+/* A device goes on that nobody told to wait for the lost one. */
+KD_TEST(backend, a_fault_is_that_of_its_device)
+{
+    kd_backend *first = create(0), *second = create(1);
+    const kd_tensor table = take(first, 2, 4), y = take(first, 1, 4);
+    const kd_tensor ids = kd_tensor_1d(take(first, 1, 1).data, KD_I32, 1);
+    const int quiet = kd_fault_quiet(1);
+    fail(first, table, ids, y);
+    KD_EXPECT(kd_backend_wait(first) == KD_ERR_IO, "one");
+    expect_sums(second, "and the other");
+    kd_fault_quiet(quiet);
+    kd_cuda_host_recover();
+    for (kd_tensor t : {table, y, ids})
+        first->ops->free(first, t.data);
+    kd_backend_destroy(first);
+    kd_backend_destroy(second);
+    KD_EXPECT(!cudaSetDevice(0), "set");
 }
 
 KD_TEST(backend, memory_of_a_failed_device_is_a_fault_and_no_refusal)

@@ -14,6 +14,20 @@
 /* What kernels are compiled for begins there: bf16 products and asynchronous copies. */
 enum { CAPABILITY_MIN = 80 };
 
+/* What kernels note before they end; ": " follows. */
+static const char *const trap_texts[KD_TRAP_COUNT] = {
+    "",
+    "embed met an id that is no row of its table: ",
+    "embed_backward met an id that is no row of its table: ",
+    "rotate met a position that its table does not have: ",
+};
+
+static const char *trap_text(const kd_cuda *cuda)
+{
+    const int trap = cuda->trap != nullptr ? *cuda->trap : KD_TRAP_NONE;
+    return trap > KD_TRAP_NONE && trap < KD_TRAP_COUNT ? trap_texts[trap] : "";
+}
+
 bool kd_cuda_keep(kd_backend *be, cudaError_t error, const char *what)
 {
     if (error == cudaSuccess) {
@@ -24,8 +38,8 @@ bool kd_cuda_keep(kd_backend *be, cudaError_t error, const char *what)
         return false;
     }
     kd_backend_keep_fault(be, kd_fail(error == cudaErrorMemoryAllocation ? KD_ERR_NOMEM : KD_ERR_IO,
-                                      "%s: %s: %s", kd_cuda_of(be)->name, what,
-                                      cudaGetErrorString(error)));
+                                      "%s: %s: %s%s", kd_cuda_of(be)->name, what,
+                                      trap_text(kd_cuda_of(be)), cudaGetErrorString(error)));
     return false;
 }
 
@@ -91,9 +105,40 @@ cudaError_t kd_cuda_finish(const kd_cuda *cuda)
     return error != cudaSuccess ? error : cudaStreamSynchronize(cuda->transfers);
 }
 
+/* Of a device, also if it is not this back end's: each later call tells what has failed there. */
+static cudaError_t state_of(int number)
+{
+    int before = number;
+    size_t free_bytes, total_bytes;
+
+    (void)cudaGetDevice(&before);
+    cudaError_t error = cudaSetDevice(number);
+    if (error == cudaSuccess) {
+        error = cudaMemGetInfo(&free_bytes, &total_bytes);
+    }
+    (void)cudaGetLastError(); /* while that device is asked */
+    (void)cudaSetDevice(before);
+    return error;
+}
+
+/* What this queue has waited for is past, but perhaps only since its device is lost. */
+static void ask_awaited(kd_cuda *cuda)
+{
+    char what[64];
+
+    for (int number = 0; number < KD_CUDA_DEVICES_MAX; number++) {
+        if ((cuda->awaited >> number & 1) != 0) {
+            (void)snprintf(what, sizeof what, "CUDA device %d, which it waited for", number);
+            (void)kd_cuda_keep(&cuda->base, state_of(number), what);
+        }
+    }
+    cuda->awaited = 0;
+}
+
 kd_status kd_cuda_wait(kd_backend *be)
 {
     (void)kd_cuda_keep(be, kd_cuda_finish(kd_cuda_of(be)), "what was queued");
+    ask_awaited(kd_cuda_of(be));
     return kd_backend_tell_fault(be);
 }
 
@@ -116,6 +161,9 @@ void kd_cuda_destroy(kd_backend *be)
     kd_cuda_staging_destroy(&cuda->staging);
     for (kd_cuda_events &events : cuda->events) {
         kd_cuda_events_destroy(&events);
+    }
+    if (cuda->trap != nullptr) {
+        (void)cudaFreeHost(cuda->trap);
     }
     destroy_stream(cuda->transfers);
     destroy_stream(cuda->stream);
@@ -178,7 +226,14 @@ static cudaError_t set_up(kd_cuda *cuda, int number)
     for (kd_cuda_events &events : cuda->events) {
         error = error == cudaSuccess ? kd_cuda_events_create(&events) : error;
     }
-    return error != cudaSuccess ? error : kd_cuda_staging_create(&cuda->staging);
+    if (error == cudaSuccess) {
+        error = cudaMallocHost(&cuda->trap, sizeof *cuda->trap);
+    }
+    if (error == cudaSuccess) {
+        *cuda->trap = KD_TRAP_NONE;
+        error = kd_cuda_staging_create(&cuda->staging);
+    }
+    return error;
 }
 
 /* 10 * major + minor; 0 where it cannot be told. */
@@ -202,6 +257,7 @@ int kd_cuda_device_count(void)
         (void)cudaGetLastError();
         return 0;
     }
+    n = n < KD_CUDA_DEVICES_MAX ? n : KD_CUDA_DEVICES_MAX;
     while (n_usable < n && capability_of(n_usable) >= CAPABILITY_MIN) {
         n_usable++;
     }

@@ -19,6 +19,7 @@
 #include "tensor/cuda/events.h"
 #include "tensor/cuda/kernels.h"
 #include "tensor/cuda/staging.h"
+#include "tensor/cuda/trap.h"
 #include "tensor/ops.h"
 #include "tensor/product.h"
 #include "tensor/scratch.h"
@@ -26,6 +27,9 @@
 /* Segments of experts begin at multiples of it: the rows of a warp's part of a tile, so that a
  * segment ends with whole parts. */
 enum { KD_CUDA_EXPERT_TILE = 32 };
+
+/* What fits kd_cuda's awaited. */
+enum { KD_CUDA_DEVICES_MAX = 64 };
 
 struct kd_cuda_block;
 struct kd_cuda_products;
@@ -42,6 +46,8 @@ struct kd_cuda {
     size_t held_bytes;               /* of those                                         */
     kd_cuda_choice choice;           /* of kernels                                       */
     int64_t n_runs[KD_CUDA_KERNELS]; /* of the fast ones                                 */
+    int *trap;                       /* a kd_cuda_trap, of host memory that kernels write */
+    uint64_t awaited;                /* devices this one waits for, as bits              */
     char name[256];                  /* of the device                                    */
 };
 

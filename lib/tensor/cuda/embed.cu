@@ -19,7 +19,8 @@ static __global__ void __launch_bounds__(KD_PIECES_THREADS) embed_pieces(kd_piec
                                                                          const T *table,
                                                                          int64_t table_stride,
                                                                          const int32_t *ids,
-                                                                         int64_t n_vocab)
+                                                                         int64_t n_vocab,
+                                                                         int *trap)
 {
     constexpr int V = KD_PIECE<T, float>;
     const kd_place at = kd_place_of<V>(s);
@@ -29,7 +30,7 @@ static __global__ void __launch_bounds__(KD_PIECES_THREADS) embed_pieces(kd_piec
         return;
     }
     const int64_t id = ids[at.row];
-    kd_device_check(id >= 0 && id < n_vocab);
+    kd_device_check(id >= 0 && id < n_vocab, trap, KD_TRAP_EMBED);
     kd_read(v, table + id * table_stride + at.column, at.piece);
     kd_write(y + at.row * y_stride + at.column, v, at.piece);
 }
@@ -43,7 +44,8 @@ void kd_cuda_embed(kd_backend *be, kd_tensor y, kd_tensor table, kd_tensor ids)
         kd_cuda_launch_pieces(be, "embed", embed_pieces<T>, kd_tensor_rows(y), kd_tensor_columns(y),
                               V, kd_cuda_fits(y, V) && kd_cuda_fits(table, V),
                               kd_cuda_data<float>(y), y.row_stride, kd_cuda_data<T>(table),
-                              table.row_stride, kd_cuda_data<int32_t>(ids), kd_tensor_rows(table));
+                              table.row_stride, kd_cuda_data<int32_t>(ids), kd_tensor_rows(table),
+                              kd_cuda_of(be)->trap);
     });
 }
 
@@ -203,7 +205,8 @@ static __global__ void __launch_bounds__(KD_PIECES_THREADS) embed_backward_piece
                                                                                   const float *dy,
                                                                                   int64_t dy_stride,
                                                                                   pairs sorted,
-                                                                                  int64_t n_vocab)
+                                                                                  int64_t n_vocab,
+                                                                                  int *trap)
 {
     constexpr int V = KD_PIECE<float>;
     const kd_place at = kd_place_of<V>(s);
@@ -213,7 +216,7 @@ static __global__ void __launch_bounds__(KD_PIECES_THREADS) embed_backward_piece
         return;
     }
     const int32_t id = sorted.ids[at.row];
-    kd_device_check(id >= 0 && id < n_vocab);
+    kd_device_check(id >= 0 && id < n_vocab, trap, KD_TRAP_EMBED_BACKWARD);
     if (at.row > 0 && sorted.ids[at.row - 1] == id) {
         return;
     }
@@ -252,6 +255,6 @@ void kd_cuda_embed_backward(kd_backend *be,
     kd_cuda_launch_pieces(be, "embed_backward", embed_backward_pieces, kd_tensor_rows(dy),
                           kd_tensor_columns(dy), V, kd_cuda_fits(dtable, V) && kd_cuda_fits(dy, V),
                           kd_cuda_data<float>(dtable), dtable.row_stride, kd_cuda_data<float>(dy),
-                          dy.row_stride, sorted, kd_tensor_rows(dtable));
+                          dy.row_stride, sorted, kd_tensor_rows(dtable), kd_cuda_of(be)->trap);
     kd_cuda_scratch_rewind(be, mark);
 }

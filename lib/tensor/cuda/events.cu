@@ -81,6 +81,9 @@ static void wait_for(kd_backend *be, kd_queue queue, kd_event event)
         (void)kd_cuda_keep(
             be, cudaStreamWaitEvent(stream_of(be, queue), others->ring[held % KD_CUDA_EVENTS], 0),
             "waiting for another queue");
+        if (event.be->device.number != be->device.number) {
+            kd_cuda_of(be)->awaited |= uint64_t{1} << event.be->device.number;
+        }
     } else {
         kd_event_sync(event);
     }

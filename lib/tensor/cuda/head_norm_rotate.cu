@@ -107,7 +107,7 @@ static void launch(kd_backend *be,
     KD_CHECK(rows * n_parts <= INT32_MAX && kd_tensor_columns(x) <= INT32_MAX);
     kd_cuda_launch(be, "head_norm_rotate", norm_and_turn_parts<T>,
                    dim3(kd_cuda_blocks(rows * n_parts, block.y)), block, 0, a,
-                   kd_rotary_of(x, by, false));
+                   kd_rotary_of(be, x, by, false));
 }
 
 void kd_cuda_head_norm_rotate(kd_backend *be,
@@ -196,9 +196,9 @@ void kd_cuda_head_norm_rotate_backward(kd_backend *be,
     kd_cuda_with_type(x.dtype, [&](auto t) {
         using T = decltype(t);
         constexpr int V = KD_PIECE<T>;
-        kd_cuda_norm_backward_of<false, T, T, T>(be, "head_norm_rotate_backward", dx, dw, dy, x, w,
-                                                 rstd, kd_norm_parts(x, w), accumulate,
-                                                 dy_turned<T>{kd_rotary_of(x, by, true), nullptr},
-                                                 kd_rotary_fits(by, head_dim, V));
+        kd_cuda_norm_backward_of<false, T, T, T>(
+            be, "head_norm_rotate_backward", dx, dw, dy, x, w, rstd, kd_norm_parts(x, w),
+            accumulate, dy_turned<T>{kd_rotary_of(be, x, by, true), nullptr},
+            kd_rotary_fits(by, head_dim, V));
     });
 }

@@ -55,14 +55,6 @@ template <class T, int V> KD_FN void kd_write(T *p, const float (&v)[V], kd_piec
     }
 }
 
-/* A fault of the kernel, as KD_CHECK is one of the host: for values that only the device sees. */
-KD_FN void kd_device_check(bool holds)
-{
-    if (!holds) {
-        __trap();
-    }
-}
-
 /* ---- division ---- */
 
 /*

@@ -34,7 +34,7 @@ void kd_cuda_rotate(kd_backend *be, kd_tensor x, const kd_rotation *by, bool inv
 {
     kd_check_rotate(x, by);
     const int64_t head_dim = kd_tensor_columns(x) / by->n_heads;
-    const kd_rotary r = kd_rotary_of(x, by, inverse);
+    const kd_rotary r = kd_rotary_of(be, x, by, inverse);
     kd_cuda_with_type(x.dtype, [&](auto t) {
         using T = decltype(t);
         constexpr int V = KD_PIECE<T>;

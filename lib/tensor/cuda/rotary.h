@@ -17,6 +17,7 @@ struct kd_rotary {
     kd_divisor head_dim;
     int half;   /* D / 2                        */
     float sign; /* of the sines: -1 turns back  */
+    int *trap;
 };
 
 /* The angles of a row, below 2^31. */
@@ -25,7 +26,7 @@ KD_FN const float *kd_rotary_angles(const kd_rotary &r, unsigned row)
     const unsigned position = r.positions != nullptr
                                   ? (unsigned)r.positions[row]
                                   : kd_remainder(row, kd_divide(row, r.n_positions), r.n_positions);
-    kd_device_check(position < r.n_positions.divisor);
+    kd_device_check(position < r.n_positions.divisor, r.trap, KD_TRAP_ROTATE);
     return r.table + (int64_t)position * r.table_stride;
 }
 
@@ -57,7 +58,8 @@ kd_turn(float (&low)[V], float (&high)[V], const kd_rotary &r, const float *angl
 }
 
 /* What a tensor of so many columns is turned by. */
-static inline kd_rotary kd_rotary_of(kd_tensor x, const kd_rotation *by, bool inverse)
+static inline kd_rotary
+kd_rotary_of(kd_backend *be, kd_tensor x, const kd_rotation *by, bool inverse)
 {
     const int64_t head_dim = kd_tensor_columns(x) / by->n_heads;
 
@@ -68,7 +70,8 @@ static inline kd_rotary kd_rotary_of(kd_tensor x, const kd_rotation *by, bool in
             kd_divisor_of(kd_tensor_rows(by->table)),
             kd_divisor_of(head_dim),
             static_cast<int>(head_dim / 2),
-            inverse ? -1.0f : 1.0f};
+            inverse ? -1.0f : 1.0f,
+            kd_cuda_of(be)->trap};
 }
 
 /* Whether pairs of each head, and their angles, may be moved `width` at once where the tensors may. */

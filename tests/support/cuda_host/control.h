@@ -11,8 +11,8 @@ extern "C" {
 /*
  * With KD_CUDA_HOST_CLOSED in the environment the host cannot reach device memory but through the runtime: it
  * ends as by a wrong pointer, with a line that says so. With KD_CUDA_HOST_FAULT_AT=n the n-th kernel that the
- * process runs fails, and from then on all that is asked of its devices, as where one is lost; with KD_CUDA_HOST_FAULT_DEVICE=d only
- * kernels of device d are counted. With KD_CUDA_HOST_IPC=0 no memory is shared
+ * process runs fails, and from then on all that is asked of its device, as where one is lost; with
+ * KD_CUDA_HOST_FAULT_DEVICE=d only kernels of device d are counted. With KD_CUDA_HOST_IPC=0 no memory is shared
  * with other processes.
  *
  * The schedule from here on; waits first for all that is queued. Seed 0: threads and blocks in order,

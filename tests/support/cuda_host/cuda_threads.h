@@ -59,6 +59,10 @@ static inline void __threadfence()
 {
 }
 
+static inline void __threadfence_system()
+{
+}
+
 static inline void __threadfence_block()
 {
 }

@@ -9,7 +9,7 @@
 
 namespace kd_host
 {
-static cudaError_t sticky;
+static cudaError_t sticky[8]; /* of each device */
 static thread_local cudaError_t last_error;
 static thread_local int current;
 static int depth;
@@ -61,21 +61,31 @@ api_call::~api_call()
     lock().unlock();
 }
 
-cudaError_t sticky_error()
+cudaError_t sticky_error(int device)
 {
-    return sticky;
+    return sticky[device];
 }
 
-void set_sticky_error(cudaError_t error)
+cudaError_t sticky_error()
 {
-    sticky = error;
+    return sticky[current];
+}
+
+void set_sticky_error(int device, cudaError_t error)
+{
+    sticky[device] = error;
     fprintf(stderr, "cuda_host: %s\n", engine().fault.c_str());
 }
 
 cudaError_t answer(cudaError_t own)
 {
-    if (sticky)
-        return sticky;
+    return answer_of(current, own);
+}
+
+cudaError_t answer_of(int device, cudaError_t own)
+{
+    if (sticky[device])
+        return sticky[device];
     if (own) /* also that an event is not ready, as some runtimes: who goes on has to take it back */
         last_error = own;
     return own;
@@ -115,7 +125,7 @@ using namespace kd_host;
 cudaError_t cudaGetLastError()
 {
     api_call call;
-    cudaError_t error = sticky ? sticky : last_error;
+    cudaError_t error = sticky[current] ? sticky[current] : last_error;
     last_error = cudaSuccess;
     return error;
 }
@@ -123,7 +133,7 @@ cudaError_t cudaGetLastError()
 cudaError_t cudaPeekAtLastError()
 {
     api_call call;
-    return sticky ? sticky : last_error;
+    return sticky[current] ? sticky[current] : last_error;
 }
 
 struct error_name {
@@ -339,7 +349,9 @@ void kd_cuda_host_recover(void)
 {
     api_call call;
     finish_device(-1);
-    sticky = last_error = cudaSuccess;
+    for (cudaError_t &error : sticky)
+        error = cudaSuccess;
+    last_error = cudaSuccess;
     engine().fault.clear();
 }
 

@@ -255,7 +255,7 @@ cudaError_t cudaFree(void *p)
     finish_device((int)(m - memories()));
     if (block->second.exported && ipc_withdraw(*m, block->first)) {
         engine().fault = "memory is freed that another process has open";
-        set_sticky_error(cudaErrorIllegalAddress);
+        set_sticky_error((int)(m - memories()), cudaErrorIllegalAddress);
     }
     KD_RACE(allocated(p, 0));
     ASAN_POISON_MEMORY_REGION(p, padded(block->second.bytes));

@@ -50,11 +50,14 @@ class api_call
     api_call &operator=(const api_call &) = delete;
 };
 
-/* What a call returns: the error of a failed kernel if there is one, else its own, which it remembers. */
+/* What a call returns: the error of a failed kernel of the device if there is one, else its own, which it
+ * remembers. The device is the current one unless it is named. */
 cudaError_t answer(cudaError_t own);
+cudaError_t answer_of(int device, cudaError_t own);
 cudaError_t sticky_error();
-/* A kernel has failed: from here on every call does. */
-void set_sticky_error(cudaError_t error);
+cudaError_t sticky_error(int device);
+/* A kernel has failed: from here on every call does that asks this device. */
+void set_sticky_error(int device, cudaError_t error);
 /* 0 with an answer of the device is among those there are. */
 cudaError_t check_device(int device);
 int current_device();

@@ -58,11 +58,11 @@ static void run_front(CUstream_st &s)
 {
     kd_host_work work = std::move(s.queue.front());
     s.queue.pop_front();
-    if (!sticky_error()) {
+    if (!sticky_error(s.device)) {
         memory_open(work.device);
         engine().device = s.device;
         if (cudaError_t error = work.run())
-            set_sticky_error(error);
+            set_sticky_error(s.device, error);
     }
     s.n_done++;
 }
@@ -316,7 +316,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     const kd_host_mark &m = event->last->mark;
     if (!m.reached())
         step_towards(m.stream.get());
-    return answer(m.reached() ? cudaSuccess : cudaErrorNotReady);
+    return answer_of(event->device, m.reached() ? cudaSuccess : cudaErrorNotReady);
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
@@ -326,7 +326,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
         return answer(cudaErrorInvalidResourceHandle);
     if (event->last)
         finish_mark(event->last->mark);
-    return answer(cudaSuccess);
+    return answer_of(event->device, cudaSuccess);
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end)
