@@ -110,6 +110,7 @@ kd_attention kd_attention_of(const kd_pass *pass, const kd_attention_acts *acts,
         .n_heads = pass->config->n_heads,
         .n_kv_heads = pass->config->n_kv_heads,
         .head_dim = pass->config->head_dim,
+        .window = pass->config->window,
     };
 }
 

@@ -80,6 +80,8 @@ static void judge_sizes(judge *j)
     }
     judge_size(j, "num_kv_heads", c->n_kv_heads, 1, c->n_heads);
     judge_size(j, "experts_per_token", c->experts_per_token, c->n_experts > 0, c->n_experts);
+    judge_size(j, "sliding_window", c->window, 0,
+               c->type->window == KD_WINDOW_NEVER ? 0 : MAX_POSITION);
     judge_size(j, "max_positions", c->max_positions, 0, MAX_POSITION);
 }
 

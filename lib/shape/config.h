@@ -32,6 +32,7 @@ typedef struct kd_model_config {
     bool qkv_bias;
     kd_qk_norm qk_norm;
     bool tied_embeddings; /* lm_head is the embedding */
+    int64_t window;       /* rows that a row attends to, itself included; 0: all before it */
     double rope_theta;
     float norm_eps;
     int64_t max_positions; /* as written to config.json; 0: unknown */

@@ -14,10 +14,17 @@
 
 /* Whatever the type: another value of these would change what the model computes. */
 static const kd_fixed_key common_fixed[] = {
-    {"hidden_act", "\"silu\""},   {"quantization_config", "null"}, {"clip_qkv", "null"},
-    {"attention_bias", "false"},  {"mlp_bias", "false"},           {"use_sliding_window", "false"},
-    {"decoder_sparse_step", "1"}, {"mlp_only_layers", "[]"},       {NULL, NULL},
+    {"hidden_act", "\"silu\""}, {"quantization_config", "null"},
+    {"clip_qkv", "null"},       {"attention_bias", "false"},
+    {"mlp_bias", "false"},      {"decoder_sparse_step", "1"},
+    {"mlp_only_layers", "[]"},  {NULL, NULL},
 };
+
+/* Of types that have no such switch. */
+static const kd_fixed_key no_window[] = {{"use_sliding_window", "false"}, {NULL, NULL}};
+
+/* What transformers takes for sliding_window where a window is asked for and no number is there. */
+enum { WINDOW_DEFAULT = 4096 };
 
 /* Getters do nothing once `st` is set, so that a run of them needs one check at its end. */
 typedef struct fields {
@@ -122,9 +129,27 @@ static void expect_fixed(fields *f, const kd_fixed_key *fixed)
     }
 }
 
-/* Every layer attends to all that came before. */
-static void expect_uniform_layers(fields *f)
+/* Of all layers; null is none, although a switch may ask for one. */
+static int64_t get_window(fields *f)
 {
+    const bool is_asked =
+        f->type->window == KD_WINDOW_GIVEN ||
+        (f->type->window == KD_WINDOW_SWITCHED && get_bool_or(f, "use_sliding_window", false));
+    const int64_t otherwise = f->type->window == KD_WINDOW_SWITCHED ? WINDOW_DEFAULT : 0;
+
+    if (f->type->window != KD_WINDOW_SWITCHED) {
+        expect_fixed(f, no_window);
+    }
+    return !is_asked || json_is_null(json_object_get(f->root, "sliding_window"))
+               ? 0
+               : get_size_or(f, "sliding_window", otherwise);
+}
+
+/* Where layers are told apart, all have the window, or all attend to what came before. */
+static void expect_uniform_layers(fields *f, bool has_window)
+{
+    const char *expected = has_window ? "sliding_attention" : "full_attention";
+    char text[64];
     size_t i;
     const json_t *kind;
 
@@ -132,8 +157,9 @@ static void expect_uniform_layers(fields *f)
     json_array_foreach((json_t *)kinds, i, kind) /* only read */
     {
         const char *word = json_string_value(kind);
-        if (!f->st && (word == NULL || strcmp(word, "full_attention") != 0)) {
-            fail_field(f, KD_ERR_INVALID, "layer_types", kind, "\"full_attention\" for all layers");
+        if (!f->st && (word == NULL || strcmp(word, expected) != 0)) {
+            (void)snprintf(text, sizeof text, "\"%s\" for all layers", expected);
+            fail_field(f, KD_ERR_INVALID, "layer_types", kind, text);
         }
     }
 }
@@ -245,7 +271,8 @@ static kd_status read_fields(fields *f, kd_model_config *config_out)
     kd_model_config_apply_type(&config);
     expect_fixed(f, common_fixed);
     expect_fixed(f, f->type->fixed);
-    expect_uniform_layers(f);
+    config.window = get_window(f);
+    expect_uniform_layers(f, config.window > 0);
     config.vocab_size = get_size(f, "vocab_size");
     config.hidden_size = get_size(f, "hidden_size");
     config.n_layers = get_size(f, "num_hidden_layers");

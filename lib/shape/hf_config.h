@@ -4,8 +4,8 @@
  * Reads what transformers writes, today's form (rope_parameters) and the earlier one (rope_theta and
  * rope_scaling at the top level). A field that transformers may leave out takes the default of its
  * type; all others must be there. Settings that change the result and that the decoder does not
- * have (scaled rotary embeddings, sliding windows, biases elsewhere, dense layers among MoE ones,
- * quantised weights, ...) are refused, not ignored.
+ * have (scaled rotary embeddings, sliding windows in some of the layers, biases elsewhere, dense layers
+ * among MoE ones, quantised weights, ...) are refused, not ignored.
  *
  * Errors name the file, the field, what was found and what was expected:
  *   KD_ERR_NOT_FOUND, KD_ERR_IO  the file cannot be read

@@ -71,6 +71,21 @@ static void describe_mlp(builder *b, const kd_model_config *c)
     }
 }
 
+/* A number that nothing asks for is the source's to keep. */
+static void describe_window(builder *b, const kd_model_config *c)
+{
+    const bool is_switched = c->type->window == KD_WINDOW_SWITCHED;
+
+    if (is_switched) {
+        set(b, "use_sliding_window", json_boolean(c->window > 0));
+    }
+    if (c->window > 0) {
+        set(b, "sliding_window", json_integer(c->window));
+    } else if (c->type->window == KD_WINDOW_GIVEN) {
+        set(b, "sliding_window", json_null());
+    }
+}
+
 static void describe_attention(builder *b, const kd_model_config *c)
 {
     set(b, "num_attention_heads", json_integer(c->n_heads));
@@ -80,6 +95,7 @@ static void describe_attention(builder *b, const kd_model_config *c)
     set(b, "rope_theta", json_real(c->rope_theta));
     set(b, "rope_parameters",
         json_pack("{s:s, s:f}", "rope_type", "default", "rope_theta", c->rope_theta));
+    describe_window(b, c);
     if (c->type->key_qkv_bias != NULL) {
         set(b, c->type->key_qkv_bias, json_boolean(c->qkv_bias));
     }

@@ -19,6 +19,13 @@ typedef enum kd_qk_norm {
     KD_QK_NORM_ROW,  /* all heads of a row together  */
 } kd_qk_norm;
 
+/* Whether attention may see a window of rows only: config.json's sliding_window. */
+typedef enum kd_window_key {
+    KD_WINDOW_NEVER,    /* the type's code knows none                              */
+    KD_WINDOW_GIVEN,    /* in all layers if there is a number; missing: none       */
+    KD_WINDOW_SWITCHED, /* in all layers, if use_sliding_window is set, and a number */
+} kd_window_key;
+
 /* A key of config.json and the one value of it that is supported, as JSON: {"mlp_bias", "false"}. */
 typedef struct kd_fixed_key {
     const char *name, *value;
@@ -46,6 +53,7 @@ typedef struct kd_model_type {
     bool norm_topk;         /* the weights of a token's experts sum to 1             */
     bool qkv_bias;
     kd_qk_norm qk_norm;
+    kd_window_key window;
 
     /* Names of config.json; NULL: it has no such key, and the value is as above. */
     const char *key_intermediate_size; /* of the MLP, or of one expert       */

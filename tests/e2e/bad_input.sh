@@ -91,8 +91,8 @@ refuses 'student.model.shared_expert_size: found 0, expected at least 1 in type 
 refuses 'student.model.type: found "mixtrel".*did you mean "mixtral"' --set student.model.type=mixtrel
 config rope_scaling '{"rope_type": "yarn", "factor": 4}'
 refuses 'teachers.0.checkpoint: .*config.json: "rope_type" is "yarn"' --set "teachers.0.checkpoint=$dir/config"
-config sliding_window 16
-refuses '"sliding_window" is 16' --set "teachers.0.checkpoint=$dir/config"
+config layer_types '["full_attention", "sliding_attention"]'
+refuses '"layer_types" is "sliding_attention"' --set "teachers.0.checkpoint=$dir/config"
 config model_type '"gpt2"'
 refuses '"model_type": found "gpt2", expected one of llama' --set "teachers.0.checkpoint=$dir/config"
 printf '{"model_type": ' >"$dir/config/config.json"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the golden files beside it: tiny decoders with their losses and all gradients, in f64.
 
-usage: generate.py [FOLDER]      (needs torch 2.x and transformers 5.x; made with 2.15 and 5.23, seed 20261124)
+usage: generate.py [FOLDER]      (needs torch 2.x and transformers 5.x; made with 2.15 and 5.24, seed 20261124)
 
 The reference is written out below and does not share code with the C library. Before a file is
 written, the reference is compared with the class of the same name in transformers: logits, and
@@ -31,9 +31,9 @@ QK_NORMS = ["none", "head", "row"]
 
 
 def config(type, **changes):
-    c = dict(type=type, vocab_size=19, hidden_size=12, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=4,
+    c = dict(type=type, name=type, vocab_size=19, hidden_size=12, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=4,
              intermediate_size=7, n_experts=4, experts_per_token=2, shared_expert_size=0, norm_topk=False,
-             qkv_bias=False, qk_norm="none", tied=False, rope_theta=10000.0, norm_eps=1e-5,
+             qkv_bias=False, qk_norm="none", tied=False, window=0, rope_theta=10000.0, norm_eps=1e-5,
              teacher_vocab=19)
     c.update(changes)
     return c
@@ -45,6 +45,8 @@ CASES = [
     config("qwen2_moe", qkv_bias=True, shared_expert_size=9, hidden_size=16, intermediate_size=5, norm_eps=1e-6),
     config("qwen3_moe", norm_topk=True, qk_norm="head", n_experts=5, experts_per_token=3, head_dim=6,
            intermediate_size=5, rope_theta=1e6),
+    config("mixtral", name="mixtral_sliding", norm_topk=True, window=3),
+    config("qwen3_moe", name="qwen3_moe_sliding", norm_topk=True, qk_norm="head", window=2),
     config("olmoe", qk_norm="row", n_kv_heads=4, head_dim=3 + 1, hidden_size=16, intermediate_size=5),
 ]
 
@@ -119,7 +121,10 @@ def attention(c, w, l, y):
     q, k = rotate(q, c["rope_theta"]), rotate(k, c["rope_theta"])
     k, v = (x.repeat_interleave(H // G, 1) for x in (k, v))
     scores = q @ k.transpose(-1, -2) / math.sqrt(D)
-    scores = scores.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), -math.inf)
+    seen = torch.ones(T, T, dtype=torch.bool).tril()
+    if c["window"]:  # a row sees itself and the window - 1 rows before it
+        seen = seen.triu(1 - c["window"])
+    scores = scores.masked_fill(~seen, -math.inf)
     mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, H * D)
     return mixed @ w[f"attention_out.{l}"].T
 
@@ -181,12 +186,14 @@ def hf_model(c):
     if c["type"] == "llama":
         model = t.LlamaForCausalLM(t.LlamaConfig(**common))
     elif c["type"] == "mixtral":
-        model = t.MixtralForCausalLM(t.MixtralConfig(**common, **experts, num_local_experts=c["n_experts"]))
+        model = t.MixtralForCausalLM(t.MixtralConfig(**common, **experts, num_local_experts=c["n_experts"],
+                                                      sliding_window=c["window"] or None))
     elif c["type"] == "qwen2_moe":
         model = t.Qwen2MoeForCausalLM(t.Qwen2MoeConfig(
             **common, **experts, **qwen, shared_expert_intermediate_size=c["shared_expert_size"]))
     elif c["type"] == "qwen3_moe":
-        model = t.Qwen3MoeForCausalLM(t.Qwen3MoeConfig(**common, **experts, **qwen))
+        model = t.Qwen3MoeForCausalLM(t.Qwen3MoeConfig(**common, **experts, **qwen, use_sliding_window=c["window"] > 0,
+                                                       sliding_window=c["window"]))
     else:
         model = t.OlmoeForCausalLM(t.OlmoeConfig(
             **common, **experts, num_experts=c["n_experts"], norm_topk_prob=c["norm_topk"]))
@@ -236,7 +243,7 @@ def compare_with_transformers(c, w, tokens, random):
     pairs = [(ours, logits)]
     pairs += zip(*(torch.autograd.grad((x * direction).sum(), list(w.values())) for x in (ours, logits)))
     worst = max(float((a - b).norm() / b.norm()) for a, b in pairs)
-    assert worst < HF_TOLERANCE, f"{c['type']}: {worst} from transformers"
+    assert worst < HF_TOLERANCE, f"{c['name']}: {worst} from transformers"
     return worst
 
 
@@ -260,12 +267,13 @@ def write(path, records):
 def config_records(c):
     fields = ["vocab_size", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "intermediate_size",
               "n_experts", "experts_per_token", "shared_expert_size", "norm_topk", "qkv_bias", "tied"]
-    integers = [TYPES.index(c["type"])] + [int(c[k]) for k in fields] + [QK_NORMS.index(c["qk_norm"])]
+    integers = [TYPES.index(c["type"])] + [int(c[k]) for k in fields]
+    integers += [QK_NORMS.index(c["qk_norm"]), c["window"]]
     return {"config": torch.tensor(integers), "config_real": torch.tensor([c["rope_theta"], c["norm_eps"]]).double()}
 
 
 def make_case(c, folder):
-    random = torch.Generator().manual_seed(SEED + zlib.crc32(c["type"].encode()) % 1000)
+    random = torch.Generator().manual_seed(SEED + zlib.crc32(c["name"].encode()) % 1000)
     w = make_weights(c, random)
     V, N = c["vocab_size"], N_BATCH * N_TOKENS
     tokens = torch.randint(0, V, (N_BATCH, N_TOKENS), generator=random)
@@ -294,7 +302,7 @@ def make_case(c, folder):
     }
     records |= {f"weight.{k}": v.float() for k, v in w.items()}
     records |= {f"grad.{k}": g.float() for k, g in zip(w, grads)}
-    path = os.path.join(folder, c["type"] + ".safetensors")
+    path = os.path.join(folder, c["name"] + ".safetensors")
     write(path, records)
     print(f"{path}: {os.path.getsize(path)} bytes, {distance:.1e} from transformers")
 

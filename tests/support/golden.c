@@ -106,6 +106,7 @@ kd_model_config golden_config(const golden *g)
         .qkv_bias = n[12] != 0,
         .tied_embeddings = n[13] != 0,
         .qk_norm = (kd_qk_norm)n[14],
+        .window = n[15],
         .rope_theta = real[0],
         .norm_eps = (float)real[1],
     };

@@ -66,12 +66,12 @@ static void lay_out(golden_run *run, kd_arena *arena)
     run->sums = kd_tensor_carve_1d(arena, KD_F64, KD_VOCAB_SUMS);
 }
 
-static void start(golden_run *run, const char *type)
+static void start(golden_run *run, const char *name)
 {
     char path[512];
     kd_arena arena = {0};
 
-    (void)snprintf(path, sizeof path, "%s/%s.safetensors", KD_TEST_GOLDEN, type);
+    (void)snprintf(path, sizeof path, "%s/%s.safetensors", KD_TEST_GOLDEN, name);
     run->file = golden_read(path);
     const double *objective = golden_find(&run->file, "objective", 'd')->data;
     run->model = tiny_model_create(golden_config(&run->file), KD_F32, KD_PARAMS_TRAIN);
@@ -161,11 +161,11 @@ static void check_gradients(golden_run *run)
     }
 }
 
-static void check_case(const char *type)
+static void check_case(const char *name)
 {
     golden_run run;
 
-    start(&run, type);
+    start(&run, name);
     run_step(&run);
     expect_near(run.model.be, "hidden", kd_decoder_hidden(run.decoder),
                 golden_find(&run.file, "hidden", 'f'));
@@ -193,6 +193,12 @@ Test(golden, qwen2_moe_agrees_with_pytorch)
 Test(golden, qwen3_moe_agrees_with_pytorch)
 {
     check_case("qwen3_moe");
+}
+
+Test(golden, windows_agree_with_pytorch)
+{
+    check_case("mixtral_sliding");
+    check_case("qwen3_moe_sliding");
 }
 
 Test(golden, olmoe_agrees_with_pytorch)

@@ -98,6 +98,7 @@ static void expect_same(kd_model_config a, kd_model_config b)
     cr_expect(a.rope_theta == b.rope_theta);
     cr_expect(a.norm_eps == b.norm_eps);
     cr_expect(eq(i64, a.max_positions, b.max_positions));
+    cr_expect(eq(i64, a.window, b.window));
 }
 
 static void expect_round_trip(kd_model_config config)
@@ -120,6 +121,9 @@ Test(hf_config, every_type_reads_back_as_it_was_written)
         config.norm_eps = 0.1f / 3.0f;
         if (config.type->key_norm_topk != NULL) {
             config.norm_topk = !config.norm_topk;
+        }
+        if (config.type->window != KD_WINDOW_NEVER) {
+            config.window = 40;
         }
         if (config.type == &kd_model_qwen3_moe) {
             config.head_dim = 32;
@@ -196,6 +200,27 @@ Test(hf_config, what_the_source_said_is_written_again_unless_the_shape_says_it)
     cr_expect(eq(int, kd_hf_config_write("c.json", &config, "float32", "{"), KD_ERR_PROTO));
 }
 
+/* Also that of a source with layers by name, which say the same no more. */
+Test(hf_config, a_window_is_the_shapes_whatever_the_source_said)
+{
+    static const char source[] = "{\"sliding_window\": 9, "
+                                 "\"layer_types\": [\"sliding_attention\"]}";
+    static const kd_model_type *const types[] = {&kd_model_mixtral, &kd_model_qwen3_moe};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        for (int window = 0; window <= 40; window += 40) {
+            kd_model_config config = example(types[i]), back;
+            config.window = window;
+            cr_assert(eq(int, kd_hf_config_write("c.json", &config, "float32", source), KD_OK));
+            cr_assert(eq(int, kd_hf_config_read("c.json", &back), KD_OK), "%s", kd_fault_text());
+            expect_same(back, config);
+        }
+    }
+    kd_model_config llama = example(&kd_model_llama);
+    llama.window = 8;
+    cr_expect(eq(int, kd_hf_config_write("c.json", &llama, "float32", NULL), KD_ERR_INVALID));
+    EXPECT_FAULT("model.sliding_window: found 8, expected 0 to 0");
+}
+
 Test(hf_config, shapes_that_transformers_cannot_load_are_not_written)
 {
     kd_model_config config = example(&kd_model_qwen2_moe);
@@ -270,8 +295,13 @@ Test(hf_config, what_the_decoder_does_not_have_is_refused)
         {LLAMA ", \"rope_parameters\": {\"rope_type\": \"yarn\"}", "\"rope_type\" is \"yarn\""},
         {LLAMA ", \"partial_rotary_factor\": 0.5", "\"partial_rotary_factor\" is 0.5"},
         {LLAMA ", \"rope_theta\": 0", "\"rope_theta\" is 0"},
-        {MIXTRAL ", \"sliding_window\": 4096", "\"sliding_window\" is 4096"},
-        {QWEN3 ", \"num_experts\": 4, \"use_sliding_window\": true", "\"use_sliding_window\""},
+        {LLAMA ", \"use_sliding_window\": true", "\"use_sliding_window\" is true"},
+        {MIXTRAL ", \"use_sliding_window\": true", "\"use_sliding_window\" is true"},
+        {MIXTRAL ", \"sliding_window\": 0", "\"sliding_window\" is 0"},
+        {MIXTRAL ", \"sliding_window\": 8, \"layer_types\": [\"full_attention\"]",
+         "\"layer_types\" is \"full_attention\""},
+        {QWEN3 ", \"num_experts\": 4, \"use_sliding_window\": true, \"sliding_window\": -1",
+         "\"sliding_window\" is -1"},
         {QWEN3 ", \"num_experts\": 4, \"mlp_only_layers\": [1]", "\"mlp_only_layers\" is [1]"},
         {QWEN3 ", \"num_experts\": 4, \"decoder_sparse_step\": 2", "\"decoder_sparse_step\" is 2"},
         {QWEN3 ", \"num_experts\": 4, \"layer_types\": [\"full_attention\", \"sliding_attention\"]",
@@ -297,6 +327,31 @@ Test(hf_config, a_sliding_window_that_is_not_used_is_fine)
                                  "\"sliding_window\": 4096, \"mlp_only_layers\": []",
                            &config),
                  KD_OK));
+}
+
+/* As the code of each type has it. */
+Test(hf_config, a_sliding_window_is_read)
+{
+    static const struct {
+        const char *more;
+        int64_t window;
+    } cases[] = {
+        {MIXTRAL, 0},
+        {MIXTRAL ", \"sliding_window\": null", 0},
+        {MIXTRAL ", \"sliding_window\": 1", 1},
+        {MIXTRAL ", \"sliding_window\": 4096, \"layer_types\": [\"sliding_attention\"]", 4096},
+        {LLAMA ", \"sliding_window\": 4096", 0},
+        {QWEN3 ", \"num_experts\": 4, \"sliding_window\": 7", 0},
+        {QWEN3 ", \"num_experts\": 4, \"use_sliding_window\": true, \"sliding_window\": 7", 7},
+        {QWEN3 ", \"num_experts\": 4, \"use_sliding_window\": true", 4096},
+        {QWEN3 ", \"num_experts\": 4, \"use_sliding_window\": true, \"sliding_window\": null", 0},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        kd_model_config config = {0};
+        cr_expect(eq(int, read_with(cases[i].more, &config), KD_OK), "%s", cases[i].more);
+        cr_expect(eq(i64, config.window, cases[i].window), "%s", cases[i].more);
+    }
 }
 
 Test(hf_config, missing_fields_and_wrong_types_are_named)

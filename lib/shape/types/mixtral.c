@@ -2,7 +2,6 @@
 #include "shape/type.h"
 
 static const kd_fixed_key fixed[] = {
-    {"sliding_window", "null"}, /* the others look at use_sliding_window, or have none */
     {NULL, NULL},
 };
 
@@ -11,6 +10,7 @@ const kd_model_type kd_model_mixtral = {
     .architecture = "MixtralForCausalLM",
     .has_experts = true,
     .norm_topk = true,
+    .window = KD_WINDOW_GIVEN,
     .key_intermediate_size = "intermediate_size",
     .key_num_experts = "num_local_experts",
     .rope_theta = 1e6,

@@ -4,7 +4,7 @@
 static const kd_fixed_key fixed[] = {
     {"decoder_sparse_step", "1"}, /* every layer has experts */
     {"mlp_only_layers", "[]"},
-    {"use_sliding_window", "false"},
+    {"use_sliding_window", "false"}, /* which layers it is for differs from version to version */
     {NULL, NULL},
 };
 

@@ -2,8 +2,10 @@
 #include "shape/type.h"
 
 static const kd_fixed_key fixed[] = {
-    {"attention_bias", "false"}, {"decoder_sparse_step", "1"}, /* every layer has experts */
-    {"mlp_only_layers", "[]"},   {"use_sliding_window", "false"}, {NULL, NULL},
+    {"attention_bias", "false"},
+    {"decoder_sparse_step", "1"}, /* every layer has experts */
+    {"mlp_only_layers", "[]"},
+    {NULL, NULL},
 };
 
 const kd_model_type kd_model_qwen3_moe = {
@@ -12,6 +14,7 @@ const kd_model_type kd_model_qwen3_moe = {
     .has_experts = true,
     .norm_topk = true,
     .qk_norm = KD_QK_NORM_HEAD,
+    .window = KD_WINDOW_SWITCHED,
     .key_intermediate_size = "moe_intermediate_size",
     .key_num_experts = "num_experts",
     .key_norm_topk = "norm_topk_prob",
