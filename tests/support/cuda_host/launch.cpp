@@ -133,6 +133,8 @@ cudaError_t launch(const launch_shape &shape, void (*body)(void *), void *contex
     e.body = body;
     e.context = context;
     e.main_stack = nullptr;
+    const std::string before = std::move(e.fault); /* of another device */
+    e.fault.clear();
     e.done.n_launches++;
     e.n_for_fault += e.fault_device < 0 || e.fault_device == e.device;
     if (e.n_for_fault == e.fault_at && e.fault_at > 0) {
@@ -151,6 +153,7 @@ cudaError_t launch(const launch_shape &shape, void (*body)(void *), void *contex
             return cudaErrorLaunchFailure;
         }
     }
+    e.fault = before;
     return cudaSuccess;
 }
 } // namespace kd_host
