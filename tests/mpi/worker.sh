@@ -696,6 +696,33 @@ case_cuda_model() {
     expect_code 64 "${evaluate[@]}" --device gpu
 }
 
+# What a plan says that ranks hold, wherever their roles run, is what they hold; of a GPU's scratch memory it says that
+# it does not know it.
+case_cuda_plan() {
+    local tool pair teacher student ranks planned held known t=teachers.0.resources s=student.resources
+    tool=$(dirname "$worker")/distill-model-emulated
+    make_teacher student.resources.device=cpu
+    for pair in cuda:cuda:1 cuda:cpu:1 cpu:cuda:1 cuda:cuda:0 cuda:cpu:0 cpu:cuda:0; do # teacher:student:teacher's ranks
+        IFS=: read -r teacher student ranks <<<"$pair"
+        local job=($t.device=$teacher $s.device=$student $t.ranks=$ranks training.steps=1 training.batch_size=8
+            training.dtype=bf16 evaluation.max_sequences=2)
+        "$tool" plan student.yaml "${job[@]/#/--set=}" --json >plan.json
+        planned=$(jq -r '[.roles[] | select(.ranks > 0)] | to_entries[] | "rank \(.key): \(.value.held_bytes)"' plan.json)
+        known=$(jq -r '[.roles[] | select(.ranks > 0) | .scratch_bytes != null] | join(" ")' plan.json)
+        : >log
+        run $((ranks + 1)) student.yaml output=plan-$pair "${job[@]}"
+        held=$(sed -nE 's/.*(rank [0-9]+): memory: ([0-9]+) B held.*/\1: \2/p' log | sort)
+        [ -n "$held" ] && [ "$held" = "$planned" ] || fail "$pair: held $held, planned $planned"
+        case $pair in
+        cuda:cpu:1) [ "$known" = "true false" ] || fail "$pair: scratch memory known: $known" ;;
+        cpu:cuda:1) [ "$known" = "false true" ] || fail "$pair: scratch memory known: $known" ;;
+        *) [[ $known != *true* ]] || fail "$pair: scratch memory known: $known" ;;
+        esac
+        [[ $known != *false* ]] || "$tool" plan student.yaml "${job[@]/#/--set=}" | grep -q 'workspace of the GPU *not known' ||
+            fail "$pair: the table does not say what is not known"
+    done
+}
+
 # A kernel that fails, and with it the device, ends the attempt with its reason, and may be tried again.
 case_cuda_fault() {
     local role rank at t=teachers.0.resources.device s=student.resources.device

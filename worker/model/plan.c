@@ -86,6 +86,11 @@ static plan_flops teacher_flops(const plan *p, int i)
                         .vocabulary = vocabulary};
 }
 
+static kd_device_kind kind_of(const Kd__Resources *resources)
+{
+    return resources->device == KD__RESOURCES__DEVICE__CUDA ? KD_DEVICE_CUDA : KD_DEVICE_CPU;
+}
+
 static void describe_student(plan *p)
 {
     const Kd__Resources *resources = p->job->student->resources;
@@ -94,6 +99,7 @@ static void describe_student(plan *p)
     role->n_ranks = resources->ranks;
     role->n_threads = resources->threads;
     role->dtype = kd_dtype_of_word(p->job->training->dtype);
+    role->device = kind_of(resources);
     role->n_micro_batches = kd_job_micro_batches(p->job) / resources->ranks;
     role->flops = student_flops(p);
 }
@@ -111,6 +117,7 @@ static void describe_teacher(plan *p, int i)
     role->n_ranks = mine->ranks;
     role->n_threads = is_local ? students->threads : mine->threads;
     role->dtype = kd_dtype_of_word(teacher->dtype);
+    role->device = kind_of(mine);
     role->n_micro_batches = (kd_job_micro_batches(p->job) + n_ranks - 1) / n_ranks;
     role->flops = teacher_flops(p, i);
     stream->is_local = is_local;

@@ -1,7 +1,8 @@
 /*
  * plan.h - what a run of a job will need, found by rehearsing it: the engine's own code builds the models
  * of each role and makes a step of them on a back end that touches no memory (tensor/ops.h), so no size
- * is worked out twice.
+ * is worked out twice. Of a role on a GPU it is all that the engine holds there, but not the scratch memory of its
+ * operations.
  *
  * What is told is the first start of the job on a machine as this one. Not counted are code, libraries, MPI's
  * own buffers and what is there only while models are loaded.
@@ -33,11 +34,14 @@ typedef struct plan_role {
     uint64_t n_ranks;           /* 0: a teacher that the student's ranks run */
     uint64_t n_threads;         /* of each */
     kd_dtype dtype;
+    kd_device_kind device;
     bool is_auto;             /* the dtype was left to the machine */
     uint64_t n_micro_batches; /* of a step, on the rank that has most */
     plan_part *parts;         /* (n_parts) of one rank; owned */
     int n_parts;
     kd_memory_usage usage; /* of the back ends of one rank: what it counts itself when it runs */
+    bool knows_own;        /* else usage has only what is held: what a GPU's operations take for
+                              themselves is not rehearsed, and the parts are without it      */
     plan_flops flops;
 } plan_role;
 

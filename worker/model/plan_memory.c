@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "tensor/kind.h"
 #include "worker/batches.h"
 
 kd_status plan_add(plan_role *role, const char *prefix, const plan_sized *parts, int n)
@@ -35,6 +36,16 @@ kd_status plan_add_teacher(plan_role *role, const char *prefix, const kd_teacher
         {"activations", kd_teacher_activation_bytes(teacher)},
     };
     return PLAN_ADD(role, prefix, parts);
+}
+
+kd_status
+plan_rehearsal(const plan_role *role, kd_dtype compute, int n_threads, kd_backend **be_out)
+{
+    const kd_status st = kd_backend_create_rehearsal(compute, n_threads, be_out);
+    if (!st) {
+        kd_kind_apply(role->device, *be_out);
+    }
+    return st;
 }
 
 void plan_add_usage(plan_role *role, const kd_backend *be)
@@ -94,9 +105,16 @@ static kd_status tell(const plan *p, const kd_backend *be, size_t slots_bytes, p
     }
     plan_add_usage(role, be);
     KD_CHECK(plan_role_bytes(role) == role->usage.held_bytes);
-    const plan_sized others[] = {
+    const plan_sized own[] = {
         {"workspace", role->usage.scratch_bytes},
         {"products", role->usage.products_bytes},
+    };
+    role->knows_own = role->device == KD_DEVICE_CPU;
+    const kd_status told = role->knows_own ? PLAN_ADD(role, "", own) : KD_OK;
+    if (told) {
+        return told;
+    }
+    const plan_sized others[] = {
         {"tokens", batch_reader_bytes(job->training->micro_batch_size, job->data->sequence_length)},
     };
     return PLAN_ADD(role, "", others);
@@ -135,7 +153,7 @@ kd_status plan_teacher_memory(plan *p, int teacher)
     if (role->n_ranks == 0 || p->teaching.plan.messages[teacher].n_groups == 0) {
         return KD_OK; /* it only follows orders then */
     }
-    kd_status st = kd_backend_create_rehearsal(role->dtype, (int)role->n_threads, &be);
+    kd_status st = plan_rehearsal(role, role->dtype, (int)role->n_threads, &be);
     if (!st) {
         st = rehearse(p, teacher, be, role);
         kd_backend_destroy(be);

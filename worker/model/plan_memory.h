@@ -20,6 +20,12 @@ KD_MUST_USE kd_status plan_add_teacher(plan_role *role,
                                        const char *prefix,
                                        const kd_teacher *teacher);
 
+/* A back end that rehearses one of the role's kind. */
+KD_MUST_USE kd_status plan_rehearsal(const plan_role *role,
+                                     kd_dtype compute,
+                                     int n_threads,
+                                     kd_backend **be_out);
+
 void plan_add_usage(plan_role *role, const kd_backend *be);
 
 /* A micro-batch of the job; zeros (rows): its tokens and labels. */

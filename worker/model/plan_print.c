@@ -82,8 +82,9 @@ static void add_role(const plan *p, const plan_role *role, kd_text *text)
                        role->n_ranks, role->n_ranks == 1 ? "" : "s", role->n_threads,
                        role->n_threads == 1 ? "" : "s");
     }
-    kd_text_printf(text, ", %s%s%s%s, %" PRIu64 " of %" PRIu64 " micro-batches of a step%s\n",
-                   dtype, role->is_auto ? " (auto: " : "", role->is_auto ? dtype : "",
+    kd_text_printf(text, ", %s, %s%s%s%s, %" PRIu64 " of %" PRIu64 " micro-batches of a step%s\n",
+                   role->device == KD_DEVICE_CUDA ? "cuda" : "cpu", dtype,
+                   role->is_auto ? " (auto: " : "", role->is_auto ? dtype : "",
                    role->is_auto ? " here)" : "", role->n_micro_batches, micro_batches(p),
                    role->n_ranks == 1 ? "" : " each");
     if (role->n_parts > 0) {
@@ -92,8 +93,11 @@ static void add_role(const plan *p, const plan_role *role, kd_text *text)
     for (int i = 0; i < role->n_parts; i++) {
         add_line(text, role->parts[i].name, role->parts[i].bytes);
     }
+    if (role->n_parts > 0 && !role->knows_own) {
+        kd_text_printf(text, "    %-26s%16s\n", "workspace of the GPU", "not known");
+    }
     if (role->n_parts > 0) {
-        add_line(text, "total", plan_role_bytes(role));
+        add_line(text, role->knows_own ? "total" : "total, without it", plan_role_bytes(role));
     }
     add_work(p, role, text);
 }
@@ -210,8 +214,15 @@ static void put_memory(const plan_role *role, kd_json_printer *out)
     kd_json_end(out, '}');
     put_uint(out, "total_bytes", plan_role_bytes(role));
     put_uint(out, "held_bytes", role->usage.held_bytes);
-    put_uint(out, "scratch_bytes", role->usage.scratch_bytes);
-    put_uint(out, "products_bytes", role->usage.products_bytes);
+    if (role->knows_own || role->n_parts == 0) {
+        put_uint(out, "scratch_bytes", role->usage.scratch_bytes);
+        put_uint(out, "products_bytes", role->usage.products_bytes);
+    } else {
+        kd_json_key(out, "scratch_bytes");
+        kd_json_null(out);
+        kd_json_key(out, "products_bytes");
+        kd_json_null(out);
+    }
 }
 
 static void put_work(const plan *p, const plan_role *role, kd_json_printer *out)
@@ -272,6 +283,7 @@ static void put_role(const plan *p, int i, kd_json_printer *out)
     put_string(out, "role", role->name);
     put_uint(out, "ranks", role->n_ranks);
     put_uint(out, "threads", role->n_threads);
+    put_string(out, "device", role->device == KD_DEVICE_CUDA ? "cuda" : "cpu");
     put_string(out, "dtype", kd_dtype_name(role->dtype));
     put_bool(out, "dtype_is_auto", role->is_auto);
     put_uint(out, "micro_batches", role->n_micro_batches);

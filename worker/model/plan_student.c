@@ -21,9 +21,9 @@ struct rehearsal;
 typedef struct pupil {
     const struct rehearsal *r;
     int teacher;
-    kd_backend *own;   /* where the model is here and its dtype another than the student's */
+    kd_backend *own;   /* where the model is here, in another dtype or on another device   */
     kd_teacher *model; /* where it is here                                                 */
-    kd_tensor lm_head; /* where hidden states come from other ranks                        */
+    kd_tensor lm_head; /* where hidden states come from other ranks or devices             */
     void *slots;       /* for the messages of other ranks                                  */
 } pupil;
 
@@ -71,8 +71,9 @@ static kd_status open_model(rehearsal *r, int i)
     pupil *mine = &r->pupils[i];
     const kd_dtype dtype = r->views[i].compute;
     kd_status st = KD_OK;
-    if (dtype != r->be->compute) {
-        st = kd_backend_create_rehearsal(dtype, r->be->n_threads, &mine->own);
+    const plan_role *roles = r->p->roles;
+    if (dtype != r->be->compute || roles[1 + i].device != roles[0].device) {
+        st = plan_rehearsal(&roles[1 + i], dtype, r->be->n_threads, &mine->own);
     }
     if (!st) {
         st = plan_create_teacher(r->p, i, mine->own != NULL ? mine->own : r->be, &mine->model);
@@ -90,9 +91,13 @@ static kd_status open_slots(rehearsal *r, int i)
     const size_t bytes =
         kd_message_plan_slots_bytes(&p->teaching.plan.messages[i], p->streams[i].n_slots);
     mine->slots = r->be->ops->alloc(r->be, KD_MEMORY_HOST, bytes);
-    if (mine->slots == NULL) {
-        return KD_ERR_NOMEM;
-    }
+    return mine->slots == NULL ? KD_ERR_NOMEM : KD_OK;
+}
+
+static kd_status open_lm_head(rehearsal *r, int i)
+{
+    pupil *mine = &r->pupils[i];
+    const plan *p = r->p;
     if (!teaching_needs_lm_head(p->job, &p->teaching, i)) {
         return KD_OK;
     }
@@ -110,6 +115,7 @@ static kd_status open_teachers(rehearsal *r)
         r->views[i] = r->p->teaching.teachers[i];
         if (gives(r, i)) {
             st = teaching_is_local(r->p->job, i) ? open_model(r, i) : open_slots(r, i);
+            st = st ? st : open_lm_head(r, i);
         }
     }
     return st;
@@ -166,7 +172,7 @@ static kd_status prepare(rehearsal *r)
         return kd_fail(KD_ERR_NOMEM, "no memory for a plan");
     }
     const plan_role *role = &p->roles[0];
-    kd_status st = kd_backend_create_rehearsal(role->dtype, (int)role->n_threads, &r->be);
+    kd_status st = plan_rehearsal(role, role->dtype, (int)role->n_threads, &r->be);
     if (!st) {
         st = kd_backend_create_rehearsal(role->dtype, 1, &r->elsewhere);
     }
@@ -354,19 +360,17 @@ static kd_status tell_held(const rehearsal *r, plan_role *role)
     return st;
 }
 
-/* What they took for themselves, and what the host holds beside them. */
-static kd_status tell_others(const rehearsal *r, plan_role *role)
+/* What they took for themselves, if all of them are as their rehearsal. */
+static kd_status tell_own(const rehearsal *r, plan_role *role)
 {
-    const Kd__Job *job = r->p->job;
-    const uint32_t n_batch = job->training->micro_batch_size, n_tokens = job->data->sequence_length;
-    const kd_evaluate_settings settings = {.max_batch = n_batch, .n_tokens = n_tokens};
-    const kd_evaluate_memory evaluation = kd_evaluate_memory_of(&settings);
-    size_t n_readers = 1, vocabulary = 0;
+    size_t vocabulary = 0;
+    role->knows_own = role->device == KD_DEVICE_CPU;
     for (int i = 0; i < r->p->teaching.n_teachers; i++) {
-        n_readers += r->pupils[i].model != NULL;
+        role->knows_own = role->knows_own &&
+                          (r->pupils[i].own == NULL || r->p->roles[1 + i].device == KD_DEVICE_CPU);
     }
-    const kd_status st = vocabulary_bytes(r, &vocabulary);
-    if (st) {
+    const kd_status st = role->knows_own ? vocabulary_bytes(r, &vocabulary) : KD_OK;
+    if (st || !role->knows_own) {
         return st;
     }
     KD_CHECK(vocabulary <= role->usage.scratch_bytes);
@@ -374,6 +378,22 @@ static kd_status tell_others(const rehearsal *r, plan_role *role)
         {"vocabulary_chunk", vocabulary},
         {"workspace", role->usage.scratch_bytes - vocabulary},
         {"products", role->usage.products_bytes},
+    };
+    return PLAN_ADD(role, "", parts);
+}
+
+/* What the host holds beside them. */
+static kd_status tell_others(const rehearsal *r, plan_role *role)
+{
+    const Kd__Job *job = r->p->job;
+    const uint32_t n_batch = job->training->micro_batch_size, n_tokens = job->data->sequence_length;
+    const kd_evaluate_settings settings = {.max_batch = n_batch, .n_tokens = n_tokens};
+    const kd_evaluate_memory evaluation = kd_evaluate_memory_of(&settings);
+    size_t n_readers = 1;
+    for (int i = 0; i < r->p->teaching.n_teachers; i++) {
+        n_readers += r->pupils[i].model != NULL;
+    }
+    const plan_sized parts[] = {
         {"tokens", n_readers * batch_reader_bytes(n_batch, n_tokens) +
                        kd_trainer_memory_of(r->trainer).host_bytes},
         {"evaluation",
@@ -400,6 +420,9 @@ kd_status plan_student_memory(plan *p)
     }
     if (!st) {
         st = tell_held(&r, role);
+    }
+    if (!st) {
+        st = tell_own(&r, role);
     }
     if (!st) {
         st = tell_others(&r, role);

@@ -12,8 +12,7 @@
 #include "base/log.h"
 #include "tensor/cpu/cpu.h"
 #include "tensor/cpu/level.h"
-
-#define EXPERT_TILE 32
+#include "tensor/kind.h"
 
 void *kd_cpu_scratch(kd_backend *be, size_t size_bytes)
 {
@@ -168,9 +167,8 @@ create(kd_dtype compute, int n_threads, const char *level_name, bool rehearses, 
     cpu->base = (kd_backend){.ops = level->ops,
                              .device = {.kind = KD_DEVICE_CPU, .name = "cpu"},
                              .compute = compute,
-                             .delta = KD_F32, /* measured: casts cost more than they save */
-                             .n_threads = n_threads,
-                             .expert_tile = EXPERT_TILE};
+                             .n_threads = n_threads};
+    kd_kind_apply(KD_DEVICE_CPU, &cpu->base);
     cpu->rehearses = rehearses;
     cpu->scratch.source = (kd_scratch_source){take_pages, give_pages, cpu};
     cpu->lane = calloc((size_t)n_threads, sizeof *cpu->lane);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "tensor/cuda/cuda.h"
 #include "tensor/cuda/matmul.h"
+#include "tensor/kind.h"
 
 /* What kernels are compiled for begins there: bf16 products and asynchronous copies. */
 enum { CAPABILITY_MIN = 80 };
@@ -317,9 +318,9 @@ kd_status kd_backend_create_cuda(kd_dtype compute, int number, kd_backend **be_o
     }
     cuda->base.ops = &ops;
     cuda->base.device = {KD_DEVICE_CUDA, number, cuda->name};
-    cuda->base.compute = cuda->base.delta = compute;
+    cuda->base.compute = compute;
     cuda->base.n_threads = 1;
-    cuda->base.expert_tile = KD_CUDA_EXPERT_TILE;
+    kd_kind_apply(KD_DEVICE_CUDA, &cuda->base);
     cuda->scratch.source = {take_block, give_block, cuda};
     const cudaError_t error = set_up(cuda, number);
     kd_status st = error == cudaSuccess ? kd_cuda_products_create(cuda->name, &cuda->products)

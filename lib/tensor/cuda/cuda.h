@@ -24,10 +24,6 @@
 #include "tensor/product.h"
 #include "tensor/scratch.h"
 
-/* Segments of experts begin at multiples of it: the rows of a warp's part of a tile, so that a
- * segment ends with whole parts. */
-enum { KD_CUDA_EXPERT_TILE = 32 };
-
 /* What fits kd_cuda's awaited. */
 enum { KD_CUDA_DEVICES_MAX = 64 };
 
