@@ -160,10 +160,12 @@ static void write_json(const bench &b, const char *path, double copy_rate, doubl
         perror(path);
         exit(1);
     }
+    /* Scratch is of the widest operation: no less than what the loss over the vocabulary takes. */
     fprintf(file,
-            "{\"copy_bytes_per_s\": %.6g, \"product_flops_per_s\": %.6g, "
+            "{\"copy_bytes_per_s\": %.6g, \"product_flops_per_s\": %.6g, \"scratch_bytes\": %zu, "
             "\"fast_kernels\": [%s], \"operations\": [",
-            copy_rate, product_rate, fast_kernels(b).c_str());
+            copy_rate, product_rate, b.be->ops->memory_usage(b.be).scratch_bytes,
+            fast_kernels(b).c_str());
     const char *comma = "\n";
     for (const bench_line &line : b.lines) {
         fprintf(file,
