@@ -8,7 +8,8 @@
  * a device takes longer than most of them; a test that fails ends the child, and the next begins in a new one:
  * the parent never touches the device. --jobs: each test has a child of its own, for those that leave something
  * behind in theirs, and N run at a time. --in-process has no child, for tools that look into the process.
- * --limit is that of one test. A line of stdout for each as it ends: ok or FAILED, seconds, SUITE/NAME. Exits with 1 if one failed, and with 2 if none ran.
+ * --limit is that of one test. A line of stdout for each as it ends: ok or FAILED, seconds, SUITE/NAME. Exits with
+ * 1 if one failed, and with 77 if none ran.
  */
 #include <errno.h>
 #include <fnmatch.h>
@@ -28,7 +29,7 @@
 #include "base/option.h"
 #include "tests/gpu/criterion/criterion.h"
 
-enum { TESTS_MAX = 1024, FILTERS_MAX = 16 };
+enum { TESTS_MAX = 1024, FILTERS_MAX = 16, NONE_RAN = 77 };
 
 /* What a child tells of a test that came to its end. */
 typedef struct result {
@@ -300,7 +301,7 @@ int main(int argc, char **argv)
         printf("%s/%s\n", chosen[i]->suite, chosen[i]->name);
     }
     if (lists || n_chosen == 0) {
-        return lists ? 0 : 2;
+        return lists ? 0 : NONE_RAN;
     }
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     KD_CHECK(shared != MAP_FAILED);
