@@ -26,8 +26,8 @@ KD_TEST(kernels, rmsnorm)
         }
         device_array<__nv_bfloat16> x(hx);
         device_array<float> w(hw);
-        auto got =
-            kd_test_schedules<__nv_bfloat16>(kd_test_dims("rmsnorm", {rows, cols}), [&](auto &r) {
+        auto got = kd_test_schedules<__nv_bfloat16>(
+            kd_test_dims("rmsnorm", {rows, cols}), [&, rows = rows, cols = cols](auto &r) {
                 device_array<__nv_bfloat16> y(hx.size());
                 cudaError_t e = emu_rmsnorm(y.p, x.p, w.p, rows, cols, 1e-6f, nullptr);
                 r = y.get();
@@ -74,20 +74,21 @@ KD_TEST(kernels, route)
         }
         device_array<float> logits(hl);
         std::vector<float> w;
-        auto got = kd_test_schedules<int>(kd_test_dims("route", {T, E, K}), [&](auto &r) {
-            device_array<int> de(T * K), dp(T * K), off(E + 1),
-                count((T + EMU_ROUTE_TILE - 1) / EMU_ROUTE_TILE * E);
-            device_array<float> dw(T * K);
-            cudaError_t e =
-                emu_route({de.p, dw.p, dp.p, off.p, count.p}, logits.p, T, E, K, nullptr);
-            r = de.get();
-            for (int v : dp.get())
-                r.push_back(v);
-            for (int v : off.get())
-                r.push_back(v);
-            w = dw.get();
-            return e;
-        });
+        auto got = kd_test_schedules<int>(
+            kd_test_dims("route", {T, E, K}), [&, T = T, E = E, K = K](auto &r) {
+                device_array<int> de(T * K), dp(T * K), off(E + 1),
+                    count((T + EMU_ROUTE_TILE - 1) / EMU_ROUTE_TILE * E);
+                device_array<float> dw(T * K);
+                cudaError_t e =
+                    emu_route({de.p, dw.p, dp.p, off.p, count.p}, logits.p, T, E, K, nullptr);
+                r = de.get();
+                for (int v : dp.get())
+                    r.push_back(v);
+                for (int v : off.get())
+                    r.push_back(v);
+                w = dw.get();
+                return e;
+            });
         std::vector<int> want = expert;
         want.insert(want.end(), place.begin(), place.end());
         want.insert(want.end(), offset.begin(), offset.end());
@@ -105,12 +106,13 @@ KD_TEST(kernels, gemm)
     for (auto [M, N, K] : shapes) {
         auto ha = kd_test_bf16((size_t)M * K, 1), hb = kd_test_bf16((size_t)N * K, 1);
         device_array<__nv_bfloat16> a(ha), b(hb);
-        auto got = kd_test_schedules<float>(kd_test_dims("gemm", {M, N, K}), [&](auto &r) {
-            device_array<float> c((size_t)M * N);
-            cudaError_t e = emu_gemm(c.p, a.p, b.p, M, N, K, nullptr);
-            r = c.get();
-            return e;
-        });
+        auto got = kd_test_schedules<float>(
+            kd_test_dims("gemm", {M, N, K}), [&, M = M, N = N, K = K](auto &r) {
+                device_array<float> c((size_t)M * N);
+                cudaError_t e = emu_gemm(c.p, a.p, b.p, M, N, K, nullptr);
+                r = c.get();
+                return e;
+            });
         KD_EXPECT(kd_test_nmse(got, kd_test_product(ha, hb.data(), M, N, K, 0)) < 1e-10,
                   kd_test_dims("gemm", {M, N, K}));
     }

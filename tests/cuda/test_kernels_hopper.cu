@@ -38,8 +38,8 @@ KD_TEST(kernels, soft_loss)
         device_array<__nv_bfloat16> z(hz), t(ht);
         device_array<int> label(hl);
         std::vector<float> l;
-        auto got =
-            kd_test_schedules<__nv_bfloat16>(kd_test_dims("soft_loss", {R, V, C}), [&](auto &r) {
+        auto got = kd_test_schedules<__nv_bfloat16>(
+            kd_test_dims("soft_loss", {R, V, C}), [&, R = R, V = V, C = C](auto &r) {
                 device_array<float> dl(R);
                 device_array<__nv_bfloat16> dg(hz.size());
                 cudaError_t e = emu_soft_loss(dl.p, dg.p, z.p, t.p, label.p, R, V, (float)T,
