@@ -28,6 +28,8 @@ typedef struct stream {
     uint64_t next_post; /* student: to start a receive for                               */
     uint64_t n_begun;   /* messages begun or received so far: the slot is that mod depth */
     uint64_t n_posted;  /* likewise, those whose sends or receives were started          */
+    uint64_t counted_m; /* teacher: up to which messages are counted in n_before         */
+    uint64_t *n_before; /* teacher: (n_peers) messages of each student before it         */
     kd_status fault;    /* of a progress() that could not return it                      */
 } stream;
 
@@ -65,13 +67,36 @@ static kd_status post(stream *s)
     }
 }
 
-/* Teacher: starts the sends that the queue has written, in their order. */
+/* An earlier message to the same student has not been sent, or said to be there. */
+static bool has_one_before(const stream *s, uint64_t n)
+{
+    const uint64_t n_peers = (uint64_t)s->slots.n_peers, peer = slot_of(s, n)->m % n_peers;
+    for (uint64_t i = s->n_posted; i < n; i++) {
+        const kd_slot *before = slot_of(s, i);
+        if (before->m % n_peers == peer &&
+            (before->state == KD_SLOT_LATE ||
+             (before->state == KD_SLOT_MOVING && kd_slot_is_direct(&s->slots, before) &&
+              !before->has_room))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Nothing is left to be started of it. */
+static bool is_posted(const stream *s, const kd_slot *at)
+{
+    return at->state == KD_SLOT_FREE ||
+           (at->state == KD_SLOT_MOVING && (!kd_slot_is_direct(&s->slots, at) || at->has_room));
+}
+
+/* Teacher: starts the sends that the queue has written, to each student in their order. */
 static kd_status send_written(stream *s)
 {
-    while (s->n_posted < s->n_begun) {
-        kd_slot *at = slot_of(s, s->n_posted);
-        if (!kd_event_is_past(at->carried)) {
-            return KD_OK;
+    for (uint64_t n = s->n_posted; n < s->n_begun; n++) {
+        kd_slot *at = slot_of(s, n);
+        if (at->state != KD_SLOT_LATE || has_one_before(s, n) || !kd_event_is_past(at->carried)) {
+            continue;
         }
         kd_status st = kd_backend_tell_fault(s->slots.be);
         if (!st) {
@@ -80,6 +105,8 @@ static kd_status send_written(stream *s)
         if (st) {
             return st;
         }
+    }
+    while (s->n_posted < s->n_begun && is_posted(s, slot_of(s, s->n_posted))) {
         s->n_posted++;
     }
     return KD_OK;
@@ -91,7 +118,7 @@ static kd_status test(stream *s, kd_slot *at)
     if (!st && at->state == KD_SLOT_FULL) {
         kd_slot_carry(&s->slots, at, (kd_event){0});
     }
-    if (!st && at->state != KD_SLOT_MOVING) {
+    if (!st && (at->state == KD_SLOT_FULL || at->state == KD_SLOT_FREE)) {
         s->channel.bytes_moved += kd_message_plan_bytes(&s->slots.plan, at->groups);
         s->channel.messages_moved++;
     }
@@ -131,6 +158,40 @@ static kd_status wait_while_busy(stream *s, const kd_slot *at)
     return st;
 }
 
+/* Numbers from `begin` on and below `end` that leave `rest` when divided by n. */
+static uint64_t n_between(uint64_t begin, uint64_t end, uint64_t rest, uint64_t n)
+{
+    const uint64_t first = begin + (rest + n - begin % n) % n;
+    return first < end ? (end - first + n - 1) / n : 0;
+}
+
+/* Teacher: counts each student's messages of all replicas before next_m, as far as steps are open. */
+static void count_messages(stream *s)
+{
+    const uint64_t n_students = (uint64_t)s->slots.n_peers;
+    const kd_open_step *step = kd_open_steps_find(&s->steps, s->counted_m);
+    while (step != NULL && s->counted_m < s->next_m) {
+        const uint64_t end_m = step->end_m < s->next_m ? step->end_m : s->next_m;
+        for (uint64_t i = 0; i < n_students && step->groups != 0; i++) {
+            s->n_before[i] += n_between(s->counted_m, end_m, i, n_students);
+        }
+        s->counted_m = end_m;
+        step = kd_open_steps_find(&s->steps, s->counted_m);
+    }
+}
+
+/* Teacher: where the student of a direct pair has the message: in its slots, too, n is at n mod depth. */
+static void find_place(stream *s, kd_slot *at)
+{
+    const uint64_t student = at->m % (uint64_t)s->slots.n_peers;
+    count_messages(s);
+    at->has_room = false;
+    if (kd_slot_is_direct(&s->slots, at)) {
+        const uint64_t slot = s->n_before[student] % (uint64_t)s->slots.depth;
+        at->there = s->slots.shared[student] + slot * s->slots.plan.message_bytes;
+    }
+}
+
 /* Teacher: past the steps that nothing is sent in, so that they take no room. */
 static void pass_empty_steps(stream *s)
 {
@@ -139,6 +200,7 @@ static void pass_empty_steps(stream *s)
         s->next_m = first_of_rank(s, step->end_m);
         step = kd_open_steps_find(&s->steps, s->next_m);
     }
+    count_messages(s);
     kd_open_steps_pass(&s->steps, s->next_m);
 }
 
@@ -158,6 +220,7 @@ static kd_status open_step(kd_channel *channel, uint64_t first_m, uint64_t end_m
     if (!s->begun) {
         s->begun = true;
         s->next_m = s->next_post = first_of_rank(s, first_m);
+        s->counted_m = first_m;
     }
     if (s->slots.role == KD_ROLE_STUDENT) {
         return post(s);
@@ -198,6 +261,7 @@ static kd_status begin_send(kd_channel *channel, uint64_t m, void **message_out)
     at->state = KD_SLOT_OPEN;
     at->m = m;
     at->groups = step.groups;
+    find_place(s, at);
     *message_out = at->message;
     return KD_OK;
 }
@@ -207,12 +271,18 @@ static kd_status end_send(kd_channel *channel, uint64_t m, kd_event ready)
     stream *s = (stream *)channel;
     kd_slot *at = slot_of(s, s->n_begun);
     KD_CHECK(s->slots.role == KD_ROLE_TEACHER && at->state == KD_SLOT_OPEN && at->m == m);
-    at->state = KD_SLOT_LATE;
-    kd_slot_carry(&s->slots, at, ready);
+    kd_status st = KD_OK;
+    if (kd_slot_is_direct(&s->slots, at)) {
+        at->event = ready;
+        st = kd_slot_start(&s->slots, at); /* asks for room */
+    } else {
+        at->state = KD_SLOT_LATE;
+        kd_slot_carry(&s->slots, at, ready);
+    }
     s->n_begun++;
     s->next_m = m + s->stride;
     pass_empty_steps(s);
-    return send_written(s);
+    return st ? st : send_written(s);
 }
 
 static kd_status flush(kd_channel *channel)
@@ -280,6 +350,7 @@ static void destroy(kd_channel *channel)
 {
     stream *s = (stream *)channel;
     kd_slots_release(&s->slots);
+    free(s->n_before);
     kd_open_steps_release(&s->steps);
     free(s);
 }
@@ -301,21 +372,26 @@ static void set_sides(stream *s, const kd_world *world, int teacher)
     const int n_students = kd_world_students(world);
     const int n_replicas = kd_world_replicas(world, teacher);
     s->slots.role = kd_world_role(world);
+    s->slots.number = kd_world_role_rank(world);
     s->own = (uint64_t)kd_world_role_rank(world);
     s->stride = (uint64_t)(student ? n_students : n_replicas);
     s->slots.n_peers = student ? n_replicas : n_students;
     s->slots.first_peer = student ? n_students : 0;
 }
 
-/* Where operations have their memory near, and whether MPI takes that. */
-static void choose_way(stream *s, const kd_world *world, int teacher)
+static void say_way(const stream *s, int teacher)
 {
-    const bool device = s->slots.be->device.kind != KD_DEVICE_CPU;
-    s->slots.staged = device && !world->takes_device;
-    kd_log(KD_LOG_INFO, "signals of teachers.%d go by MPI %s", teacher,
-           !device           ? "from host memory"
-           : s->slots.staged ? "through host memory, to and from device memory by transfers"
-                             : "from device memory");
+    const kd_slots *slots = &s->slots;
+    const char *way = slots->be->device.kind == KD_DEVICE_CPU ? "by MPI from host memory"
+                      : !slots->staged                        ? "by MPI from device memory"
+                      : slots->n_direct < slots->n_peers
+                          ? "by MPI through host memory, to and from device memory by transfers"
+                          : "from device memory to device memory";
+    kd_log(KD_LOG_INFO, "signals of teachers.%d go %s", teacher, way);
+    if (slots->n_direct > 0 && slots->n_direct < slots->n_peers) {
+        kd_log(KD_LOG_INFO, "of these with %d of %d ranks from device memory to device memory",
+               slots->n_direct, slots->n_peers);
+    }
 }
 
 kd_status
@@ -338,8 +414,10 @@ kd_stream_create(kd_world *world, const kd_stream_settings *settings, kd_channel
     s->slots.depth = settings->depth;
     s->slots.plan = *settings->plan;
     set_sides(s, world, settings->teacher);
-    choose_way(s, world, settings->teacher);
-    st = kd_slots_take(&s->slots, lesson->comm);
+    s->slots.staged = settings->be->device.kind != KD_DEVICE_CPU && !world->takes_device;
+    s->n_before = calloc((size_t)s->slots.n_peers, sizeof *s->n_before);
+    st = s->n_before == NULL ? kd_fail(KD_ERR_NOMEM, "no memory for a signal stream")
+                             : kd_slots_take(&s->slots, lesson->comm);
     if (!st) {
         st = kd_open_steps_init(&s->steps, settings->n_steps);
     }
@@ -347,6 +425,8 @@ kd_stream_create(kd_world *world, const kd_stream_settings *settings, kd_channel
         destroy(&s->channel);
         return st;
     }
+    s->slots.is_open = true;
+    say_way(s, settings->teacher);
     *channel_out = &s->channel;
     return KD_OK;
 }

@@ -9,8 +9,10 @@
  * depth * (students + replicas).
  *
  * Memory. MPI and operations share a CPU's buffers. A GPU's are given to MPI where it takes device memory;
- * otherwise messages cross through registered host memory, `depth` of them in each, by transfers beside the
- * operations (tensor/ops.h). Which way they go is logged at creation.
+ * otherwise a student's may be the replica's to write, if both are on one host and a copy that is tried at
+ * creation arrives (memory_export of tensor/ops.h; KD_DEVICE_SHARING=no of the environment forbids it). What
+ * is left crosses through registered host memory, `depth` messages in each, by transfers beside the
+ * operations. Which way they go is logged at creation.
  *
  * Requests are persistent, one for each slot, peer and group, made when first used. Between a replica
  * and a student the sends and receives of a group start in ascending order of m, with the group's own
@@ -37,7 +39,8 @@ typedef struct kd_stream_settings {
 /*
  * Collective over the students and the teacher's replicas, with the same settings but for `be`.
  * Students get the receiving end, teachers the sending one. Students may destroy theirs at any
- * step's end, with steps open whose micro-batches were never sent; teachers flush first.
+ * step's end, with steps open whose micro-batches were never sent; teachers flush first. Where device memory is shared, destroying is
+ * collective, too.
  * KD_ERR_INVALID for a message that is too large for MPI, or too many requests.
  */
 KD_MUST_USE kd_status kd_stream_create(kd_world *world,

@@ -513,9 +513,14 @@ static void run_all(kd_world *world)
 
 int main(int argc, char **argv)
 {
-    int provided = 0, replicas[N_TEACHERS_MAX] = {0};
+    int provided = 0, rank = 0, replicas[N_TEACHERS_MAX] = {0};
+    const char *without = getenv("KD_TEST_SHARING_NOT_ON");
     kd_world *world = NULL;
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (without != NULL && atoi(without) == rank) {
+        setenv("KD_DEVICE_SHARING", "no", 1);
+    }
     n_teachers = argc - 2;
     EXPECT(n_teachers >= 1 && n_teachers <= N_TEACHERS_MAX, "usage: %s STUDENTS REPLICAS...",
            argv[0]);

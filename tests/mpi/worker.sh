@@ -648,17 +648,19 @@ case_cuda() {
     KD_CUDA_HOST_DEVICES=0 expect_exit 65 "no CUDA device" 2 student.yaml output=none $s.device=cuda
 }
 
-# Through host memory or straight from the device's, which MPI can read of an emulated one: signals and gradients
-# of two students are the same bytes.
+# Through host memory, straight from the device's, which MPI can read of an emulated one, or between devices of
+# a host: signals and gradients of two students are the same bytes.
 case_cuda_ways() {
-    local way few=(training.steps=3 evaluation.max_sequences=2 student.resources.ranks=2)
+    local way mpi sharing text few=(training.steps=3 evaluation.max_sequences=2 student.resources.ranks=2)
     make_teacher student.resources.device=cpu
-    for way in no:"through host memory, to and from device memory by transfers" yes:"from device memory"; do
+    for way in no:no:"by MPI through host memory, to and from device memory by transfers" \
+        yes:no:"by MPI from device memory" no:yes:"from device memory to device memory"; do
+        IFS=: read -r mpi sharing text <<<"$way"
         : >log
-        KD_MPI_DEVICE_MEMORY=${way%%:*} run 3 student.yaml output=device-${way%%:*} "${few[@]}"
-        [ "$(grep -c "signals of teachers.0 go by MPI ${way#*:}$" log)" = 3 ] || fail "${way#*:}: not told by each rank"
+        KD_MPI_DEVICE_MEMORY=$mpi KD_DEVICE_SHARING=$sharing run 3 student.yaml output=device-$mpi-$sharing "${few[@]}"
+        [ "$(grep -c "signals of teachers.0 go $text$" log)" = 3 ] || fail "$text: not told by each rank"
+        cmp device-{no-no,$mpi-$sharing}/final/model.safetensors || fail "$text: ended in other bytes"
     done
-    cmp device-{no,yes}/final/model.safetensors || fail "another way ended in other bytes"
     : >log
     KD_MPI_DEVICE_MEMORY=maybe run 3 student.yaml output=device-maybe "${few[@]}" training.steps=1
     grep -q 'KD_MPI_DEVICE_MEMORY: found "maybe", expected yes or no: taken for no$' log || fail "a wrong word is not told"
