@@ -69,6 +69,10 @@ static cudaError_t copy(const copy_shape &c, cudaMemcpyKind kind, cudaStream_t s
         return cudaSuccess;
     if (cudaError_t error = check_copy(c, kind))
         return error;
+    if (memory_place(c.src) == ON_HOST || memory_place(c.dst) == ON_HOST) {
+        if (cudaError_t error = refuse_capture(stream))
+            return error;
+    }
     if (memory_place(c.src) == ON_HOST && memory_place(c.dst) >= 0)
         return enqueue_staged(c, stream);
     auto run = [c] {

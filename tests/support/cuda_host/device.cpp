@@ -171,6 +171,20 @@ static const error_name *find_error(cudaError_t error)
          "pointer does not correspond to a registered memory region"},
         {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
         {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+        {cudaErrorIllegalState, "cudaErrorIllegalState",
+         "the operation cannot be performed in the present state"},
+        {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+         "operation not permitted when stream is capturing"},
+        {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+         "operation failed due to a previous error during capture"},
+        {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
+         "dependency created on uncaptured work in another stream"},
+        {cudaErrorCapturedEvent, "cudaErrorCapturedEvent",
+         "operation not permitted on an event last recorded in a capturing stream"},
+        {cudaErrorGraphExecUpdateFailure, "cudaErrorGraphExecUpdateFailure",
+         "the graph update was not performed because it included changes which violated "
+         "constraints "
+         "specific to instantiated graph update"},
         {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"},
     };
     for (const error_name &e : known) {
@@ -314,7 +328,10 @@ cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer)
 cudaError_t cudaDeviceSynchronize()
 {
     api_call call;
-    if (cudaError_t error = check_device(current))
+    cudaError_t error = check_device(current);
+    if (!error)
+        error = refuse_captures(current);
+    if (error)
         return answer(error);
     finish_device(current);
     return answer(cudaSuccess);

@@ -5,6 +5,7 @@
  * memory.cpp      device and pinned memory
  * ipc.cpp         device memory that other processes open
  * stream.cpp      streams and events: who runs when
+ * graph.cpp       what a stream captures, and its launches
  * copy.cpp        copies and fills
  */
 #ifndef KD_CUDA_HOST_RUNTIME_PARTS_H
@@ -30,12 +31,20 @@ struct kd_host_work {
     int device; /* whose memory it may touch; -1: that of all */
 };
 
+/* What a stream was given since it captures. */
+struct kd_host_capture {
+    std::vector<kd_host_work> work;
+    bool invalid = false; /* something was asked that cannot be captured */
+    bool over = false;
+};
+
 struct CUstream_st {
     int device;
     bool blocking; /* waits for the legacy stream, and that for it */
     bool destroyed = false;
     uint64_t n_queued = 0, n_done = 0;
     std::deque<kd_host_work> queue;
+    std::shared_ptr<kd_host_capture> capture; /* null: work is queued */
 };
 
 namespace kd_host
@@ -77,7 +86,13 @@ int memory_place(const void *p);
 /* All n bytes lie in one allocation of that device. */
 bool memory_holds(const void *p, size_t n);
 
-/* Queues work; null is the legacy stream of the current device. */
+/* Null if no such stream is there. */
+std::shared_ptr<CUstream_st> stream_of(cudaStream_t handle);
+/* An error, from which the capture does not recover, if the stream captures; of a device: if one of its does. */
+cudaError_t refuse_capture(cudaStream_t stream);
+cudaError_t refuse_captures(int device);
+
+/* Queues work, or keeps it for the graph; null is the legacy stream of the current device. */
 cudaError_t enqueue(cudaStream_t stream, kd_host_work work);
 /* Runs what the stream holds, with what that waits for. */
 cudaError_t finish(cudaStream_t stream);

@@ -32,8 +32,7 @@ static std::shared_ptr<CUstream_st> legacy_stream(int device)
     return legacy[device];
 }
 
-/* Null if no such stream is there. */
-static std::shared_ptr<CUstream_st> stream_of(cudaStream_t handle)
+std::shared_ptr<CUstream_st> stream_of(cudaStream_t handle)
 {
     if (!handle)
         return legacy_stream(current_device());
@@ -42,6 +41,30 @@ static std::shared_ptr<CUstream_st> stream_of(cudaStream_t handle)
             return s;
     }
     return nullptr;
+}
+
+static cudaError_t refuse(CUstream_st &s)
+{
+    if (!s.capture)
+        return cudaSuccess;
+    s.capture->invalid = true;
+    return cudaErrorStreamCaptureUnsupported;
+}
+
+cudaError_t refuse_capture(cudaStream_t handle)
+{
+    auto s = stream_of(handle);
+    return s ? refuse(*s) : cudaSuccess;
+}
+
+cudaError_t refuse_captures(int device)
+{
+    cudaError_t error = cudaSuccess;
+    for (const auto &s : streams()) {
+        if (s->device == device && s->capture)
+            error = refuse(*s);
+    }
+    return error;
 }
 
 static const kd_host_mark *obstacle(const CUstream_st &s)
@@ -125,6 +148,8 @@ cudaError_t finish(cudaStream_t handle)
     auto s = stream_of(handle);
     if (!s)
         return cudaErrorInvalidResourceHandle;
+    if (cudaError_t error = refuse(*s))
+        return error;
     finish_one(s);
     return cudaSuccess;
 }
@@ -151,6 +176,12 @@ cudaError_t enqueue(cudaStream_t handle, kd_host_work work)
     auto s = stream_of(handle);
     if (!s)
         return cudaErrorInvalidResourceHandle;
+    if (s->capture) {
+        if (s->capture->invalid)
+            return cudaErrorStreamCaptureInvalidated;
+        s->capture->work.push_back(std::move(work));
+        return cudaSuccess;
+    }
     order_by_legacy(s, &work);
     s->queue.push_back(std::move(work));
     s->n_queued++;
@@ -194,7 +225,8 @@ struct event_record {
 struct CUevent_st {
     bool timing;
     int device;
-    std::shared_ptr<event_record> last; /* null: never recorded */
+    std::shared_ptr<event_record> last;       /* null: never recorded                       */
+    std::shared_ptr<kd_host_capture> capture; /* in which it was recorded last, if in any   */
 };
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
@@ -249,19 +281,37 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
     auto s = stream_of(stream);
     if (!s)
         return answer(cudaErrorInvalidResourceHandle);
+    if (cudaError_t error = refuse(*s))
+        return answer(error);
     if (!s->queue.empty())
         step_towards(s.get());
     return answer(s->queue.empty() ? cudaSuccess : cudaErrorNotReady);
+}
+
+/* Within a capture, which is in order by itself, or across its border, which nothing may depend on. */
+static cudaError_t wait_in_capture(CUstream_st &s, const CUevent_st &event)
+{
+    if (s.capture == event.capture)
+        return cudaSuccess;
+    for (kd_host_capture *c : {s.capture.get(), event.capture.get()}) {
+        if (c)
+            c->invalid = true;
+    }
+    return event.capture && event.capture->over ? cudaErrorCapturedEvent
+                                                : cudaErrorStreamCaptureIsolation;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned)
 {
     api_call call;
     kd_host_work nothing = {[] { return cudaSuccess; }, {}, current_device()};
-    if (!event)
+    auto s = stream_of(stream);
+    if (!event || !s)
         return answer(cudaErrorInvalidResourceHandle);
+    if (s->capture || event->capture)
+        return answer(wait_in_capture(*s, *event));
     if (!event->last)
-        return answer(stream_of(stream) ? cudaSuccess : cudaErrorInvalidResourceHandle);
+        return answer(cudaSuccess);
     nothing.after.push_back(event->last->mark);
     return answer(enqueue(stream, nothing));
 }
@@ -275,7 +325,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
         return answer(cudaErrorInvalidValue);
     if (sticky_error())
         return answer(cudaSuccess);
-    *event = new CUevent_st{!(flags & cudaEventDisableTiming), current_device(), nullptr};
+    *event = new CUevent_st{!(flags & cudaEventDisableTiming), current_device(), nullptr, nullptr};
     return answer(cudaSuccess);
 }
 
@@ -294,6 +344,9 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle)
     auto s = stream_of(handle);
     if (!event || !s || s->device != event->device)
         return answer(cudaErrorInvalidResourceHandle);
+    event->capture = s->capture;
+    if (s->capture)
+        return answer(s->capture->invalid ? cudaErrorStreamCaptureInvalidated : cudaSuccess);
     auto record = std::make_shared<event_record>();
     auto note_time = [record] {
         auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -311,6 +364,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     api_call call;
     if (!event)
         return answer(cudaErrorInvalidResourceHandle);
+    if (event->capture)
+        return answer(cudaErrorCapturedEvent);
     if (!event->last)
         return answer(cudaSuccess);
     const kd_host_mark &m = event->last->mark;
@@ -324,6 +379,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     api_call call;
     if (!event)
         return answer(cudaErrorInvalidResourceHandle);
+    if (event->capture)
+        return answer(cudaErrorCapturedEvent);
     if (event->last)
         finish_mark(event->last->mark);
     return answer_of(event->device, cudaSuccess);
