@@ -167,6 +167,7 @@ static void start_pass(kd_decoder *d)
         .train = d->settings.train,
         .n_tokens = d->settings.n_tokens,
         .probes = &d->probes,
+        .first_region = kd_regions(d->params->be, kd_layer_regions(&d->params->config)),
         .on_block = d->settings.on_block,
         .user = d->settings.user,
     };

@@ -145,12 +145,60 @@ static void moe_forward(const kd_pass *pass,
     }
 }
 
+/* ---- regions: a half of a layer in one direction ---- */
+
+typedef enum region {
+    ATTENTION_FORWARD,
+    MOE_FORWARD,
+    MOE_BACKWARD,
+    ATTENTION_BACKWARD,
+    REGIONS,
+} region;
+
+int kd_layer_regions(const kd_model_config *config)
+{
+    return REGIONS * (int)config->n_layers;
+}
+
+/* Whether someone listens in between, who may do what a region does not gain from. */
+static bool is_heard(const kd_pass *pass, int64_t layer, region which)
+{
+    switch (which) {
+    case ATTENTION_FORWARD:
+        return kd_tap_is_wanted(pass, KD_TAP_KEY, layer) ||
+               kd_tap_is_wanted(pass, KD_TAP_VALUE, layer) ||
+               (layer > 0 && kd_tap_is_wanted(pass, KD_TAP_HIDDEN, layer - 1));
+    case ATTENTION_BACKWARD:
+        return kd_tap_is_wanted(pass, KD_TAP_KEY, layer) ||
+               kd_tap_is_wanted(pass, KD_TAP_VALUE, layer);
+    case MOE_FORWARD:
+    case MOE_BACKWARD:
+        return kd_tap_is_wanted(pass, KD_TAP_ROUTER, layer) ||
+               kd_tap_is_wanted(pass, KD_TAP_EXPERT_IN, layer) ||
+               kd_tap_is_wanted(pass, KD_TAP_EXPERT_OUT, layer);
+    case REGIONS:
+        break;
+    }
+    return true;
+}
+
+static void begin(const kd_pass *pass, int64_t layer, region which)
+{
+    if (!is_heard(pass, layer, which)) {
+        pass->be->ops->region_begin(pass->be,
+                                    pass->first_region + REGIONS * (int)layer + (int)which);
+    }
+}
+
 static void half_done(const kd_pass *pass)
 {
+    pass->be->ops->region_end(pass->be);
     if (pass->on_block != NULL) {
         pass->on_block(pass->user);
     }
 }
+
+/* ---- both directions ---- */
 
 kd_tensor kd_layer_forward(const kd_pass *pass,
                            const kd_layer *layer,
@@ -159,22 +207,24 @@ kd_tensor kd_layer_forward(const kd_pass *pass,
                            kd_tensor x,
                            kd_tensor delta)
 {
+    begin(pass, layer->index, ATTENTION_FORWARD);
     attention_forward(pass, layer, &acts->attention, x, delta);
     half_done(pass);
+    begin(pass, layer->index, MOE_FORWARD);
     moe_forward(pass, layer, &acts->moe, scratch->moe.rows, acts->attention.x);
     half_done(pass);
     return acts->moe.x;
 }
-
-/* ---- backward ---- */
 
 void kd_layer_backward(const kd_pass *pass,
                        const kd_layer *layer,
                        const kd_layer_acts *acts,
                        const kd_layer_grads *grads)
 {
+    begin(pass, layer->index, MOE_BACKWARD);
     kd_moe_backward(pass, layer->index, &layer->moe, &acts->moe, &grads->moe);
     half_done(pass);
+    begin(pass, layer->index, ATTENTION_BACKWARD);
     kd_attention_backward(pass, layer->index, &layer->attention, &acts->attention,
                           &grads->attention);
     half_done(pass);

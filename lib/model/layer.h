@@ -30,6 +30,9 @@ typedef struct kd_layer_grads {
 
 void kd_layer_find(kd_layer *layer, const kd_parameters *params, int64_t index);
 
+/* How many numbers the regions (ops.h) of a decoder's layers take, from pass.first_region on. */
+int kd_layer_regions(const kd_model_config *config);
+
 /* Carve the tensors for the pass's n_rows; touch no values. */
 void kd_layer_acts_layout(kd_layer_acts *acts, const kd_pass *pass, kd_arena *arena);
 void kd_layer_grads_layout(kd_layer_grads *grads, const kd_pass *pass, kd_arena *arena);

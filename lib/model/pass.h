@@ -30,7 +30,8 @@ typedef struct kd_pass {
     kd_tensor dx;        /* (N, C) f32: gradient of the residual stream, and so of delta; train */
     kd_taps taps;
     struct kd_probe **probes; /* of the decoder: whose gradient waits for the layer under way */
-    kd_batch batch; /* what kd_decoder_forward() was given                                */
+    kd_batch batch;   /* what kd_decoder_forward() was given                                */
+    int first_region; /* of kd_layer_regions()                                        */
     void (*on_block)(void *user); /* after each half of a layer, or NULL */
     void *user;                   /* of on_block                         */
 } kd_pass;

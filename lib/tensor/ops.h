@@ -237,6 +237,14 @@ typedef struct kd_ops {
     void (*destroy)(kd_backend *be);
 
     /*
+     * What is queued between the two may reach the device as one, at the end: a hint, where the same
+     * operations on the same shapes come again and again. Anything may be called in between, but what waits,
+     * has events or takes memory costs the gain. Regions do not nest; their numbers are those of kd_regions().
+     */
+    void (*region_begin)(kd_backend *be, int region);
+    void (*region_end)(kd_backend *be);
+
+    /*
      * An event is complete once all that was queued before it on its queue is; event_record's is one of
      * operations. event_query never waits; event_wait has operations that are queued on `be` from then on
      * run after the event, which may be one of its transfers or of another back end of this process; a
@@ -473,6 +481,7 @@ typedef struct kd_ops {
 /* clang-format off */
 #define KD_OPS_EACH(X)                                                                             \
     X(alloc) X(free) X(memory_export) X(memory_import) X(memory_usage) X(wait) X(destroy)          \
+    X(region_begin) X(region_end)                                                                  \
     X(event_record) X(event_query) X(event_wait) X(transfer)                                       \
     X(marks_create) X(marks_destroy) X(mark) X(marks_elapsed)                                      \
     X(upload) X(download)                                                                          \
@@ -501,10 +510,18 @@ struct kd_backend {
     kd_dtype compute; /* KD_F32 or KD_BF16 */
     kd_dtype delta;   /* of norm's: compute where bytes cost, KD_F32 where casts do */
     int n_threads;
+    int n_regions;       /* numbers that were given */
     int64_t expert_tile; /* segments of experts begin at multiples of it: products see few shapes */
     kd_status fault;     /* the first failure, KD_OK before it */
     char fault_text[KD_FAULT_TEXT_BYTES]; /* its text, whichever thread saw it */
 };
+
+/* The first of n numbers for regions of whoever asks; they are his for as long as the back end lives. */
+static inline int kd_regions(kd_backend *be, int n)
+{
+    be->n_regions += n;
+    return be->n_regions - n;
+}
 
 /* Rows that hold n * k routed tokens in segments: the worst case of rounding up. */
 static inline int64_t kd_expert_rows(const kd_backend *be, int64_t n, int64_t k, int64_t n_experts)

@@ -625,6 +625,17 @@ case_no_device() {
     expect_exit 65 "no CUDA device" 2 student.yaml output=none teachers.0.resources.device=cuda
 }
 
+# Halves of layers are graphs, with signals and gradients between them.
+case_cuda_graphs() {
+    local t=teachers.0.resources s=student.resources few=(training.steps=3 teachers.0.dtype=f32 evaluation.max_sequences=2)
+    make_teacher student.resources.device=cpu
+    run 2 student.yaml output=cpu $t.device=cpu $s.device=cpu "${few[@]}"
+    run 2 student.yaml output=cuda $t.device=cuda $s.device=cuda "${few[@]}"
+    expect_same_losses cpu/metrics.csv cuda/metrics.csv 3
+    run 1 student.yaml output=beside $t.ranks=0 $t.device=cuda $s.device=cuda "${few[@]}"
+    expect_same_losses cpu/metrics.csv beside/metrics.csv 3
+}
+
 # Of a worker whose CUDA devices are emulated: whichever of the roles runs on one, the losses are the same; in the
 # same places they have the same bits, whatever the schedule, and a resume ends as a run that was not cut.
 case_cuda() {

@@ -50,6 +50,18 @@ kd_status KD_KERNEL(wait)(kd_backend *be)
     return kd_backend_tell_fault(be); /* operations are done when they return */
 }
 
+/* Nothing is queued. */
+void KD_KERNEL(region_begin)(kd_backend *be, int region)
+{
+    (void)be;
+    KD_CHECK(region >= 0);
+}
+
+void KD_KERNEL(region_end)(kd_backend *be)
+{
+    (void)be;
+}
+
 /* Operations are done when they return, and so are events; only faults are left to pass on. */
 kd_event KD_KERNEL(event_record)(kd_backend *be)
 {

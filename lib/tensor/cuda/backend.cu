@@ -50,7 +50,7 @@ static void *take_block(void *user, size_t size_bytes)
 {
     void *memory = nullptr;
 
-    (void)user;
+    kd_cuda_regions_break(&static_cast<kd_cuda *>(user)->base);
     if (cudaMalloc(&memory, size_bytes) != cudaSuccess) {
         (void)cudaGetLastError();
         return nullptr;
@@ -61,7 +61,10 @@ static void *take_block(void *user, size_t size_bytes)
 /* What is queued may use it; an error comes again with the next wait. */
 static void give_block(void *user, void *memory)
 {
-    (void)cudaStreamSynchronize(static_cast<const kd_cuda *>(user)->stream);
+    kd_cuda *cuda = static_cast<kd_cuda *>(user);
+
+    kd_cuda_regions_break(&cuda->base);
+    (void)cudaStreamSynchronize(cuda->stream);
     (void)cudaFree(memory);
 }
 
@@ -157,6 +160,7 @@ void kd_cuda_destroy(kd_backend *be)
     if (cuda->transfers != nullptr) { /* the last of the streams */
         (void)kd_cuda_finish(cuda);
     }
+    kd_cuda_regions_destroy(&cuda->regions);
     kd_cuda_products_destroy(cuda->products);
     kd_scratch_release(&cuda->scratch);
     kd_cuda_staging_destroy(&cuda->staging);
@@ -194,6 +198,25 @@ struct device_scope {
     device_scope &operator=(const device_scope &) = delete;
 };
 
+/* What no graph can hold: whatever waits, asks where the queue is, or takes and gives memory. */
+template <auto function> constexpr bool breaks_region = false;
+
+#define KD_CUDA_BREAKS(op) template <> constexpr bool breaks_region<kd_cuda_##op> = true;
+KD_CUDA_BREAKS(alloc)
+KD_CUDA_BREAKS(free)
+KD_CUDA_BREAKS(memory_export)
+KD_CUDA_BREAKS(memory_import)
+KD_CUDA_BREAKS(wait)
+KD_CUDA_BREAKS(destroy)
+KD_CUDA_BREAKS(event_record)
+KD_CUDA_BREAKS(event_query)
+KD_CUDA_BREAKS(event_wait)
+KD_CUDA_BREAKS(transfer)
+KD_CUDA_BREAKS(mark)
+KD_CUDA_BREAKS(marks_elapsed)
+KD_CUDA_BREAKS(upload)
+KD_CUDA_BREAKS(download)
+
 /* A function of the table, on the back end's device. */
 template <auto function> struct on_device;
 
@@ -201,6 +224,9 @@ template <class R, class B, class... A, R (*function)(B *, A...)> struct on_devi
     static R call(B *be, A... args)
     {
         const device_scope scope(be->device.number);
+        if constexpr (breaks_region<function>) {
+            kd_cuda_regions_break(be);
+        }
         return function(be, args...);
     }
 };

@@ -18,6 +18,7 @@
 #include "tensor/cuda/device.h"
 #include "tensor/cuda/events.h"
 #include "tensor/cuda/kernels.h"
+#include "tensor/cuda/regions.h"
 #include "tensor/cuda/staging.h"
 #include "tensor/cuda/trap.h"
 #include "tensor/ops.h"
@@ -37,6 +38,7 @@ struct kd_cuda {
     kd_scratch scratch;
     kd_cuda_events events[KD_QUEUE_COUNT];
     kd_cuda_staging staging;
+    kd_cuda_regions regions;
     kd_cuda_products *products;      /* of matmul.h                                      */
     kd_cuda_block *blocks;           /* what alloc gave: a list                          */
     size_t held_bytes;               /* of those                                         */

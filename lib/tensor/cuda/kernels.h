@@ -38,6 +38,7 @@ extern "C" {
     X(ROUTED_ROWS, 80, 999, false, "combine.cu gated_add.cu", "ops_combine/* ops_device/dispatch* ops_device/combine* ops_device/gated_add*") \
     X(ELEMENTS, 80, 999, false, "elementwise.cu columns.cu rotary.cu swiglu.cu", "ops_elementwise/* ops_device/rotate* ops_device/swiglu* ops_device/bias* ops_device/add_agrees ops_device/copy* ops_device/zero*") \
     X(EMBEDDING, 80, 999, false, "embed.cu", "ops_device/embed*")          \
+    X(GRAPHS, 80, 999, true, "regions.cu", "ops_cuda_regions/*")                                    \
     X(OPTIMIZER, 80, 999, false, "adamw.cu", "ops_adamw/* ops_device/adamw* ops_device/sum*")
 
 /* clang-format on */

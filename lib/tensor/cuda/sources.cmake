@@ -1,6 +1,6 @@
 # What nvcc compiles for devices and, for tests, the C++ compiler against the emulator.
 set(KD_TENSOR_CUDA_SOURCES
-    backend.cu kernels.cu memory.cu staging.cu events.cu marks.cu
+    backend.cu kernels.cu memory.cu staging.cu events.cu marks.cu regions.cu
     plain_product.cu matmul.cu linear.cu experts.cu experts_hopper.cu
     elementwise.cu columns.cu embed.cu norm.cu head_norm.cu rotary.cu head_norm_rotate.cu
     attention_block.cu attention.cu attention_backward.cu swiglu.cu
