@@ -3,10 +3,10 @@
 #include <stdlib.h>
 
 #include "base/rng.h"
-#include "cuda_host/control.h"
 #include "model/decoder.h"
 #include "tensor/cuda/kernels.h"
 #include "tests/support/back_end.h"
+#include "tests/support/cuda_host/control.h"
 #include "tests/support/tap_run.h"
 
 enum { PASSES = 4 };
