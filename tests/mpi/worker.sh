@@ -709,8 +709,8 @@ case_cuda_model() {
     expect_code 64 "${evaluate[@]}" --device gpu
 }
 
-# What a plan says that ranks hold, wherever their roles run, is what they hold; of a GPU's scratch memory it says that
-# it does not know it.
+# What a plan says that ranks hold, wherever their roles run, is what they hold if they share no device memory; of a
+# GPU's scratch memory it says that it does not know it.
 case_cuda_plan() {
     local tool pair teacher student ranks planned held known t=teachers.0.resources s=student.resources
     tool=$(dirname "$worker")/distill-model-emulated
@@ -723,7 +723,7 @@ case_cuda_plan() {
         planned=$(jq -r '[.roles[] | select(.ranks > 0)] | to_entries[] | "rank \(.key): \(.value.held_bytes)"' plan.json)
         known=$(jq -r '[.roles[] | select(.ranks > 0) | .scratch_bytes != null] | join(" ")' plan.json)
         : >log
-        run $((ranks + 1)) student.yaml output=plan-$pair "${job[@]}"
+        KD_MPI_DEVICE_MEMORY=no KD_DEVICE_SHARING=no run $((ranks + 1)) student.yaml output=plan-$pair "${job[@]}"
         held=$(sed -nE 's/.*(rank [0-9]+): memory: ([0-9]+) B held.*/\1: \2/p' log | sort)
         [ -n "$held" ] && [ "$held" = "$planned" ] || fail "$pair: held $held, planned $planned"
         case $pair in

@@ -93,6 +93,15 @@ plan_teach(const plan *p, int teacher, kd_teacher *model, const int32_t *zeros, 
     return kd_teacher_fill(model, &batch, &part, message);
 }
 
+size_t plan_messages_bytes(const plan *p, int teacher, const plan_role *role)
+{
+    const plan_stream *stream = &p->streams[teacher];
+    const bool apart = stream->is_local ? p->roles[0].device != p->roles[1 + teacher].device
+                                        : role->device != KD_DEVICE_CPU;
+    return (apart ? 2 : 1) *
+           kd_message_plan_slots_bytes(&p->teaching.plan.messages[teacher], stream->n_slots);
+}
+
 /* ---- a teacher's rank ---- */
 
 static kd_status tell(const plan *p, const kd_backend *be, size_t slots_bytes, plan_role *role)
@@ -122,8 +131,7 @@ static kd_status tell(const plan *p, const kd_backend *be, size_t slots_bytes, p
 
 static kd_status rehearse(const plan *p, int i, kd_backend *be, plan_role *role)
 {
-    const size_t slots_bytes =
-        kd_message_plan_slots_bytes(&p->teaching.plan.messages[i], p->streams[i].n_slots);
+    const size_t slots_bytes = plan_messages_bytes(p, i, role);
     int32_t *zeros = plan_zeros(p);
     void *slots = be->ops->alloc(be, KD_MEMORY_HOST, slots_bytes);
     kd_teacher *model = NULL;

@@ -28,6 +28,13 @@ KD_MUST_USE kd_status plan_rehearsal(const plan_role *role,
 
 void plan_add_usage(plan_role *role, const kd_backend *be);
 
+/*
+ * What a teacher's messages take on a rank of that role. Those of a GPU that other ranks are to have, and those
+ * between two kinds of device, lie in two memories; where ranks of a host find that they share device memory, or
+ * MPI takes it, less is held.
+ */
+size_t plan_messages_bytes(const plan *p, int teacher, const plan_role *role);
+
 /* A micro-batch of the job; zeros (rows): its tokens and labels. */
 int32_t *plan_zeros(const plan *p); /* the caller frees; NULL: no memory, and it is told */
 kd_batch plan_batch(const plan *p, const int32_t *zeros);

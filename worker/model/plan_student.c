@@ -24,7 +24,7 @@ typedef struct pupil {
     kd_backend *own;   /* where the model is here, in another dtype or on another device   */
     kd_teacher *model; /* where it is here                                                 */
     kd_tensor lm_head; /* where hidden states come from other ranks or devices             */
-    void *slots;       /* for the messages of other ranks                                  */
+    void *slots;       /* for messages, but for the one that a local channel has           */
 } pupil;
 
 typedef struct rehearsal {
@@ -88,9 +88,13 @@ static kd_status open_slots(rehearsal *r, int i)
 {
     pupil *mine = &r->pupils[i];
     const plan *p = r->p;
-    const size_t bytes =
-        kd_message_plan_slots_bytes(&p->teaching.plan.messages[i], p->streams[i].n_slots);
-    mine->slots = r->be->ops->alloc(r->be, KD_MEMORY_HOST, bytes);
+    const size_t all = plan_messages_bytes(p, i, &p->roles[0]);
+    const size_t channels =
+        p->streams[i].is_local ? kd_message_plan_slots_bytes(&p->teaching.plan.messages[i], 1) : 0;
+    if (all == channels) {
+        return KD_OK;
+    }
+    mine->slots = r->be->ops->alloc(r->be, KD_MEMORY_HOST, all - channels);
     return mine->slots == NULL ? KD_ERR_NOMEM : KD_OK;
 }
 
@@ -114,7 +118,8 @@ static kd_status open_teachers(rehearsal *r)
         r->pupils[i] = (pupil){.r = r, .teacher = i, .lm_head = kd_tensor_none()};
         r->views[i] = r->p->teaching.teachers[i];
         if (gives(r, i)) {
-            st = teaching_is_local(r->p->job, i) ? open_model(r, i) : open_slots(r, i);
+            st = teaching_is_local(r->p->job, i) ? open_model(r, i) : KD_OK;
+            st = st ? st : open_slots(r, i);
             st = st ? st : open_lm_head(r, i);
         }
     }
@@ -325,8 +330,7 @@ static kd_status tell_teacher(const rehearsal *r, int i, plan_role *role)
         st = PLAN_ADD(role, prefix, lm_head);
     }
     const plan_sized messages[] = {
-        {"messages",
-         kd_message_plan_slots_bytes(&p->teaching.plan.messages[i], p->streams[i].n_slots)},
+        {"messages", plan_messages_bytes(p, i, &p->roles[0])},
     };
     if (mine->own != NULL) {
         plan_add_usage(role, mine->own);
