@@ -4,15 +4,16 @@
 
 #include "tests/support/ops_check.h"
 
-attention_case attention_case_make(kd_dtype compute, int n_threads, attention_shape s)
+attention_case
+attention_case_make_padded(kd_dtype compute, int n_threads, attention_shape s, int64_t padding)
 {
     const int64_t n = s.b * s.t, width = (s.h + 2 * s.g) * s.d;
     attention_case f = {
         .be = kd_test_backend(compute, n_threads),
-        .qkv = kd_test_padded(compute, n, width, 3, 1),
+        .qkv = kd_test_padded(compute, n, width, padding, 1),
         .out = kd_test_zeros(compute, n, s.h * s.d),
         .lse = kd_test_zeros(KD_F32, s.b * s.h, s.t),
-        .dqkv = kd_test_padded(compute, n, width, 5, 2),
+        .dqkv = kd_test_padded(compute, n, width, 3 * padding, 2),
         .dout = kd_test_random(compute, n, s.h * s.d, 3),
     };
     f.a = (kd_attention){
@@ -28,6 +29,11 @@ attention_case attention_case_make(kd_dtype compute, int n_threads, attention_sh
         .head_dim = s.d,
     };
     return f;
+}
+
+attention_case attention_case_make(kd_dtype compute, int n_threads, attention_shape s)
+{
+    return attention_case_make_padded(compute, n_threads, s, 3);
 }
 
 void attention_case_release(attention_case *f)

@@ -20,6 +20,9 @@ typedef struct attention_shape {
 } attention_shape;
 
 attention_case attention_case_make(kd_dtype compute, int n_threads, attention_shape s);
+/* So many elements behind each row of the fused matrices; above, an odd number. */
+attention_case
+attention_case_make_padded(kd_dtype compute, int n_threads, attention_shape s, int64_t padding);
 void attention_case_release(attention_case *f); /* the segments too */
 
 /* Both wait. */

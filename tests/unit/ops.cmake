@@ -10,4 +10,4 @@ set(KD_OPS_TESTS test_ops_matmul.c test_ops_experts.c test_ops_norm.c test_ops_h
     ../support/device_runs_experts.c ../support/device_runs_loss.c)
 # What is the CUDA back end's own.
 set(KD_OPS_CUDA_TESTS test_ops_cuda_products.c test_ops_cuda_experts.c test_ops_cuda_vocab.c
-    test_ops_cuda_regions.c)
+    test_ops_cuda_regions.c test_ops_cuda_attention.c)

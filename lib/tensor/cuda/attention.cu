@@ -9,6 +9,7 @@
  * the same. Writes out once and 4 bytes of lse a row. 4 * D operations for each pair of a query and
  * a key it sees.
  */
+#include "tensor/cuda/attention_cudnn.h"
 #include "tensor/cuda/attention_mma.h"
 #include "tensor/cuda/attention_plain.h"
 
@@ -294,7 +295,7 @@ static void launch(kd_backend *be, const kd_attention *a, const kd_attention_sha
 void kd_cuda_attention(kd_backend *be, const kd_attention *a)
 {
     kd_check_attention(be, a);
-    if (be->fault != KD_OK) {
+    if (be->fault != KD_OK || kd_cuda_attention_by_cudnn(be, a)) {
         return;
     }
     const size_t mark = kd_cuda_scratch_mark(be);

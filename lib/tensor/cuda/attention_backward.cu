@@ -12,6 +12,7 @@
  * Moves, for a block of 64 rows: its own rows once, and 4 * D elements for each row it meets,
  * mostly from the second-level cache. 14 * D operations for each pair of a query and a key it sees.
  */
+#include "tensor/cuda/attention_cudnn.h"
 #include "tensor/cuda/attention_mma.h"
 #include "tensor/cuda/attention_plain.h"
 
@@ -401,7 +402,7 @@ void kd_cuda_attention_backward(kd_backend *be,
                                 kd_tensor dout)
 {
     kd_check_attention_backward(be, a, dq, dk, dv, dout);
-    if (be->fault != KD_OK) {
+    if (be->fault != KD_OK || kd_cuda_attention_backward_by_cudnn(be, a, dq, dk, dv, dout)) {
         return;
     }
     const size_t mark = kd_cuda_scratch_mark(be);

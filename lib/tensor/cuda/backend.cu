@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "base/log.h"
+#include "tensor/cuda/attention_cudnn.h"
 #include "tensor/cuda/cuda.h"
 #include "tensor/cuda/matmul.h"
 #include "tensor/kind.h"
@@ -161,6 +162,7 @@ void kd_cuda_destroy(kd_backend *be)
         (void)kd_cuda_finish(cuda);
     }
     kd_cuda_regions_destroy(&cuda->regions);
+    kd_cuda_attention_plans_destroy(cuda->attention);
     kd_cuda_products_destroy(cuda->products);
     kd_scratch_release(&cuda->scratch);
     kd_cuda_staging_destroy(&cuda->staging);

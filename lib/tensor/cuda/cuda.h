@@ -28,6 +28,7 @@
 /* What fits kd_cuda's awaited. */
 enum { KD_CUDA_DEVICES_MAX = 64 };
 
+struct kd_cuda_attention_plans;
 struct kd_cuda_block;
 struct kd_cuda_products;
 
@@ -39,14 +40,15 @@ struct kd_cuda {
     kd_cuda_events events[KD_QUEUE_COUNT];
     kd_cuda_staging staging;
     kd_cuda_regions regions;
-    kd_cuda_products *products;      /* of matmul.h                                      */
-    kd_cuda_block *blocks;           /* what alloc gave: a list                          */
-    size_t held_bytes;               /* of those                                         */
-    kd_cuda_choice choice;           /* of kernels                                       */
-    int64_t n_runs[KD_CUDA_KERNELS]; /* of the fast ones                                 */
-    int *trap;                       /* a kd_cuda_trap, of host memory that kernels write */
-    uint64_t awaited;                /* devices this one waits for, as bits              */
-    char name[256];                  /* of the device                                    */
+    kd_cuda_products *products;         /* of matmul.h                                      */
+    kd_cuda_attention_plans *attention; /* of attention_cudnn.h; NULL: none so far */
+    kd_cuda_block *blocks;              /* what alloc gave: a list                          */
+    size_t held_bytes;                  /* of those                                         */
+    kd_cuda_choice choice;              /* of kernels                                       */
+    int64_t n_runs[KD_CUDA_KERNELS];    /* of the fast ones                                 */
+    int *trap;                          /* a kd_cuda_trap, of host memory that kernels write */
+    uint64_t awaited;                   /* devices this one waits for, as bits              */
+    char name[256];                     /* of the device                                    */
 };
 
 static inline kd_cuda *kd_cuda_of(kd_backend *be)

@@ -31,6 +31,7 @@ extern "C" {
     X(EXPERTS, 80, 999, false, "experts.cu", "ops_experts/* ops_device/experts*")                  \
     X(EXPERTS_FAST, 90, 90, true, "experts_hopper.cu experts.cu", "ops_experts/* ops_cuda_experts/* ops_device/experts*") \
     X(ATTENTION, 80, 999, false, "attention.cu attention_backward.cu attention_block.cu", "ops_attention/* ops_device/attention*") \
+    X(ATTENTION_CUDNN, 80, 109, true, "attention_cudnn.cu attention_graph.cu cudnn_graph.cu cudnn.cu attention_block.cu", "ops_cudnn_attention/* ops_device/attention*") \
     X(VOCABULARY, 80, 999, false, "vocab_loss.cu vocab_rows.cu", "ops_vocab_loss/* ops_device/vocab*") \
     X(VOCABULARY_FAST, 90, 109, true, "vocab_loss.cu vocab_rows.cu vocab_rows_cluster.cu", "ops_vocab_loss/* ops_device/vocab* ops_cuda_vocab/*") \
     X(NORMS, 80, 999, false, "norm.cu head_norm.cu head_norm_rotate.cu", "ops_norm/* ops_head_turn/* ops_device/*norm*")           \

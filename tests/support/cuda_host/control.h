@@ -36,6 +36,12 @@ typedef struct kd_cuda_host_work {
 
 kd_cuda_host_work kd_cuda_host_work_done(void);
 
+/* A function of the stand-in for cuDNN by the library's name for it; NULL: there is no such. */
+void *kd_cuda_host_cudnn(const char *name);
+
+/* From here on no engine of it takes a graph; 0: as before. */
+void kd_cuda_host_refuse_graphs(int refuses);
+
 #ifdef __cplusplus
 }
 #endif
