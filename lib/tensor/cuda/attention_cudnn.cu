@@ -136,6 +136,7 @@ static const kd_cudnn_graph *plan_for(kd_backend *be, const kd_attention_graph_s
         return nullptr;
     }
     if (i == plans->n) {
+        kd_cuda_regions_break(be); /* the library loads kernels, and may take memory */
         kd_cudnn_graph graph = make_plan(plans, shape);
         if (graph.status != KD_CUDNN_SUCCESS && !is_refusal(graph.status)) {
             keep_fault(be, plans->lib, "plan attention", graph.status);
