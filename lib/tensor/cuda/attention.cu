@@ -5,9 +5,9 @@
  * that none of the rows sees are left out.
  *
  * Per item (a head, and a window of 64 rows): reads q once, and the keys and values of its head that
- * its rows see: 2 * place * D elements where a row sees all before it, mostly from the second-level cache, for H / G heads read
- * the same. Writes out once and 4 bytes of lse a row. 4 * D operations for each pair of a query and
- * a key it sees.
+ * its rows see: 2 * place * D elements where a row sees all before it, mostly from the second-level
+ * cache, for H / G heads read the same. Writes out once and 4 bytes of lse a row. 4 * D operations for
+ * each pair of a query and a key it sees.
  */
 #include "tensor/cuda/attention_cudnn.h"
 #include "tensor/cuda/attention_mma.h"
@@ -256,9 +256,10 @@ static __device__ void mma_block(const forward_args<__nv_bfloat16> &a,
     kd_mma_store<W>(a.out.from(block.row), q, sums, inverse, block.n_rows, a.s);
 }
 
-/* Grid: windows * H. Shared memory: three tiles of 64 rows. */
+/* Grid: windows * H. Shared memory: three tiles of 64 rows. So many blocks at once as registers allow
+ * without spills. */
 template <int W>
-static __global__ void __launch_bounds__(KD_MMA_THREADS)
+static __global__ void __launch_bounds__(KD_MMA_THREADS, W > 64 ? 3 : 4)
     forward_mma(const forward_args<__nv_bfloat16> all)
 {
     KD_DYN_SHARED(__nv_bfloat16, memory, 16);
