@@ -39,8 +39,8 @@ typedef struct kd_stream_settings {
 /*
  * Collective over the students and the teacher's replicas, with the same settings but for `be`.
  * Students get the receiving end, teachers the sending one. Students may destroy theirs at any
- * step's end, with steps open whose micro-batches were never sent; teachers flush first. Where device memory is shared, destroying is
- * collective, too.
+ * step's end, with steps open whose micro-batches were never sent; teachers flush first. Where device
+ * memory is shared, destroying is collective, too.
  * KD_ERR_INVALID for a message that is too large for MPI, or too many requests.
  */
 KD_MUST_USE kd_status kd_stream_create(kd_world *world,

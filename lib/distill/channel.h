@@ -74,8 +74,8 @@ kd_event kd_message_carry(kd_backend *mover,
 /*
  * The local kind: receive(m) has `produce` write the channel's one buffer, on the writer's queue after
  * what has read it and before what will; the host waits for neither. Between two devices, or a device and
- * the host, the message crosses by a transfer from a buffer of the writer's to one of the reader's. begin_send and end_send are not for
- * it (KD_ERR_STATE).
+ * the host, the message crosses by a transfer from a buffer of the writer's to one of the reader's.
+ * begin_send and end_send are not for it (KD_ERR_STATE).
  */
 typedef struct kd_local_settings {
     const kd_message_plan *plan; /* only read during the call             */

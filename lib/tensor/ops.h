@@ -402,8 +402,8 @@ typedef struct kd_ops {
                                       const kd_rotation *by);
 
     /* Causal scaled dot-product attention within each sequence, grouped heads: head h reads k and v of
-     * h / (H / G). A row sees no other segment, and of its own what its window holds; rows of padding write zeros, and their lse is undefined.
-     * No T x T matrix outlives a block of rows. */
+     * h / (H / G). A row sees no other segment, and of its own what its window holds; rows of padding write
+     * zeros, and their lse is undefined. No T x T matrix outlives a block of rows. */
     void (*attention)(kd_backend *be, const kd_attention *a);
     /* Needs q, k, v, out and lse as the forward left them. Writes dq, dk, dv (compute). */
     void (*attention_backward)(kd_backend *be,

@@ -1,4 +1,4 @@
-/* The signal stream between students and teachers, on the back end under test: usage test_stream STUDENTS REPLICAS... */
+/* The signal stream between students and teachers, on the back end under test: test_stream STUDENTS REPLICAS... */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>

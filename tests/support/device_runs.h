@@ -12,7 +12,8 @@
     X(zero) X(copy) X(add) X(upload) X(download)                                                   \
     X(linear) X(linear_backward_x) X(linear_backward_w) X(bias) X(bias_backward)                   \
     X(embed) X(embed_backward) X(norm) X(norm_backward) X(head_norm) X(head_norm_backward)         \
-    X(rotate) X(head_norm_rotate) X(head_norm_rotate_backward) X(attention) X(attention_backward) X(swiglu) X(swiglu_backward)                      \
+    X(rotate) X(head_norm_rotate) X(head_norm_rotate_backward)                                     \
+    X(attention) X(attention_backward) X(swiglu) X(swiglu_backward)                                \
     X(route) X(route_backward) X(router_loss)                                                      \
     X(dispatch) X(dispatch_backward) X(combine) X(combine_backward)                                \
     X(gated_add) X(gated_add_backward)                                                             \

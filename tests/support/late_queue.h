@@ -2,8 +2,8 @@
  * late_queue.h - a back end that looks as if its queue ran late, for tests of who waits for it and when.
  *
  * While it is taken, a back end works as before, but its waits are counted and its events and marks of time
- * complete late: when the host waits, when event_query was answered with no n_late times, or when late_queue_catch_up() is
- * called. A test may put functions of its own into the table.
+ * complete late: when the host waits, when event_query was answered with no n_late times, or when
+ * late_queue_catch_up() is called. A test may put functions of its own into the table.
  */
 #ifndef KD_TESTS_LATE_QUEUE_H
 #define KD_TESTS_LATE_QUEUE_H

@@ -6,8 +6,9 @@
  *   dq = scale dS k,  dk = scale dS^T q.
  * P is formed again from the saved log-sum-exp (Dao et al. 2022). One kernel has blocks of query
  * rows and goes through the keys they see, for dq; the other has blocks of keys and goes through
- * the H / G heads that read them and the queries that see them (no tile that sees none), in that order, for dk and dv. So S
- * and dP are computed twice, nothing is added to memory, and each sum has one order.
+ * the H / G heads that read them and the queries that see them (no tile that sees none), in that
+ * order, for dk and dv. So S and dP are computed twice, nothing is added to memory, and each sum has
+ * one order.
  *
  * Moves, for a block of 64 rows: its own rows once, and 4 * D elements for each row it meets,
  * mostly from the second-level cache. 14 * D operations for each pair of a query and a key it sees.

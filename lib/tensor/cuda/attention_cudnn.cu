@@ -2,9 +2,9 @@
  * attention_cudnn.cu - attention by the graphs of attention_graph.h.
  *
  * The engines move what attention.cu says, and backward 2 bytes twice for each pair of rows in whole tiles.
- * Around them, a bound for each row (8 bytes a row) with segments or a window, and with segments copies without padding of what is
- * multiplied (forward k and v, backward q and dout, too: 2 bytes read and written an element), and zeros into
- * the padding of the result.
+ * Around them, a bound for each row (8 bytes a row) with segments or a window, and with segments copies without
+ * padding of what is multiplied (forward k and v, backward q and dout, too: 2 bytes read and written an element),
+ * and zeros into the padding of the result.
  */
 #include "tensor/cuda/attention_cudnn.h"
 

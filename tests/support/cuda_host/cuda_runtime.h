@@ -10,7 +10,8 @@
  *
  * Streams run late: what is queued runs when somebody waits for it or asks after it, and in any order that
  * streams and events allow. The stream 0 is CUDA's legacy one: it and streams that are not NonBlocking wait
- * for each other. A kernel that faults leaves cudaErrorLaunchFailure behind, which every later call for its device returns.
+ * for each other. A kernel that faults leaves cudaErrorLaunchFailure behind, which every later call for its
+ * device returns.
  */
 #ifndef KD_CUDA_HOST_RUNTIME_H
 #define KD_CUDA_HOST_RUNTIME_H
