@@ -249,7 +249,7 @@ KD_FN float log_add(float a, float b)
  * Logarithms all the way, so that a probability too small for a float keeps its size. A block a
  * row; bytes: 8 read of z, 4 of the mixture but for the first teacher, 4 written per column.
  */
-static __global__ void __launch_bounds__(THREADS, 2048 / THREADS) mix_kernel(mix_args a)
+static __global__ void __launch_bounds__(THREADS) mix_kernel(mix_args a)
 {
     const int64_t row = blockIdx.x;
     const float *teacher = a.teacher + row * a.teacher_stride;
