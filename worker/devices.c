@@ -24,7 +24,7 @@ static const Kd__AvoidedDevice *find(const Kd__Attempt *attempt, const char *ide
 void devices_avoid(rank_devices *devices, const Kd__Attempt *attempt)
 {
     const int n = attempt->n_avoid > 0 ? kd_cuda_device_count() : 0;
-    for (int i = 0; i < n && i < 64; i++) {
+    for (int i = 0; i < n && i < KD_CUDA_DEVICES_MAX; i++) {
         char identity[KD_CUDA_IDENTITY_BYTES];
         kd_cuda_identity(i, identity);
         const Kd__AvoidedDevice *avoid = find(attempt, identity);

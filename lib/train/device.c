@@ -19,7 +19,7 @@ Kd__Resources__Device kd_device_choose(Kd__Resources__Device wish, int64_t n_ran
 
 static bool is_avoided(uint64_t avoided, int number)
 {
-    return number < 64 && (avoided >> number & 1) != 0;
+    return number < KD_CUDA_DEVICES_MAX && (avoided >> number & 1) != 0;
 }
 
 static int count_left(int n_devices, uint64_t avoided)

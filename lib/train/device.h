@@ -17,7 +17,7 @@ void kd_device_text(const kd_backend *be, char text_out[KD_DEVICE_TEXT_BYTES]);
 
 /*
  * CUDA devices of this process without some: bit i of `avoided` is set where number i is not to be taken; of
- * those from 64 on none can be avoided.
+ * those from KD_CUDA_DEVICES_MAX on none can be avoided.
  */
 int kd_device_count(uint64_t avoided);
 

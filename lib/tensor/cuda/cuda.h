@@ -25,9 +25,6 @@
 #include "tensor/product.h"
 #include "tensor/scratch.h"
 
-/* What fits kd_cuda's awaited. */
-enum { KD_CUDA_DEVICES_MAX = 64 };
-
 struct kd_cuda_attention_plans;
 struct kd_cuda_block;
 struct kd_cuda_products;
